@@ -1,0 +1,42 @@
+"""Data: sources of text, tokenizers, prepared token shards, and the loader that reads them.
+
+Importing this package is cheap: torch comes with the loader's names, everything else that is heavy with its use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from data.errors import DataError, missing_dataset
+from data.preparation import dataset_dir, prepare
+from data.shards import TokenDataset
+from data.sources import Files, OpenWebText, PySource, Synthetic
+from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer
+
+if TYPE_CHECKING:
+    from data.loader import Batch, TokenLoader, eval_batches
+
+__all__ = [
+    "BPE",
+    "GPT2",
+    "Batch",
+    "Bytes",
+    "DataError",
+    "Files",
+    "OpenWebText",
+    "PySource",
+    "Synthetic",
+    "TokenDataset",
+    "TokenLoader",
+    "dataset_dir",
+    "eval_batches",
+    "load_tokenizer",
+    "missing_dataset",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Batch", "TokenLoader", "eval_batches"}:
+        from data import loader
+
+        return getattr(loader, name)
+    raise AttributeError(f"module 'data' has no attribute {name!r}")

@@ -1,0 +1,275 @@
+"""Text to token ids and back: GPT-2's vocabulary, a byte-pair vocabulary trained on the corpus, or plain bytes.
+
+A recipe (GPT2, BPE, Bytes) becomes a Tokenizer once it has seen the corpus; the tokenizer is saved with the data
+set it encoded, so training, sampling and export never need network or the recipe again.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from data.errors import DataError
+from data.shards import read_meta, write_atomically
+
+if TYPE_CHECKING:
+    import tiktoken
+
+log = logging.getLogger(__name__)
+
+EOT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.json"
+Sample = Callable[[int], Iterator[str]]  # bytes of text wanted -> documents spread over the corpus
+
+
+class Tokenizer(ABC):
+    """Encodes documents; id eot ends each of them and never comes from text."""
+
+    vocab_size: int
+    eot: int
+
+    @abstractmethod
+    def encode_document(self, text: str) -> np.ndarray:
+        """The ids of text and a final eot, uint32."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; bytes that are not UTF-8 become the replacement character."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """What from_json needs to build the same tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of text alone."""
+        ids: list[int] = self.encode_document(text)[:-1].tolist()
+        return ids
+
+
+class BytePairs(Tokenizer):
+    """Byte-level BPE with GPT-2's word pattern, run by tiktoken. tokens[i] is id i; eot comes after the last."""
+
+    def __init__(self, tokens: Sequence[bytes]) -> None:
+        self.tokens = list(tokens)
+        self.eot = len(self.tokens)
+        self.vocab_size = self.eot + 1
+        self._encoding = self._build()
+
+    def encode_document(self, text: str) -> np.ndarray:
+        """See Tokenizer."""
+        try:
+            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:  # half a surrogate pair, as JSON allows
+            return self.encode_document(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return np.append(ids, np.uint32(self.eot))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See Tokenizer."""
+        return self._encoding.decode(list(ids))
+
+    def to_json(self) -> dict[str, Any]:
+        """See Tokenizer."""
+        return {"kind": "byte_pairs", "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
+
+    def _build(self) -> "tiktoken.Encoding":
+        import tiktoken
+        from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]  # ships no types
+
+        ranks = {token: rank for rank, token in enumerate(self.tokens)}
+        return tiktoken.Encoding(
+            "nanodescent", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={EOT: self.eot}
+        )
+
+
+class PlainBytes(Tokenizer):
+    """One id per UTF-8 byte, and 256 for the end of text."""
+
+    vocab_size = 257
+    eot = 256
+
+    def encode_document(self, text: str) -> np.ndarray:
+        """See Tokenizer."""
+        ids = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        return np.append(ids.astype(np.uint32), np.uint32(self.eot))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See Tokenizer."""
+        pieces = (EOT.encode() if i == self.eot else bytes([i]) for i in ids)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """See Tokenizer."""
+        return {"kind": "bytes"}
+
+
+def from_json(saved: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that wrote `saved` with to_json."""
+    if saved["kind"] == "bytes":
+        return PlainBytes()
+    return BytePairs([base64.b64decode(token) for token in saved["tokens"]])
+
+
+class Recipe(ABC):
+    """How to get a tokenizer for a corpus."""
+
+    name: ClassVar[str]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the ids; part of the data set's name."""
+        return {}
+
+    @abstractmethod
+    def fit(self, sample: Sample) -> Tokenizer:
+        """The tokenizer; one that learns from the corpus reads sample(n_bytes)."""
+
+
+class Bytes(Recipe):
+    """Plain bytes: 257 ids, nothing to learn or to fetch."""
+
+    name = "bytes"
+
+    def fit(self, sample: Sample) -> Tokenizer:
+        """See Recipe."""
+        return PlainBytes()
+
+
+class BPE(Recipe):
+    """Byte-level BPE of vocab_size ids (end of text included) trained on up to sample_megabytes of the corpus."""
+
+    name = "bpe"
+
+    def __init__(self, vocab_size: int, sample_megabytes: float = 50) -> None:
+        if vocab_size < 257:
+            raise DataError(f"data.tokenizer.vocab_size={vocab_size} must be >= 257: 256 bytes and the end of text")
+        if sample_megabytes <= 0:
+            raise DataError(f"data.tokenizer.sample_megabytes={sample_megabytes} must be > 0")
+        self.vocab_size, self.sample_megabytes = vocab_size, sample_megabytes
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See Recipe."""
+        return {"vocab_size": self.vocab_size, "sample_megabytes": self.sample_megabytes}
+
+    def fit(self, sample: Sample) -> Tokenizer:
+        """See Recipe."""
+        vocab = self.train(sample(int(self.sample_megabytes * 1_000_000))).get_vocab()
+        to_byte = {char: byte for byte, char in byte_chars().items()}
+        words = sorted(vocab, key=lambda word: vocab[word])
+        if len(words) + 1 < self.vocab_size:
+            log.warning("the corpus yields %d token ids, fewer than vocab_size=%d", len(words) + 1, self.vocab_size)
+        return BytePairs([bytes(to_byte[char] for char in word) for word in words])
+
+    def train(self, documents: Iterator[str]) -> Any:
+        """The trained `tokenizers.Tokenizer`: ids 0-255 are the bytes, then the merges in order."""
+        from tokenizers import Tokenizer as HFTokenizer
+        from tokenizers import models, pre_tokenizers, trainers
+
+        tokenizer = HFTokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=self.vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(documents, trainer)
+        return tokenizer
+
+
+class GPT2(Recipe):
+    """GPT-2's 50257 ids. Needs the release's vocab.bpe: in vocab_dir, in tiktoken's cache, or from the network."""
+
+    name = "gpt2"
+    url: ClassVar[str] = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
+    sha256: ClassVar[str] = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    connect_seconds: ClassVar[float] = 5.0
+
+    def __init__(self, vocab_dir: str | None) -> None:
+        self.vocab_dir = vocab_dir
+
+    def fit(self, sample: Sample) -> Tokenizer:
+        """See Recipe.
+
+        Raises: DataError: if the file is nowhere to be had, or is another one.
+        """
+        merges = self._merges().decode().split("\n")[1:-1]  # the first line is the format's version
+        to_byte = {char: byte for byte, char in byte_chars().items()}
+        tokens = [bytes([byte]) for byte in byte_chars()]
+        tokens += [bytes(to_byte[char] for char in merge.replace(" ", "")) for merge in merges]
+        return BytePairs(tokens)
+
+    def _merges(self) -> bytes:
+        cached = _cache_dir() / hashlib.sha1(self.url.encode()).hexdigest()
+        if self.vocab_dir is not None:
+            path = Path(self.vocab_dir).expanduser() / "vocab.bpe"
+            if not path.is_file():
+                raise self._unavailable(f"{path} does not exist")
+            return self._checked(path.read_bytes(), path)
+        if cached.is_file():
+            return self._checked(cached.read_bytes(), cached)
+        content = self._checked(self._download(), Path("the download"))
+        write_atomically(cached, content)
+        return content
+
+    def _checked(self, content: bytes, where: Path) -> bytes:
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise DataError(
+                f"{where} is not GPT-2's vocab.bpe: expected sha256 {self.sha256[:12]}..., got {found[:12]}... "
+                f"({len(content):,} bytes); replace it with {self.url}"
+            )
+        return content
+
+    def _download(self) -> bytes:
+        import requests  # comes with tiktoken
+
+        try:
+            answer = requests.get(self.url, timeout=(self.connect_seconds, 30))
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise self._unavailable(f"no network ({type(error).__name__})") from error
+        return bytes(answer.content)
+
+    def _unavailable(self, reason: str) -> DataError:
+        merges = hashlib.sha1(self.url.encode()).hexdigest()
+        encoder = hashlib.sha1(self.url.replace("vocab.bpe", "encoder.json").encode()).hexdigest()
+        return DataError(
+            f"data/tokenizer=gpt2 needs the file vocab.bpe, but {reason}: fetch {self.url} elsewhere and either put it "
+            f"into a folder and set data.tokenizer.vocab_dir=<folder>, or save it as {merges} in the folder that "
+            f"TIKTOKEN_CACHE_DIR names (encoder.json, there {encoder}, is not needed: the merges fix the ids)"
+        )
+
+
+def byte_chars() -> dict[int, str]:
+    """The printable character that stands for each byte in GPT-2's files, in the order of ids 0 to 255."""
+    printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the prepared data set in folder path.
+
+    Raises: DataError: if the data set is missing, or its tokenizer is not the one it was encoded with.
+    """
+    expected = read_meta(path)["tokenizer"]["sha256"]
+    content = (path / TOKENIZER_FILE).read_bytes() if (path / TOKENIZER_FILE).is_file() else b""
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DataError(
+            f"{path / TOKENIZER_FILE} is missing or not the tokenizer that encoded the data: "
+            "delete the folder and prepare the data set again"
+        )
+    return from_json(json.loads(content))
+
+
+def _cache_dir() -> Path:
+    """Where tiktoken keeps its files."""
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if folder := os.environ.get(variable):
+            return Path(folder)
+    return Path(tempfile.gettempdir()) / "data-gym-cache"
