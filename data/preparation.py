@@ -34,6 +34,7 @@ from data.shards import (
     Shard,
     ShardWriter,
     describe,
+    read_meta,
     shard_name,
     split_meta,
     write_atomically,
@@ -78,6 +79,7 @@ def prepare(
     settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
     path = root / _folder_name(settings)
     if _is_complete(path):
+        _check_unchanged(source, path)
         return path
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / f".{path.name}.lock"), _disk_full_explained(path):
@@ -117,6 +119,7 @@ class _Preparation:
     console: bool
     tokenizer: Tokenizer = field(init=False)
     dtype: np.dtype[Any] = field(init=False)
+    units_digest: str = field(init=False)
 
     def run(self) -> None:
         units = list(self.source.units())
@@ -131,7 +134,10 @@ class _Preparation:
 
     def _start_or_continue(self, units: list[Unit]) -> None:
         """Keeps what an earlier run did if it worked on the same documents, else starts afresh."""
-        plan = {"settings": self.settings, "units": _digest([repr(unit) for unit in units])}
+        self.units_digest = _units_digest(units)
+        plan = {"settings": self.settings, "units": self.units_digest}
+        for leftover in self.path.glob(".*"):  # of a write that a kill interrupted
+            leftover.unlink()
         plan_file = self.path / PLAN_FILE
         if plan_file.is_file() and json.loads(plan_file.read_bytes()) == plan:
             return
@@ -248,6 +254,7 @@ class _Preparation:
             "vocab_size": self.tokenizer.vocab_size,
             "eot": self.tokenizer.eot,
             "text_bytes": text_bytes,
+            "units": self.units_digest,
             "splits": {split: split_meta(found, n_documents[split]) for split, found in shards.items()},
         }
 
@@ -280,6 +287,14 @@ def _is_complete(path: Path) -> bool:
     return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
 
 
+def _check_unchanged(source: Source, path: Path) -> None:
+    if source.may_change and _units_digest(source.units()) != read_meta(path)["units"]:
+        raise DataError(
+            f"the files of data={source.name} have changed since {path} was prepared: delete that folder to prepare "
+            "them as they are now, or train on it as it is"
+        )
+
+
 def _check_settings(val_fraction: float, shard_tokens: int, workers: int | None) -> None:
     if not 0 < val_fraction < 1:
         raise DataError(f"data.val_fraction={val_fraction} must lie in (0, 1)")
@@ -287,6 +302,10 @@ def _check_settings(val_fraction: float, shard_tokens: int, workers: int | None)
         raise DataError(f"data.shard_tokens={shard_tokens} must be >= 1")
     if workers is not None and workers < 1:
         raise DataError(f"data.workers={workers} must be >= 1, or null for one per core")
+
+
+def _units_digest(units: Sequence[Unit]) -> str:
+    return _digest([repr(unit) for unit in units])
 
 
 def _digest(settings: Any) -> str:

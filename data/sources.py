@@ -42,6 +42,7 @@ class Source(ABC):
 
     name: ClassVar[str]
     embedded: ClassVar[bool]  # available everywhere without network, so a training run may prepare it by itself
+    may_change: ClassVar[bool] = False  # so preparing it again compares the finished data set with what is there now
 
     @property
     @abstractmethod
@@ -55,6 +56,10 @@ class Source(ABC):
     @abstractmethod
     def documents(self, unit: Unit) -> Iterator[str]:
         """The texts of one unit, in order."""
+
+    def verdict(self, meta: Mapping[str, Any]) -> str | None:
+        """Whether the finished data set is the one that published numbers are from; None where there is none."""
+        return None
 
 
 class PySource(Source):
@@ -155,6 +160,7 @@ class Files(Source):
 
     name = "files"
     embedded = False
+    may_change = True
     max_text_bytes: ClassVar[int] = 1 << 30  # a .txt document is read whole
 
     def __init__(self, pattern: str, text: str) -> None:
@@ -243,6 +249,16 @@ class OpenWebText(Source):
     def documents(self, unit: Unit) -> Iterator[str]:
         """See Source."""
         return _parquet_texts(unit, "text")
+
+    def verdict(self, meta: Mapping[str, Any]) -> str | None:
+        """See Source."""
+        found, reference = meta["splits"]["val"]["n_tokens"], self.reference_tokens["val"]
+        if found == reference:
+            return f"the validation set is the reference one by its count of {reference:,} tokens"
+        return (
+            f"a different validation set: {found:,} tokens, the reference one has {reference:,} (GPT-2 tokenizer, all "
+            "documents, val_fraction 0.0005, split_seed 2357); its losses do not compare with published ones"
+        )
 
     def _folder_files(self) -> list[str]:
         found = sorted(str(path) for path in Path(str(self.folder)).expanduser().rglob("*.parquet"))

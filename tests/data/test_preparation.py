@@ -1,0 +1,255 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from corpora import SETTINGS, Texts, content, numbered_texts, prepared
+
+from data import BPE, Bytes, DataError, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
+from data.tokenizers import BytePairs, Recipe, Tokenizer
+
+TEXTS = numbered_texts(100)
+ROOT = Path(__file__).parents[2]
+
+
+def stream(path: Path, split: str) -> list[int]:
+    dataset = TokenDataset.open(path, split)
+    tokens: list[int] = dataset.read(np.array([0]), dataset.n_tokens)[0].tolist()
+    return tokens
+
+
+def documents(path: Path, split: str) -> list[str]:
+    """The texts between the ends of text (id 256)."""
+    tokens = stream(path, split)
+    assert tokens[-1] == 256
+    ends = [i for i, token in enumerate(tokens) if token == 256]
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    return [bytes(tokens[start:end]).decode() for start, end in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("fraction", [0.0005, 0.1, 0.5])
+def test_split_is_that_of_datasets_train_test_split(tmp_path: Path, fraction: float) -> None:
+    from datasets import Dataset
+
+    path = prepared(Texts(TEXTS), tmp_path, val_fraction=fraction)
+    expected = Dataset.from_dict({"text": TEXTS}).train_test_split(test_size=fraction, seed=2357, shuffle=True)
+    assert documents(path, "val") == list(expected["test"]["text"])
+    assert documents(path, "train") == [text for text in TEXTS if text in set(expected["train"]["text"])]
+
+
+def test_counts_describe_the_corpus(tmp_path: Path) -> None:
+    path = prepared(Texts(TEXTS), tmp_path)
+    meta = TokenDataset.open(path, "train").meta
+    assert {split: found["n_documents"] for split, found in meta["splits"].items()} == {"train": 90, "val": 10}
+    assert sum(found["n_tokens"] for found in meta["splits"].values()) == sum(len(text) + 1 for text in TEXTS)
+    assert meta["text_bytes"] == sum(map(len, TEXTS))
+    assert (meta["dtype"], meta["vocab_size"], meta["eot"]) == ("uint16", 257, 256)
+    assert meta["tokenizer"]["name"] == "bytes"
+    assert meta["source"]["name"] == "texts"
+    assert all(shard["n_tokens"] == 1000 for shard in meta["splits"]["train"]["shards"][:-1])
+
+
+@pytest.mark.parametrize(("workers", "per_unit"), [(1, 1), (4, 7), (2, 33), (3, 1000)])
+def test_result_does_not_depend_on_workers_and_units(tmp_path: Path, workers: int, per_unit: int) -> None:
+    path = prepared(Texts(TEXTS, per_unit), tmp_path / "some", workers=workers)
+    expected = prepared(Texts(TEXTS), tmp_path / "one")
+    for name, raw in content(expected).items():
+        if name != "dataset.json":  # it records the units
+            assert (path / name).read_bytes() == raw
+    assert TokenDataset.open(path, "train").checksum == TokenDataset.open(expected, "train").checksum
+    assert sorted(content(path)) == sorted(content(expected))
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from corpora import Texts, numbered_texts, prepared
+real, left = os.fsync, int(sys.argv[2])
+def fsync(descriptor):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+os.fsync = fsync
+prepared(Texts(numbered_texts(100)), Path(sys.argv[1]))
+"""
+
+
+class Ended(NamedTuple):
+    status: int
+    stderr: str
+
+
+def run(script: str, *arguments: object) -> Ended:
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    return Ended(done.returncode, done.stderr)
+
+
+# Syncs: 0-3 the plan and the tokenizer, 4-18 the parts, then val, train shard by shard, stamps, dataset.json.
+@pytest.mark.parametrize("n_syncs", [0, 3, 4, 9, 18, 19, 20, 22, 24, 26, 27])
+def test_a_killed_preparation_continues_to_the_same_bytes(tmp_path: Path, n_syncs: int) -> None:
+    died = run(DYING, tmp_path / "killed", n_syncs)
+    assert died.status == -signal.SIGKILL, died.stderr
+    again = Texts(TEXTS)
+    path = prepared(again, tmp_path / "killed")
+    assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "whole"))
+    n_parts_done = max(0, min(n_syncs - 4, 15))
+    done = list(range(0, 7 * n_parts_done, 7))
+    assert not set(done) & set(again.read_units[1:])  # the first read is the disk check's sample
+
+
+def test_a_finished_data_set_is_recognised(tmp_path: Path) -> None:
+    class Gone(Texts):
+        def units(self) -> Any:
+            raise AssertionError("nothing to do")
+
+    path = prepared(Texts(TEXTS), tmp_path)
+    before = content(path)
+    assert prepared(Gone(TEXTS), tmp_path) == path
+    assert content(path) == before
+
+
+def test_other_documents_under_the_same_settings_start_afresh(tmp_path: Path) -> None:
+    died = run(DYING, tmp_path / "killed", 12)
+    assert died.status == -signal.SIGKILL, died.stderr
+    others = Texts([text.upper() for text in TEXTS])
+    assert content(prepared(others, tmp_path / "killed")) == content(prepared(others, tmp_path / "whole"))
+
+
+def test_a_changing_source_is_compared_with_its_finished_data_set(tmp_path: Path) -> None:
+    class Changing(Texts):
+        may_change = True
+
+    path = prepared(Changing(TEXTS), tmp_path)
+    assert prepared(Changing(TEXTS), tmp_path) == path
+    with pytest.raises(DataError, match=r"the files of data=texts have changed since .* was prepared: delete"):
+        prepared(Changing([*TEXTS, "one more"]), tmp_path)
+
+
+def test_of_two_preparers_one_works_and_one_waits(tmp_path: Path) -> None:
+    script = """
+import logging, sys
+from pathlib import Path
+from corpora import prepared
+from data import Synthetic
+logging.basicConfig(format="%(message)s")
+prepared(Synthetic(3000), Path(sys.argv[1]), shard_tokens=10**6)
+"""
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", script, str(tmp_path / "both")]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    messages = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], messages
+    alone = prepared(Synthetic(3000), tmp_path / "alone", shard_tokens=10**6)
+    assert content(tmp_path / "both" / alone.name) == content(alone)
+
+
+class Pairs(Recipe):
+    """All bytes, all pairs of bytes, and the end of text: 65793 ids."""
+
+    name = "pairs"
+
+    def fit(self, sample: Any) -> Tokenizer:
+        single = [bytes([i]) for i in range(256)]
+        return BytePairs(single + [first + second for first in single for second in single])
+
+
+def test_more_than_65536_ids_take_32_bits(tmp_path: Path) -> None:
+    path = prepared(Texts(TEXTS), tmp_path, Pairs())
+    assert TokenDataset.open(path, "val").meta["dtype"] == "uint32"
+    found = stream(path, "train") + stream(path, "val")
+    tokenizer = load_tokenizer(path)
+    expected = [token for text in TEXTS for token in (*tokenizer.encode(text), 65_792)]
+    assert sorted(found) == sorted(expected)
+    assert stream(path, "train")[-1] == tokenizer.eot == 65_792
+
+
+def test_too_little_disk_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: _Free(1000))
+    source = Texts(TEXTS)
+    with pytest.raises(DataError, match=r"takes about .* GB more and 0.0 GB are free: make room, point data.root"):
+        prepared(source, tmp_path)
+    assert source.read_units == [0]
+
+
+class _Free(NamedTuple):
+    free: int
+
+
+def test_a_full_disk_is_explained_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, iter(range(100))
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            DataError, match=r"the disk filled up while preparing .*: make room; the next run continues"
+        ):
+            prepared(Texts(TEXTS), tmp_path / "full")
+    path = prepared(Texts(TEXTS), tmp_path / "full")
+    assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "roomy"))
+
+
+def test_an_error_in_a_document_stops_the_preparation(tmp_path: Path) -> None:
+    class Broken(Texts):
+        def documents(self, unit: Any) -> Iterator[str]:
+            if unit.start >= 49:
+                raise DataError("corpus.jsonl, line at byte 77: expected a JSON object")
+            return super().documents(unit)
+
+    with pytest.raises(DataError, match="line at byte 77"):
+        prepared(Broken(TEXTS), tmp_path, workers=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_fraction": 0.0}, r"data.val_fraction=0.0 must lie in \(0, 1\)"),
+        ({"val_fraction": 0.995}, "data.val_fraction=0.995 of 100 documents leaves none to train on"),
+        ({"shard_tokens": 0}, "data.shard_tokens=0 must be >= 1"),
+        ({"workers": 0}, "data.workers=0 must be >= 1, or null for one per core"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepared(Texts(TEXTS), tmp_path, **changes)
+
+
+def names(root: Path, options: Sequence[tuple[Any, Any, dict[str, Any]]]) -> list[str]:
+    return [dataset_dir(root, source, recipe, **{**SETTINGS, **changes}).name for source, recipe, changes in options]
+
+
+def test_every_setting_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    options: list[tuple[Any, Any, dict[str, Any]]] = [
+        (Synthetic(100), Bytes(), {}),
+        (Synthetic(101), Bytes(), {}),
+        (Synthetic(100, seed=1), Bytes(), {}),
+        (Synthetic(100), BPE(300), {}),
+        (Synthetic(100), BPE(301), {}),
+        (Synthetic(100), Bytes(), {"val_fraction": 0.2}),
+        (Synthetic(100), Bytes(), {"split_seed": 1}),
+        (Synthetic(100), Bytes(), {"shard_tokens": 7}),
+    ]
+    found = names(tmp_path, options)
+    assert len(set(found)) == len(options)
+    assert found == names(tmp_path, options)
+    assert found[0].rsplit("-", 1)[0] == "synthetic-bytes"
+
+
+def test_prepare_returns_the_folder_that_dataset_dir_names(tmp_path: Path) -> None:
+    path = prepare(Synthetic(10), Bytes(), tmp_path, **SETTINGS, workers=None, console=True)
+    assert path == dataset_dir(tmp_path, Synthetic(10), Bytes(), **SETTINGS)

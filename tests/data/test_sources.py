@@ -1,0 +1,276 @@
+import json
+import sysconfig
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import data.sources
+from data import DataError, Files, OpenWebText, PySource, Synthetic
+from data.sources import Source
+
+HUB: dict[str, Any] = {"dataset": "Skylion007/openwebtext", "revision": "refs/convert/parquet"}
+
+
+def texts(source: Source) -> list[str]:
+    return [text for unit in source.units() for text in source.documents(unit)]
+
+
+def parquet(path: Path, rows: Sequence[str | None], *, group: int = 10, column: str = "text") -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"id": list(range(len(rows))), column: pa.array(rows, pa.string())})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.sources, "_unit_bytes", lambda total: 37)
+
+
+# PySource
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    files = {
+        "lib/b.py": b"b = 1\n",
+        "lib/a/z.py": b"z = 1\n",
+        "lib/a.py": b"a = 1\n",
+        "lib/empty.py": b"\n",
+        "lib/latin.py": b"x = '\xe9'\n",
+        "lib/_sysconfigdata_x.py": b"build = 1\n",
+        "lib/notes.txt": b"no\n",
+        "lib/site-packages/early.py": b"early = 1\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    paths = {"stdlib": "lib", "purelib": "lib/site-packages", "platlib": "lib/site-packages"}
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {key: str(tmp_path / path) for key, path in paths.items()})
+    return tmp_path
+
+
+def test_pysource_takes_the_standard_library_first(interpreter: Path) -> None:
+    assert texts(PySource(None)) == ["a = 1\n", "z = 1\n", "b = 1\n", "early = 1\n"]
+
+
+def test_pysource_of_a_given_size_ignores_what_is_installed(interpreter: Path) -> None:
+    some = PySource(18e-6)
+    before = texts(some)
+    (interpreter / "lib/site-packages/aaa.py").write_text("aaa = 1\n")
+    assert texts(some) == before == ["a = 1\n", "z = 1\n", "b = 1\n"]
+
+
+def test_pysource_default_has_its_size() -> None:
+    source = PySource(10)
+    units = source.units()
+    assert 9e6 < sum(unit.n_bytes for unit in units) <= 10e6
+    assert source.units() == units
+    assert not any("site-packages" in path for unit in units for path in unit.paths)
+
+
+@pytest.mark.parametrize("megabytes", [0, -1])
+def test_pysource_refuses_no_text(megabytes: float) -> None:
+    with pytest.raises(DataError, match=f"data.source.megabytes={megabytes} must be > 0"):
+        PySource(megabytes)
+
+
+# Synthetic
+
+
+def test_a_synthetic_document_depends_on_seed_and_index_alone() -> None:
+    few, many = texts(Synthetic(30)), texts(Synthetic(1200))
+    assert many[:30] == few
+    assert len(set(many)) == 1200
+    assert texts(Synthetic(30, seed=1)) != few
+
+
+def test_synthetic_words_have_as_many_successors_as_asked_for() -> None:
+    followers: dict[str, set[str]] = {}
+    for text in texts(Synthetic(200, n_words=20, branching=3)):
+        words = text.removesuffix(".\n").split(" ")
+        assert len(words) == 200
+        for word, follower in pairwise(words):
+            followers.setdefault(word, set()).add(follower)
+    assert max(len(found) for found in followers.values()) == 3
+
+
+def test_synthetic_refuses_what_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="n_documents=1 must be >= 2"):
+        Synthetic(1)
+    with pytest.raises(DataError, match=r"branching=9 must lie in 1..n_words=5"):
+        Synthetic(10, n_words=5, branching=9)
+
+
+# Files
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("at_end", [True, False])
+def test_jsonl_lines_are_read_once_wherever_units_cut(tmp_path: Path, newline: str, at_end: bool) -> None:
+    expected = [f"{i} é {'x' * (i % 50)}\n" for i in range(40)]
+    lines = newline.join(json.dumps({"id": i, "text": text}) for i, text in enumerate(expected))
+    (tmp_path / "a.jsonl").write_text(lines + newline * at_end, newline="")
+    source = Files(str(tmp_path / "*.jsonl"), "text")
+    assert len(source.units()) > 40
+    assert texts(source) == expected
+
+
+@pytest.mark.usefixtures("small_units")
+def test_files_of_all_kinds_come_in_sorted_order(tmp_path: Path) -> None:
+    rows = [f"row {i} " + "y" * i for i in range(25)]
+    parquet(tmp_path / "deep/er/rows.parquet", [*rows, None], column="body")
+    (tmp_path / "deep/lines.jsonl").write_text('{"body": "line 0"}\n{"body": "line 1"}\n')
+    for name in ("b", "a", "c"):
+        (tmp_path / f"deep/{name}.txt").write_text(f"text {name} " * 3)
+    source = Files(str(tmp_path / "**/*.*"), "body")
+    assert texts(source) == [*(f"text {name} " * 3 for name in "abc"), "line 0", "line 1", *rows, ""]
+    assert len(source.units()) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"caf\xe9", r"a.txt is not UTF-8 at byte 3: convert it"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"txt": "x"}\n',
+            r"a.jsonl, line at byte 14: expected a JSON object with a 'text'",
+        ),
+        ("a.jsonl", b"{\n", r"a.jsonl, line at byte 0: expected a JSON object with a 'text'"),
+        ("a.jsonl", b'{"text": 3}\n', r"line at byte 0: 'text' is a int, expected a string"),
+        ("a.csv", b"x,y\n", r"a.csv: expected .txt, .jsonl or .parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        texts(Files(str(tmp_path / "*"), "text"))
+
+
+def test_a_pattern_without_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.source.pattern='.*/\*.txt' matches no file"):
+        Files(str(tmp_path / "*.txt"), "text").units()
+
+
+def test_a_missing_text_column_is_named(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", ["x"], column="body")
+    with pytest.raises(DataError, match=r"a.parquet has no column 'text' .*, only \['id', 'body'\]"):
+        Files(str(tmp_path / "*.parquet"), "text").units()
+
+
+def test_a_text_too_large_for_one_document_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Files, "max_text_bytes", 10)
+    (tmp_path / "a.txt").write_text("x" * 11)
+    with pytest.raises(DataError, match=r"a.txt is one document of more than 1 GiB: split it"):
+        Files(str(tmp_path / "*.txt"), "text").units()
+
+
+# OpenWebText
+
+
+def web(folder: Path | None, limit: int | None = None, expected: int | None = None) -> OpenWebText:
+    return OpenWebText(**HUB, folder=folder and str(folder), limit_documents=limit, expected_documents=expected)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for i in range(3):
+        rows = [f"page {j}" if j % 5 else "" for j in range(40 * i, 40 * (i + 1))]
+        parquet(tmp_path / f"plain_text/train/{i:04d}.parquet", rows)
+    return tmp_path
+
+
+PAGES = [f"page {j}" if j % 5 else "" for j in range(120)]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_openwebtext_from_a_folder_keeps_every_document_in_order(copy: Path) -> None:
+    source = web(copy, expected=120)
+    assert texts(source) == PAGES
+    assert len(source.units()) == 12
+
+
+@pytest.mark.parametrize("limit", [2, 15, 40, 41, 119, 500])
+def test_openwebtext_limit_keeps_the_first_documents(copy: Path, limit: int) -> None:
+    source = web(copy, limit=limit, expected=8_013_769)
+    assert texts(source) == PAGES[:limit]
+    assert sum(unit.n_documents or 0 for unit in source.units()) == min(limit, 120)
+
+
+def test_openwebtext_counts_its_documents(copy: Path) -> None:
+    with pytest.raises(DataError, match=r"has 8,013,769 documents, but .* holds 120: losses would not be comparable"):
+        web(copy, expected=8_013_769).units()
+
+
+def test_openwebtext_refuses_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.source.folder=.* holds no .parquet file"):
+        web(tmp_path).units()
+
+
+def test_openwebtext_is_named_by_its_documents_not_by_their_place(copy: Path) -> None:
+    assert web(copy).settings == web(None).settings
+    assert web(copy).settings != web(copy, limit=7).settings
+
+
+def test_openwebtext_reads_the_listed_commit_of_the_hub(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+    import huggingface_hub
+
+    files = ["README.md", "plain_text/train/0001.parquet", "plain_text/train/0000.parquet"]
+    asked: list[Any] = []
+
+    class Hub:
+        def dataset_info(self, dataset: str, **options: Any) -> Any:
+            asked.append((dataset, options["revision"]))
+            return SimpleNamespace(sha="abc123", siblings=[SimpleNamespace(rfilename=name) for name in files])
+
+    def fetch(url: str, mode: str) -> Any:
+        assert url.startswith("hf://datasets/Skylion007/openwebtext@abc123/")
+        return (copy / url.removeprefix("hf://datasets/Skylion007/openwebtext@abc123/")).open(mode)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(fsspec, "open", fetch)
+    assert texts(web(None, expected=80)) == PAGES[:80]
+    assert set(asked) == {("Skylion007/openwebtext", "refs/convert/parquet")}
+
+
+def test_openwebtext_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*args: object, **options: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    started = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"cannot list Skylion007/openwebtext .* \(ConnectionError\): .*data.source.folder="
+    ):
+        web(None).units()
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "message"),
+    [
+        (4_434_897, "the validation set is the reference one by its count of 4,434,897 tokens"),
+        (4_434_606, "a different validation set: 4,434,606 tokens, the reference one has 4,434,897"),
+    ],
+)
+def test_openwebtext_says_whether_its_validation_set_is_the_reference(n_tokens: int, message: str) -> None:
+    assert str(web(None).verdict({"splits": {"val": {"n_tokens": n_tokens}}})).startswith(message)
+    assert Synthetic(10).verdict({}) is None
+
+
+def test_openwebtext_refuses_a_limit_that_cannot_be_split() -> None:
+    with pytest.raises(DataError, match=r"data.source.limit_documents=1 must be >= 2"):
+        web(None, limit=1)

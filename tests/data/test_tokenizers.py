@@ -1,0 +1,193 @@
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from corpora import Texts, prepared
+
+from data import BPE, GPT2, Bytes, DataError, PySource, load_tokenizer
+from data.tokenizers import Tokenizer, byte_chars, from_json
+
+UNICODE = [
+    "",
+    " ",
+    "\n\n  \t x\r\n",
+    "naïve café – Ελληνικά, русский, 世界, हिन्दी, العربية",
+    "🎉👩‍👩‍👧‍👦 e\u0301 \u200b\ufeff\u3000\x00\x85\xa0",
+    "def f(x):\n        return x  # it's we'll they'd 1234567\n",
+    "<|endoftext|> in the text",
+    *(
+        "".join(chr(i) for i in range(start, start + 400))
+        for start in (0, 400, 0x0900, 0x2000, 0x3000, 0xE000, 0x1F400)
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[str]:
+    source = PySource(1)
+    return [text for unit in source.units() for text in source.documents(unit)] + UNICODE
+
+
+@pytest.fixture(scope="module")
+def bpe(corpus: list[str]) -> Tokenizer:
+    return BPE(1000).fit(lambda n_bytes: iter(corpus))
+
+
+@pytest.mark.parametrize("vocab_size", [257, 300, 1000])
+def test_bpe_encodes_as_tokenizers_does(corpus: list[str], vocab_size: int) -> None:
+    reference = BPE(vocab_size).train(iter(corpus))
+    tokenizer = BPE(vocab_size).fit(lambda n_bytes: iter(corpus))
+    assert tokenizer.vocab_size == reference.get_vocab_size() + 1 == vocab_size
+    for text in corpus:
+        assert tokenizer.encode(text) == reference.encode(text).ids
+
+
+@pytest.mark.parametrize("text", UNICODE)
+@pytest.mark.parametrize("recipe", ["bpe", "bytes"])
+def test_text_survives_a_round_trip(bpe: Tokenizer, recipe: str, text: str) -> None:
+    tokenizer = bpe if recipe == "bpe" else Bytes().fit(lambda n_bytes: iter(()))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    again = from_json(tokenizer.to_json())
+    assert again.encode(text) == tokenizer.encode(text)
+    assert (again.vocab_size, again.eot) == (tokenizer.vocab_size, tokenizer.eot)
+
+
+@pytest.mark.parametrize("recipe", ["bpe", "bytes"])
+def test_only_the_end_of_a_document_is_eot(bpe: Tokenizer, recipe: str) -> None:
+    tokenizer = bpe if recipe == "bpe" else Bytes().fit(lambda n_bytes: iter(()))
+    ids = tokenizer.encode_document("a <|endoftext|> b")
+    assert ids.dtype == np.uint32
+    assert (ids == tokenizer.eot).nonzero()[0].tolist() == [len(ids) - 1]
+    assert tokenizer.eot == tokenizer.vocab_size - 1
+    assert tokenizer.decode(ids.tolist()) == "a <|endoftext|> b<|endoftext|>"
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character(bpe: Tokenizer) -> None:
+    assert bpe.decode(bpe.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_bpe_training_is_deterministic(corpus: list[str], bpe: Tokenizer) -> None:
+    assert BPE(1000).fit(lambda n_bytes: iter(corpus)).to_json() == bpe.to_json()
+
+
+def test_bpe_trains_on_a_bounded_sample_of_all_parts(tmp_path: Path) -> None:
+    class Watched(Texts):
+        taken = 0
+
+        def documents(self, unit: Any) -> Iterator[str]:
+            for text in super().documents(unit):
+                self.taken += len(text)
+                yield text
+
+    source = Watched(["ab " * 100] * 100 + ["xy " * 100] * 100, per_unit=10)
+    path = prepared(source, tmp_path, BPE(261, sample_megabytes=0.02))
+    tokenizer = load_tokenizer(path)
+    assert {len(tokenizer.encode(text)) for text in ("ab", "xy")} == {1}
+    assert source.taken <= 60_000 + 20_000 + 20 * 300 + 7 * 300  # corpus, sample, one over per unit, disk check
+
+
+def test_a_poor_corpus_yields_a_smaller_vocabulary(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = BPE(1000).fit(lambda n_bytes: iter(["ab"]))
+    assert tokenizer.vocab_size == 258
+    assert "the corpus yields 258 token ids, fewer than vocab_size=1000" in caplog.text
+
+
+def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
+    with pytest.raises(DataError, match=r"data.tokenizer.vocab_size=256 must be >= 257"):
+        BPE(256)
+
+
+# A miniature of the release's file: its first line, and three merges.
+MERGES = b"#version: 0.2\nt h\nth e\n\xc4\xa0 the\n"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_gpt2_without_network_says_at_once_what_it_needs(no_network: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        GPT2(None).fit(lambda n_bytes: iter(()))
+    assert time.monotonic() - started < 1
+    for part in (
+        "no network (ConnectionError)",
+        "vocab.bpe",
+        "encoder.json",
+        "data.tokenizer.vocab_dir=<folder>",
+        "TIKTOKEN_CACHE_DIR",
+        "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",  # SHA-1 of the two files' addresses, as tiktoken names them
+        "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+    ):
+        assert part in str(caught.value)
+
+
+def test_gpt2_names_the_file_missing_from_vocab_dir(no_network: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"needs the file vocab.bpe, but .*/vocab.bpe does not exist"):
+        GPT2(str(tmp_path)).fit(lambda n_bytes: iter(()))
+
+
+def test_gpt2_refuses_another_vocabulary(no_network: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.bpe").write_bytes(MERGES)
+    with pytest.raises(DataError, match=r"is not GPT-2's vocab.bpe: expected sha256 1ce1664773c5..., got"):
+        GPT2(str(tmp_path)).fit(lambda n_bytes: iter(()))
+
+
+@pytest.mark.parametrize("place", ["folder", "cache", "network"])
+def test_gpt2_reads_merges_as_tokenizers_does(
+    no_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    from tokenizers import Tokenizer as HFTokenizer
+    from tokenizers import models, pre_tokenizers
+
+    monkeypatch.setattr(GPT2, "sha256", hashlib.sha256(MERGES).hexdigest())
+    in_cache = no_network / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"
+    if place == "folder":
+        (tmp_path / "vocab.bpe").write_bytes(MERGES)
+    elif place == "cache":
+        in_cache.parent.mkdir()
+        in_cache.write_bytes(MERGES)
+    else:
+        answer = requests.Response()
+        answer.status_code, answer._content = 200, MERGES
+        monkeypatch.setattr(requests, "get", lambda url, timeout: answer)
+    tokenizer = GPT2(str(tmp_path) if place == "folder" else None).fit(lambda n_bytes: iter(()))
+    assert in_cache.is_file() == (place != "folder")
+
+    words = [*byte_chars().values(), "th", "the", "Ġthe"]
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the")]
+    reference = HFTokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in ("the other theme, then the end", *UNICODE):
+        assert tokenizer.encode(text) == reference.encode(text).ids
+
+
+def test_gpt2_bytes_have_the_release_ids() -> None:
+    # The release numbers "!" 0, "~" 93, the Latin-1 letters after them, and the space 220.
+    order = list(byte_chars())
+    assert [order.index(ord(char)) for char in "!~¡\xff \n"] == [0, 93, 94, 187, 220, 198]
+
+
+def test_importing_data_loads_nothing_heavy() -> None:
+    script = "import sys, data, data.sources, data.tokenizers; print([m for m in HEAVY if m in sys.modules])"
+    heavy = "('torch', 'datasets', 'tokenizers', 'tiktoken', 'pyarrow', 'rich', 'requests', 'huggingface_hub')"
+    found = subprocess.run(
+        [sys.executable, "-c", script.replace("HEAVY", heavy)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == "[]", found.stderr
