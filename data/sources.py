@@ -396,8 +396,16 @@ def _parquet(path: str) -> Iterator[Any]:
     import fsspec  # type: ignore[import-untyped]  # ships no types; comes with datasets, opens local and hf:// paths
     import pyarrow.parquet as pq
 
-    with fsspec.open(path, "rb") as file:
-        yield pq.ParquetFile(file)
+    try:
+        with fsspec.open(path, "rb") as file:
+            yield pq.ParquetFile(file)
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow's, fsspec's, or one of the hub client's libraries'
+        raise DataError(
+            f"cannot read {path} ({type(error).__name__}: {error}): "
+            + ("run the same command again, it continues here" if "://" in path else "is it a .parquet file?")
+        ) from error
 
 
 def _first_documents(units: Sequence[Unit], limit: int) -> list[Unit]:

@@ -2,6 +2,7 @@ import json
 import sysconfig
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,7 @@ def test_files_of_all_kinds_come_in_sorted_order(tmp_path: Path) -> None:
         ),
         ("a.jsonl", b"{\n", r"a.jsonl, line at byte 0: expected a JSON object with a 'text'"),
         ("a.jsonl", b'{"text": 3}\n', r"line at byte 0: 'text' is a int, expected a string"),
+        ("a.parquet", b"PAR", r"cannot read .*a.parquet \(ArrowInvalid: .*is it a .parquet file\?"),
         ("a.csv", b"x,y\n", r"a.csv: expected .txt, .jsonl or .parquet"),
     ],
 )
@@ -242,6 +244,19 @@ def test_openwebtext_reads_the_listed_commit_of_the_hub(copy: Path, monkeypatch:
     monkeypatch.setattr(fsspec, "open", fetch)
     assert texts(web(None, expected=80)) == PAGES[:80]
     assert set(asked) == {("Skylion007/openwebtext", "refs/convert/parquet")}
+
+
+def test_openwebtext_says_what_to_do_when_the_network_breaks(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def breaking(url: str, mode: str) -> Any:
+        raise TimeoutError("read timed out")
+
+    source = web(copy)
+    unit = replace(source.units()[0], paths=("hf://datasets/x/0000.parquet",))
+    monkeypatch.setattr(fsspec, "open", breaking)
+    with pytest.raises(DataError, match=r"cannot read hf://.* \(TimeoutError: read timed out\): run the same command"):
+        list(source.documents(unit))
 
 
 def test_openwebtext_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
