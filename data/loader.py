@@ -4,7 +4,7 @@ World size and micro-batch only decide who reads which rows of the global batch,
 in the same order, and a resumed run needs nothing but its step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # (B, T) int64, on the device
     targets: Tensor  # (B, T) int64: inputs, one token later
-    first_row: int  # index of row 0 within the global batch; rows are contiguous
+    rows: Sequence[int]  # index of each row within the global batch
 
 
 class TokenLoader:
@@ -66,7 +66,11 @@ class TokenLoader:
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}
         inputs, targets = windows.to(self._device, non_blocking=True)
         return [
-            Batch(inputs[i : i + self._micro_batch], targets[i : i + self._micro_batch], self._rows.start + i)
+            Batch(
+                inputs[i : i + self._micro_batch],
+                targets[i : i + self._micro_batch],
+                self._rows[i : i + self._micro_batch],
+            )
             for i in range(0, len(self._rows), self._micro_batch)
         ]
 
@@ -121,7 +125,7 @@ def eval_batches(
         starts = np.arange(first, min(first + micro_batch, n_sequences)) * seq_len
         windows = _inputs_and_targets(dataset, starts, seq_len, torch.device(device))
         inputs, targets = windows.to(device, non_blocking=True)
-        yield Batch(inputs, targets, first)
+        yield Batch(inputs, targets, range(first, first + len(starts)))
 
 
 def permuted(index: Indices, n: int, seed: int, epoch: int) -> Indices:

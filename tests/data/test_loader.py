@@ -51,7 +51,7 @@ def test_global_batch_does_not_depend_on_micro_batch_and_world_size(
         ranks = [loader(order=order, micro_batch=micro_batch, rank=r, world_size=world_size) for r in range(world_size)]
         pieces = [batch for rank in ranks for batch in rank.batches(step)]
         assert torch.equal(rows(pieces), whole)
-        assert [batch.first_row for batch in pieces] == list(range(0, 24, micro_batch))
+        assert [batch.rows[0] for batch in pieces] == list(range(0, 24, micro_batch))
 
 
 @ORDERS
@@ -138,8 +138,8 @@ def test_evaluation_covers_the_same_slice_for_any_world_size(
             rank=rank,
             world_size=world_size,
         ):
-            assert batch.first_row not in pieces
-            pieces[batch.first_row] = batch
+            assert batch.rows[0] not in pieces
+            pieces[batch.rows[0]] = batch
     covered = [pieces[first] for first in sorted(pieces)]
     assert rows(covered).flatten().tolist() == list(range(22 * T))
     assert torch.cat([batch.targets for batch in covered]).flatten().tolist() == list(range(1, 22 * T + 1))
