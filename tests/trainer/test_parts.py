@@ -1,0 +1,135 @@
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import clock as clock_module
+from trainer.clock import Clock
+from trainer.console import Console
+from trainer.divergence import Divergence
+from trainer.environment import pick_device, pick_precision
+from trainer.parallel import Single
+from trainer.plot import plot_loss
+from trainer.stopping import SIGNALS, StopRequest
+
+
+def test_the_clock_does_not_count_what_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [100.0], []
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now[0])
+    clock = Clock(5.0, lambda: waits.append(now[0]))
+    now[0] = 103.0
+    with clock.paused():
+        now[0] = 200.0
+        assert clock.seconds == 8.0
+        with clock.paused():
+            now[0] = 210.0
+    now[0] = 211.5
+    assert clock.seconds == 9.5
+    assert waits[0] == 103.0
+
+
+def test_divergence_names_the_first_step_that_was_not_finite() -> None:
+    divergence, fine = Divergence(torch.device("cpu")), torch.tensor(1.0)
+    divergence.observe(0, fine, fine)
+    assert divergence.step is None
+    for step, (loss, norm) in enumerate([(1.0, math.inf), (math.nan, 1.0), (1.0, 1.0)], 1):
+        divergence.observe(step, torch.tensor(loss), torch.tensor(norm))
+    assert divergence.step == 1
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_asks_to_stop_and_the_old_handler_returns(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked and stop.signal == number
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Rows:
+    def __init__(self, data: torch.Tensor) -> None:
+        self.data, self.rows = data, range(len(data))
+
+
+def mean_square(model: nn.Module, batch: Rows) -> torch.Tensor:
+    return model(batch.data).square().mean()
+
+
+def single(model: nn.Module) -> Single:
+    strategy = Single(device=torch.device("cpu"), precision="fp32", compiled=False)
+    strategy.prepare(model)
+    return strategy
+
+
+def test_gradients_do_not_depend_on_how_the_rows_are_cut() -> None:
+    model, data = nn.Linear(5, 1).double(), torch.randn(12, 5, dtype=torch.float64)
+    strategy, gradients = single(model), []
+    for cut in ([12], [6, 6], [1, 4, 7]):
+        model.zero_grad()
+        loss = strategy.forward_backward([Rows(part) for part in data.split(cut)], mean_square, 12)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert float(loss) == pytest.approx(mean_square(model, Rows(data)).item(), rel=1e-6)
+    assert strategy.sequences_computed == 36
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-12, atol=1e-14)
+
+
+def test_clipping_scales_to_the_limit_and_reports_the_norm_before() -> None:
+    model = nn.Linear(3, 1)
+    strategy = single(model)
+    for limit, after in ((None, 10.0), (20.0, 10.0), (2.0, 2.0)):
+        model.weight.grad, model.bias.grad = torch.tensor([[6.0, 0.0, 8.0]]), None
+        assert float(strategy.clip_grad_norm_(limit)) == pytest.approx(10.0)
+        assert float(model.weight.grad.norm()) == pytest.approx(after, rel=1e-6)
+
+
+def test_evaluation_weighs_rows_and_returns_to_training() -> None:
+    model, data = nn.Linear(5, 1), torch.randn(7, 5)
+    strategy = single(model)
+    found = strategy.evaluate([Rows(part) for part in data.split(3)], mean_square)
+    assert found == pytest.approx(mean_square(model, Rows(data)).item(), rel=1e-6)
+    assert model.training
+    assert model.weight.grad is None
+
+
+def test_asking_for_an_absent_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device=cuda, but torch sees no CUDA device"):
+        pick_device("cuda")
+    assert pick_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize("choice", ["fp32", "bf16"])
+def test_a_chosen_precision_stands(choice: str) -> None:
+    assert pick_precision(choice, torch.device("cpu")) == choice
+
+
+def test_the_console_shows_loss_rate_and_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(max_steps=20, first_step=0)
+    console.write({"step": 0, "tokens": 0, "seconds": 0.0, "train/loss": 8.0, "val/loss": 8.25})
+    console.write({"step": 10, "tokens": 5000, "seconds": 2.0, "train/loss": 7.0})
+    console.close()
+    first, second = capsys.readouterr().out.strip().splitlines()
+    assert first.startswith("step 0/20  train/loss 8.0000  val/loss 8.2500")
+    assert second.startswith("step 10/20  train/loss 7.0000  val/loss 8.2500  2,500 tokens/s  ETA 0:00")
+
+
+def test_the_loss_curve_is_a_picture(tmp_path: Path) -> None:
+    rows = [{"step": n, "tokens": 1000 * n, "train/loss": 5 - n} for n in range(4)] + [
+        {"tokens": 4000, "val/loss": 1.0}
+    ]
+    plot_loss(rows, tmp_path / "loss.png", "a run")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    plot_loss([], tmp_path / "empty.png", "nothing yet")
+    assert (tmp_path / "empty.png").stat().st_size > 1000

@@ -1,0 +1,95 @@
+"""What the run computes on: the device, its precision, and the record of both in env.json."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "numpy", "tiktoken", "datasets", "wandb", "hydra-core")
+
+
+def pick_device(choice: str) -> torch.device:
+    """The device of "auto", "cpu" or "cuda".
+
+    Raises: ValueError: if CUDA is asked for and torch has none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu, or run scripts/doctor.py")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(choice: str, device: torch.device) -> str:
+    """The precision of "auto", "bf16" or "fp32"."""
+    if choice != "auto":
+        return choice
+    return "bf16" if has_native_bf16(device) else "fp32"
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware: elsewhere bf16 is emulated and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def device_name(device: torch.device) -> str:
+    """The device's model, in the vendor's words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().split("model name\t: ")[1:] if cpuinfo.is_file() else []
+    return names[0].splitlines()[0] if names else platform.processor() or platform.machine()
+
+
+def describe(device: torch.device, **facts: Any) -> dict[str, Any]:
+    """The content of env.json: versions, device, threads, the code's commit, and the given facts."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": device_name(device),
+        "cuda": torch.version.cuda,
+        "cpu_threads": torch.get_num_threads(),
+        "git": git_state(),
+        **facts,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether tracked files differ from it; None outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The largest memory the process has held: on the device for CUDA, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
