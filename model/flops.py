@@ -1,0 +1,65 @@
+"""What a GPT costs: parameters, floating-point operations, and what devices can do.
+
+Convention: a multiply-add is two operations; matrix products only (the usual one, Kaplan et al. 2020 and PaLM's
+appendix B); attention counts whole T x T score matrices although the mask makes half of them needless, so that
+utilisation compares with published figures; the head counts its padded rows, since they are computed.
+"""
+
+import torch
+
+from model.config import GPTConfig
+
+# Dense matrix operations per second in the vendors' data sheets, without sparsity, by a part of the device's name.
+PEAKS = (
+    ("GB200", {torch.bfloat16: 2.5e15, torch.float32: 80e12}),
+    ("B200", {torch.bfloat16: 2.25e15, torch.float32: 75e12}),
+    ("H200", {torch.bfloat16: 989e12, torch.float32: 67e12}),
+    ("H100 PCIe", {torch.bfloat16: 756e12, torch.float32: 51e12}),
+    ("H100 NVL", {torch.bfloat16: 835e12, torch.float32: 60e12}),
+    ("H100", {torch.bfloat16: 989e12, torch.float32: 67e12}),
+    ("MI300X", {torch.bfloat16: 1307e12, torch.float32: 163e12}),
+    ("A100", {torch.bfloat16: 312e12, torch.float32: 19.5e12}),
+    ("A10G", {torch.bfloat16: 70e12, torch.float32: 35e12}),
+    ("L40S", {torch.bfloat16: 362e12, torch.float32: 92e12}),
+    ("L40", {torch.bfloat16: 181e12, torch.float32: 90e12}),
+    ("L4", {torch.bfloat16: 121e12, torch.float32: 30e12}),
+    ("RTX 4090", {torch.bfloat16: 165e12, torch.float32: 83e12}),
+    ("RTX 3090", {torch.bfloat16: 71e12, torch.float32: 36e12}),
+    ("V100", {torch.float32: 15.7e12}),
+    ("T4", {torch.float32: 8.1e12}),
+)
+
+
+def parameter_count(config: GPTConfig) -> int:
+    """Trainable numbers, a tied head once, padded rows included."""
+    C, D, bias = config.n_embd, config.n_embd // config.n_head, int(config.bias)
+    norm = (1 + bias) * C
+    attention = 4 * C * C + bias * 4 * C + (2 * (1 + bias) * D if config.qk_norm else 0)
+    mlp = 8 * C * C + bias * 5 * C
+    embeddings = (config.padded_vocab_size + config.block_size) * C
+    head = 0 if config.tied_head else config.padded_vocab_size * C
+    return embeddings + config.n_layer * (2 * norm + attention + mlp) + norm + head
+
+
+def forward_flops_per_token(config: GPTConfig, seq_len: int | None = None) -> int:
+    """Operations of the forward pass, over the tokens of a sequence of seq_len (None: block_size)."""
+    T, C = seq_len or config.block_size, config.n_embd
+    matrices = config.n_layer * 12 * C * C + C * config.padded_vocab_size
+    scores_and_values = config.n_layer * 2 * T * C
+    return 2 * (matrices + scores_and_values)
+
+
+def flops_per_token(config: GPTConfig, seq_len: int | None = None) -> int:
+    """Operations of the forward and the backward pass, which is twice the forward one."""
+    return 3 * forward_flops_per_token(config, seq_len)
+
+
+def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
+    """Operations per second that the device's data sheet promises for matrices of dtype; None where unknown.
+
+    device_name: as torch.cuda.get_device_name gives it. float32 means float32, not TF32.
+    """
+    for part, peaks in PEAKS:
+        if part in device_name:
+            return peaks.get(dtype)
+    return None
