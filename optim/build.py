@@ -1,0 +1,246 @@
+"""From YAML to optimizers: every parameter is owned exactly once, and decays only where its role says so.
+
+A config is either one node for all parameters or, under `roles`, a node for each role:
+    _target_: optim.Sophia                 roles:
+    lr: 6e-4                                 matrix: {_target_: optim.Lion, lr: 1e-4}
+    decay_roles: [embedding, matrix]         embedding: {_target_: torch.optim.AdamW, lr: 6e-4}
+A node is an import path and its constructor's arguments, nested ones too; anyone's torch.optim.Optimizer will do.
+decay_roles are the roles whose weight_decay is not 0 (without it, all).
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import Optimizer
+from .curvature import Curvature
+
+ROLES = ("embedding", "matrix", "head", "vector")
+Node = Mapping[str, Any]
+
+
+class OptimizerSet:
+    """The optimizers of a model as one: what the training loop and checkpoints see.
+
+    members: torch.optim.Optimizer objects. names: the FQN of every parameter.
+    """
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer], names: Mapping[nn.Parameter, str]) -> None:
+        self.members, self.names = list(members), dict(names)
+        curvatures = (getattr(member, "curvature", None) for member in members)
+        self.estimators = [curvature for curvature in curvatures if isinstance(curvature, Curvature)]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The live groups of all members."""
+        return [group for member in self.members for group in member.param_groups]
+
+    def step(self) -> None:
+        """Updates all parameters."""
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for member in self.members:
+            member.zero_grad()
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the members have to say, as "optim/..." to 0-dim tensors on the device, and the state's bytes."""
+        found = {"optim/state_bytes": torch.tensor(self.state_bytes())}
+        for member in self.members:
+            if isinstance(member, Optimizer):
+                found |= {f"optim/{name}": value for name, value in member.diagnostics().items()}
+        return found
+
+    def state_bytes(self) -> int:
+        """Bytes of all state tensors that exist; those of one number (steps) aside."""
+        tensors = (value for _, _, state in self._states() for value in state.values() if isinstance(value, Tensor))
+        return sum(tensor.nbytes for tensor in tensors if tensor.ndim)
+
+    def save_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors, named "<FQN>.<state name>", and all that is JSON: numbers in the state, and the groups."""
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, dict[str, Any]] = {}
+        for _, param, state in self._states():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{self.names[param]}.{name}"] = value
+                else:
+                    numbers.setdefault(self.names[param], {})[name] = value
+        groups = [{k: v for k, v in group.items() if k != "params" and _is_json(v)} for group in self.param_groups]
+        return tensors, {"numbers": numbers, "groups": groups}
+
+    def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        """Takes over what save_state gave, bit for bit.
+
+        Raises: ValueError: if a name belongs to no parameter, or the state does not fit its optimizer.
+        """
+        states: dict[str, dict[str, Any]] = {name: dict(found) for name, found in rest["numbers"].items()}
+        for full_name, tensor in tensors.items():
+            fqn, _, name = full_name.rpartition(".")
+            states.setdefault(fqn, {})[name] = tensor
+        unknown = sorted(states.keys() - set(self.names.values()))
+        if unknown:
+            raise ValueError(f"the saved optimizer state is of a parameter that the model lacks: {unknown[0]}")
+        for group, saved in zip(self.param_groups, rest["groups"], strict=True):
+            group.update({key: tuple(v) if isinstance(group.get(key), tuple) else v for key, v in saved.items()})
+        for member in self.members:
+            for group in member.param_groups:
+                for param in group["params"]:
+                    if self.names[param] in states:
+                        _load(member, param, group, states[self.names[param]])
+
+    def _states(self) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter, dict[str, Any]]]:
+        for member in self.members:
+            for group in member.param_groups:
+                for param in group["params"]:
+                    if param in member.state:
+                        yield member, param, member.state[param]
+
+
+def check(config: Node) -> None:
+    """Raises ValueError if build could not make the optimizers of this config, whatever the model."""
+    for node in _nodes(config).values():
+        _check_node(node, "optim")
+
+
+def build(
+    config: Node,
+    parameters: Mapping[str, nn.Parameter],
+    roles: Mapping[str, str],
+    *,
+    seed: int,
+    global_batch: int,
+) -> OptimizerSet:
+    """The optimizers of a config for a model's parameters.
+
+    parameters, roles: by FQN. seed: of whatever an optimizer draws. global_batch: in sequences, for curvature.
+
+    Raises: ValueError: if the config is wrong, or a parameter is owned by no optimizer or by two.
+    """
+    check(config)
+    nodes, owned = _nodes(config), _ownership(_nodes(config), parameters, roles)
+    members = []
+    for key, node in nodes.items():
+        member = _construct(node, _groups(node, owned[key], parameters, roles))
+        curvature = getattr(member, "curvature", None)
+        if isinstance(curvature, Curvature):
+            curvature.bind(member, parameters.values(), seed=seed, global_batch=global_batch)
+        members.append(member)
+    return OptimizerSet(members, {param: name for name, param in parameters.items()})
+
+
+def _nodes(config: Node) -> dict[str, Node]:
+    """The node of each set of roles, keyed by the roles it owns ("" means all)."""
+    if "roles" not in config:
+        return {"": config}
+    if extra := sorted(config.keys() - {"roles"}):
+        raise ValueError(f"optim has roles and beside them {', '.join(extra)}; move them into the roles' nodes")
+    for key in config["roles"]:
+        for role in key.split(","):
+            if role not in ROLES:
+                raise ValueError(f"optim.roles: {role!r} must be one of {', '.join(ROLES)}")
+    return dict(config["roles"])
+
+
+def _ownership(
+    nodes: Mapping[str, Node], parameters: Mapping[str, nn.Parameter], roles: Mapping[str, str]
+) -> dict[str, list[str]]:
+    owners: dict[str, list[str]] = {name: [] for name in parameters}
+    for key in nodes:
+        for name in parameters:
+            if not key or roles[name] in key.split(","):
+                owners[name].append(key)
+    for name, found in owners.items():
+        if len(found) != 1:
+            whom = f"by {len(found)} optimizers" if found else "by no optimizer"
+            raise ValueError(f"optim.roles: {name} (role {roles[name]}) is owned {whom}; give each role exactly one")
+    return {key: [name for name, found in owners.items() if found == [key]] for key in nodes}
+
+
+def _groups(
+    node: Node, names: Sequence[str], parameters: Mapping[str, nn.Parameter], roles: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One parameter group per role, without weight decay where the role has none."""
+    decays = node.get("decay_roles", ROLES)
+    groups = []
+    for role in (role for role in ROLES if any(roles[name] == role for name in names)):
+        group: dict[str, Any] = {"params": [parameters[n] for n in names if roles[n] == role], "role": role}
+        if role not in decays and "weight_decay" in _accepted(locate(node["_target_"])):
+            group["weight_decay"] = 0.0
+        groups.append(group)
+    return groups
+
+
+def _construct(node: Any, *arguments: Any) -> Any:
+    """The object a node describes; values that are nodes are constructed first."""
+    if not (isinstance(node, Mapping) and "_target_" in node):
+        return tuple(node) if isinstance(node, list) else node
+    settings = {key: _construct(value) for key, value in node.items() if key not in ("_target_", "decay_roles")}
+    return locate(node["_target_"])(*arguments, **settings)
+
+
+def locate(path: str) -> Any:
+    """The class that an import path names.
+
+    Raises: ValueError: if there is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"optim._target_={path} cannot be imported: {error}") from None
+
+
+def _check_node(node: Node, where: str) -> None:
+    if not node.get("_target_"):
+        raise ValueError(f"{where}: a node needs _target_, the import path of an optimizer; it has {sorted(node)}")
+    accepted = _accepted(locate(node["_target_"]))
+    settings = {key: value for key, value in node.items() if key not in ("_target_", "decay_roles")}
+    if unknown := sorted(settings.keys() - accepted.keys()):
+        raise ValueError(
+            f"{where}.{unknown[0]}: {node['_target_']} takes no such argument; it accepts {', '.join(accepted)}"
+        )
+    missing = [name for name, p in accepted.items() if p.default is p.empty and name not in settings]
+    if missing:
+        raise ValueError(f"{where}.{missing[0]} is missing: {node['_target_']} needs it")
+    for role in node.get("decay_roles", ()):
+        if role not in ROLES:
+            raise ValueError(f"{where}.decay_roles: {role!r} must be one of {', '.join(ROLES)}")
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_node(value, f"{where}.{key}")
+
+
+def _accepted(target: Any) -> dict[str, inspect.Parameter]:
+    """The arguments that a constructor takes by keyword, an optimizer's params aside."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p for p in parameters if p.kind in kinds and p.name != "params"}
+
+
+def _load(
+    member: torch.optim.Optimizer, param: nn.Parameter, group: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    if isinstance(member, Optimizer):
+        member.load_state(param, group, state)
+        return
+    # As torch keeps them: steps in host memory unless a fused or capturable kernel counts them on the device.
+    on_device = group.get("fused") or group.get("capturable")
+    member.state[param] = {
+        name: value.to(param.device if name != "step" or on_device else "cpu", copy=True)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in state.items()
+    }
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_json(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)

@@ -1,0 +1,209 @@
+"""Estimators of a loss's curvature diagonal, refreshed every k steps through the training path with another loss.
+
+The loop calls update(step, batches, forward_backward) on every step, before the ordinary forward and backward pass:
+    batches            this rank's micro-batches, with inputs and targets (B, T) int64 and rows, their indices in the
+                       global batch
+    forward_backward   (batches, loss_fn, sequences): adds the gradient of loss_fn(model, batch)'s mean over
+                       `sequences` rows to .grad, over all ranks
+What an estimate is made of depends on (seed, step, global row) only: the same on any world size and micro-batch.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Batch = Any  # a NamedTuple, see the module; this package does not know whose
+LossFn = Callable[[nn.Module, Any], Tensor]
+
+
+class ForwardBackward(Protocol):
+    """The training path; see the module."""
+
+    def __call__(self, batches: Sequence[Any], loss_fn: LossFn, sequences: int) -> Tensor:
+        """Returns the mean."""
+
+
+class TakesCurvature(Protocol):
+    """An optimizer that averages the estimates."""
+
+    param_groups: list[dict[str, Any]]
+
+    def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:
+        """Takes an estimate for every parameter that has one."""
+
+
+class Curvature(ABC):
+    """What the estimators share: when, on which rows, and keeping ordinary gradients apart.
+
+    every: k, in steps. sequences: rows of the global batch to use, spread evenly over it; None: all. paper_code: as
+    the authors' published code has it, see the estimators.
+
+    Raises: ValueError: if every or sequences is < 1; from bind, if sequences exceeds the global batch.
+    """
+
+    def __init__(self, every: int = 10, sequences: int | None = None, paper_code: bool = False) -> None:
+        if every < 1:
+            raise ValueError(f"{type(self).__name__}: every={every} must be >= 1")
+        if sequences is not None and sequences < 1:
+            raise ValueError(f"{type(self).__name__}: sequences={sequences} must be >= 1, or None for all")
+        self.every, self.sequences, self.paper_code = every, sequences, paper_code
+        self._optimizer: TakesCurvature | None = None
+        self._parameters: list[nn.Parameter] = []
+        self._seed, self._global_batch = 0, 0
+
+    @property
+    def first_step(self) -> int:
+        """The 0-based step of the first estimate."""
+        return self.every if self.paper_code else 0
+
+    def bind(
+        self, optimizer: TakesCurvature, parameters: Iterable[nn.Parameter], *, seed: int, global_batch: int
+    ) -> None:
+        """Connects the estimator with the optimizer that it feeds.
+
+        parameters: all of the model's, whose gradients it must not leave behind. global_batch: in sequences.
+        """
+        if self.sequences is not None and self.sequences > global_batch:
+            raise ValueError(
+                f"{type(self).__name__}: sequences={self.sequences} must be at most global_batch={global_batch}"
+            )
+        self._optimizer, self._parameters = optimizer, list(parameters)
+        self._seed, self._global_batch = seed, global_batch
+
+    def update(self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward) -> None:
+        """Refreshes the curvature if the 0-based step is due; no gradients are left behind.
+
+        Raises: RuntimeError: if the estimator is bound to no optimizer.
+        """
+        if step % self.every or step < self.first_step:
+            return
+        if self._optimizer is None:
+            raise RuntimeError(f"{type(self).__name__}: call bind(optimizer, parameters, ...) before update()")
+        self._forget_gradients()
+        sequences = self._global_batch if self.sequences is None else self.sequences
+        estimates = self.estimate(step, sub_batch(batches, sequences, self._global_batch), forward_backward, sequences)
+        owned = {param for group in self._optimizer.param_groups for param in group["params"]}
+        self._optimizer.update_curvature({param: e for param, e in estimates.items() if param in owned})
+        self._forget_gradients()
+
+    @abstractmethod
+    def estimate(
+        self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
+    ) -> dict[Tensor, Tensor]:
+        """One estimate for every parameter, of its shape; batches hold this rank's part of the sequences."""
+
+    def _forget_gradients(self) -> None:
+        for param in self._parameters:
+            param.grad = None
+
+
+class GaussNewtonBartlett(Curvature):
+    """Gauss-Newton-Bartlett (Liu et al. 2024, arXiv:2305.14342, Algorithm 2): Sophia-G.
+
+    Draws labels from the model's own predictions; B times the squared gradient of the loss for them is an unbiased
+    estimate of the diagonal of the Gauss-Newton matrix, B the number of tokens used.
+    Paper: every 10 steps, on 240 of 480 sequences. paper_code: all sequences, the gradient of the drawn labels clipped
+    to norm 1 before it is squared (biases the estimate down), and none before the first k steps are done.
+    """
+
+    def estimate(
+        self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
+    ) -> dict[Tensor, Tensor]:
+        """See Curvature."""
+        tokens = 0
+
+        def drawn_label_loss(model: nn.Module, batch: Batch) -> Tensor:
+            nonlocal tokens
+            logits = widened(model(batch.inputs))  # (B, T, V)
+            labels = draw_labels(logits.detach(), uniforms(self._seed, step, batch))
+            tokens = sequences * labels.shape[1]
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        forward_backward(batches, drawn_label_loss, sequences)
+        if self.paper_code:
+            nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        return {p: p.grad.square().mul_(tokens) for p in self._parameters if p.grad is not None}
+
+
+class Hutchinson(Curvature):
+    """Hutchinson's estimator (Liu et al. 2024, arXiv:2305.14342, Algorithm 1): Sophia-H.
+
+    u * (H u) with u ~ N(0, I) is an unbiased estimate of the diagonal of H, the Hessian of the mean loss with the true
+    labels. It may be negative. Paper: every 10 steps, on 32 of 480 sequences. Attention runs on torch's math kernel,
+    the only one with a second derivative, and the model runs uncompiled. paper_code: none before the first k steps.
+    """
+
+    def estimate(
+        self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
+    ) -> dict[Tensor, Tensor]:
+        """See Curvature.
+
+        Raises: RuntimeError: if something in the model has no second derivative.
+        """
+        generator = torch.Generator().manual_seed(hashed(self._seed, step))
+        probes = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in self._parameters]
+
+        def slope_along_probe(model: nn.Module, batch: Batch) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):
+                loss = model.forward(batch.inputs, batch.targets)  # forward, not __call__: that one may be compiled
+            gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
+            return sum(((g * u).sum() for g, u in zip(gradients, probes, strict=True)), torch.zeros_like(loss))
+
+        try:
+            forward_backward(batches, slope_along_probe, sequences)
+        except RuntimeError as error:
+            if "derivative" not in str(error) and "double backward" not in str(error):
+                raise
+            raise RuntimeError(
+                f"Hutchinson needs second derivatives, which this model lacks ({error}); use GaussNewtonBartlett, or "
+                "attention and loss made of differentiable operations, uncompiled"
+            ) from error
+        return {p: u * p.grad for p, u in zip(self._parameters, probes, strict=True) if p.grad is not None}
+
+
+def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
+    """The micro-batches cut down to `sequences` rows of the global batch, spread evenly over its rows."""
+    found = []
+    for batch in batches:
+        before = [row * sequences // global_batch for row in batch.rows]  # how many of the rows above are chosen
+        after = [(row + 1) * sequences // global_batch for row in batch.rows]
+        chosen = [i for i, counts in enumerate(zip(before, after, strict=True)) if counts[0] < counts[1]]
+        if len(chosen) == len(batch.rows):
+            found.append(batch)
+        elif chosen:
+            inputs, targets = batch.inputs[chosen], batch.targets[chosen]
+            found.append(batch._replace(inputs=inputs, targets=targets, rows=[batch.rows[i] for i in chosen]))
+    return found
+
+
+def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
+    """One number in [0, 1) per token, (B, T) float64: a function of seed, step, global row and position alone."""
+    T = batch.inputs.shape[1]
+    rows = []
+    for row in batch.rows:
+        generator = torch.Generator().manual_seed(hashed(seed, step, row))
+        rows.append(torch.rand(T, generator=generator, dtype=torch.float64))
+    return torch.stack(rows).to(batch.inputs.device)
+
+
+def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One label per position from softmax(logits (B, T, V)), by inverting its distribution at uniform (B, T); int64."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    wanted = uniform.to(cumulative.dtype) * cumulative[..., -1]  # rounding leaves the last entry near 1, not at it
+    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """fp32 logits, float64 ones as they are: a softmax in bf16 is another distribution."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def hashed(*numbers: int) -> int:
+    """A 63-bit seed that differs, for all practical purposes, for every tuple of numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1

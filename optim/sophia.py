@@ -1,0 +1,85 @@
+"""Sophia: see the class."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .base import Hyper, Optimizer, Params, Shape, within
+from .curvature import Curvature
+
+
+class Sophia(Optimizer):
+    """Sophia (Liu et al., ICLR 2024, arXiv:2305.14342, Algorithm 3).
+
+    Momentum over an average of a curvature diagonal, clipped to [-1, 1] per coordinate; the estimator makes it
+    Sophia-G (GaussNewtonBartlett) or Sophia-H (Hutchinson). State for a parameter: exp_avg and hessian, both of its
+    shape. Memory: 2 numbers per parameter.
+    hessian holds the average of the estimates themselves, the batch size B of Gauss-Newton-Bartlett included, so rho
+    (the paper's gamma) is a number of the optimizer alone.
+    Differs from the authors' code: the curvature is refreshed before the update of steps 1, k + 1, ... as the box has
+    it, not after those of steps k, 2k, ...; eps bounds the denominator from below and is not added to it. The
+    estimator's paper_code brings the former back.
+
+    Raises: ValueError: if lr <= 0, rho <= 0, eps <= 0, weight_decay < 0, or a beta lies outside [0, 1).
+    RuntimeError: from step(), if the curvature was never estimated.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 6e-4,
+        betas: tuple[float, float] = (0.96, 0.99),
+        rho: float = 0.05,
+        eps: float = 1e-12,
+        weight_decay: float = 0.2,
+        *,
+        curvature: Curvature,
+    ) -> None:
+        self.curvature = curvature
+        defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "curvature_updates": 0})
+
+    def check(self, hp: Hyper) -> None:
+        """See Optimizer."""
+        super().check(hp)
+        within(self, "rho", hp.rho, 0, math.inf, open_low=True)
+        within(self, "eps", hp.eps, 0, math.inf, open_low=True)
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Shape]:
+        """See Optimizer."""
+        return {"exp_avg": shape, "hessian": shape}
+
+    def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+        """See Optimizer; lines of Algorithm 3."""
+        if hp.curvature_updates == 0 and hp.t > self.curvature.first_step:
+            raise RuntimeError(
+                f"Sophia took {hp.t - 1} steps and never got curvature: call curvature.update(step, batches, "
+                "forward_backward) on every step before step(), as train.py does"
+            )
+        m, h, rho = state["exp_avg"], state["hessian"], float(hp.rho)
+        m.lerp_(grad, 1 - hp.betas[0])  # l. 6
+        return (m / (rho * h).clamp_(min=hp.eps)).clamp_(-1, 1)  # l. 12
+
+    @torch.no_grad()
+    def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:
+        """Averages new estimates of the curvature's diagonal (by parameter, of its shape) into the state, l. 9."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param in estimates:
+                    h = self._state_of(param, group)["hessian"]
+                    h.lerp_(estimates[param].to(h.dtype), 1 - group["betas"][1])
+            group["curvature_updates"] += 1
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """win_rate: the share of coordinates that are not clipped, overall and by role; the paper wants 0.1 to 0.5."""
+        counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
+        for group in self.param_groups:
+            for state in (self.state[param] for param in group["params"] if param in self.state):
+                m, h = state["exp_avg"], state["hessian"]
+                count = torch.stack([(m.abs() < group["rho"] * h).sum(), torch.tensor(m.numel(), device=m.device)])
+                counts.setdefault(group.get("role", "all"), []).append(count)
+        sums = {f"win_rate/{role}": torch.stack(found).sum(0) for role, found in counts.items()}
+        if sums:
+            sums["win_rate"] = torch.stack(list(sums.values())).sum(0)
+        return {name: count[0] / count[1] for name, count in sums.items()}
