@@ -1,0 +1,6 @@
+.PHONY: check
+check:
+	ruff format --check .
+	ruff check .
+	mypy
+	pytest

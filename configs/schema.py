@@ -1,0 +1,69 @@
+"""The settings of a run that belong to no group, their types, defaults and limits; imports nothing heavy.
+
+A group's option is a YAML file: a plug-in's import path with its arguments (data.source, optim, schedule, parallel,
+logging), or the keys of the dataclass it fills (model). A plug-in's own default lives in its constructor.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class RunConfig:
+    """One training run. Counts are optimizer steps or sequences, as each name says; null means off."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    optim: Any = MISSING
+    schedule: Any = MISSING
+    parallel: Any = MISSING
+    logging: Any = MISSING
+
+    max_steps: int = 300
+    global_batch: int = 16  # sequences per optimizer step, over all ranks
+    micro_batch: int = 16  # sequences per forward pass of one rank; accumulation follows from it
+    grad_clip: float | None = 1.0  # largest global norm of the gradient
+    seed: int = 1337  # of the initial parameters, the order of the data, dropout and label noise
+
+    eval_every: int = 50  # steps; also before the first step and after the last
+    eval_sequences: int = 64  # from the start of the validation set, the same ones every time
+    log_every: int = 5  # steps
+    save_every: int = 100  # steps; also after the last
+    keep_checkpoints: int = 2  # the newest ones
+    permanent_every: int | None = None  # steps; checkpoints that are never deleted
+    sample_tokens: int = 200  # of the continuation printed at the end; 0: none
+
+    run_dir: str | None = None  # null: runs/<model>-<data>-<optim>-s<seed>-<hash of the configuration>
+    resume: str = "auto"  # auto: continue an unfinished run; never: refuse a used folder; must: refuse a fresh one
+    device: str = "auto"  # auto: CUDA if there is one; cpu; cuda
+    precision: str = "auto"  # auto: bf16 where the device computes it natively; bf16 (autocast); fp32
+    compile: str = "auto"  # auto: on CUDA; true; false
+
+
+CHOICES = {
+    "resume": ("auto", "never", "must"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "bf16", "fp32"),
+    "compile": ("auto", "true", "false"),
+}
+AT_LEAST = {
+    "max_steps": 1,
+    "global_batch": 1,
+    "micro_batch": 1,
+    "seed": 0,
+    "eval_every": 1,
+    "eval_sequences": 1,
+    "log_every": 1,
+    "save_every": 1,
+    "keep_checkpoints": 1,
+    "permanent_every": 1,
+    "sample_tokens": 0,
+}
+# Where a run lies and what it shows: not in the name of its folder, free to change when it continues.
+PLACE = frozenset({"run_dir", "resume", "logging", "sample_tokens", "data.root", "data.workers", "data.prompt"})
+# How it computes and what it keeps: in the name of its folder, yet free to change when it continues.
+CONDUCT = frozenset(
+    {"micro_batch", "log_every", "save_every", "keep_checkpoints", "permanent_every", "device", "compile", "parallel"}
+)

@@ -1,0 +1,143 @@
+"""Checks what a run needs, and prints a fix for each problem: python scripts/doctor.py [the overrides of the run]."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from configs import ConfigError, compose, plug_in
+from data import TokenDataset, dataset_dir, load_tokenizer
+from trainer import environment
+
+GIB = 1 << 30
+WANTED_FREE_GIB = 5
+
+
+class Finding(NamedTuple):
+    """What a check found; fix is empty where all is well."""
+
+    subject: str
+    found: str
+    fix: str = ""
+    is_fatal: bool = False
+
+
+def check_torch(config: DictConfig) -> Finding:
+    """The version of torch."""
+    found = version("torch")
+    if tuple(int(part) for part in found.split("+")[0].split(".")[:2]) < (2, 11):
+        return Finding("torch", found, "install torch 2.11 or newer: pip install -e .", is_fatal=True)
+    return Finding("torch", f"{found}, {torch.get_num_threads()} CPU threads")
+
+
+def check_device(config: DictConfig) -> Finding:
+    """The device that the configuration gets."""
+    try:
+        device = environment.pick_device(config.device)
+    except ValueError as error:
+        return Finding("device", "no CUDA", str(error), is_fatal=True)
+    name = environment.device_name(device)
+    if device.type == "cpu" and Path("/dev/nvidiactl").exists():
+        return Finding("device", f"{name}, though there is an NVIDIA driver", "install a CUDA build of torch")
+    return Finding("device", name)
+
+
+def check_precision(config: DictConfig) -> Finding:
+    """Whether bf16 is native."""
+    device = environment.pick_device(config.device)
+    native, precision = environment.has_native_bf16(device), environment.pick_precision(config.precision, device)
+    if precision == "bf16" and not native:
+        return Finding("bf16", "emulated, slower than fp32", "use precision=auto or precision=fp32")
+    return Finding("bf16", "native" if native else f"not native; precision={precision}")
+
+
+def check_compile(config: DictConfig) -> Finding:
+    """Whether torch.compile works, by compiling a sum."""
+    try:
+        double: Callable[[torch.Tensor], torch.Tensor] = torch.compile(lambda x: (x + x).sum())
+        works = float(double(torch.ones(8))) == 16
+    except Exception as error:  # its failures come in all types
+        reason = str(error).strip().partition("\n")[0]
+        return Finding("torch.compile", f"fails: {reason}", "install a C++ compiler (g++), or use compile=false")
+    return Finding("torch.compile", "works" if works else "gives wrong sums", "" if works else "use compile=false")
+
+
+def check_disk(config: DictConfig) -> Finding:
+    """Free space where runs and data go."""
+    existing = next(path for path in [Path(config.run_dir), *Path(config.run_dir).absolute().parents] if path.exists())
+    free = shutil.disk_usage(existing).free / GIB
+    fix = f"free some space, or set run_dir and data.root elsewhere: {WANTED_FREE_GIB} GiB are a good start"
+    if not os.access(existing, os.W_OK):
+        return Finding("disk", f"{existing} is not writable", "choose another run_dir", is_fatal=True)
+    return Finding("disk", f"{free:.1f} GiB free", fix if free < WANTED_FREE_GIB else "")
+
+
+def check_data(config: DictConfig) -> Finding:
+    """Whether the data set is prepared and whole."""
+    try:
+        source = plug_in(config.data.source)
+        path = _data_path(config)
+        if source.embedded and not path.exists():
+            return Finding("data", "not prepared yet; train.py does that itself")
+        train = TokenDataset.open(path, "train")
+    except ValueError as error:
+        return Finding("data", "not usable", str(error), is_fatal=True)
+    return Finding("data", f"{train.n_tokens:,} training tokens, {train.vocab_size:,} token ids")
+
+
+def check_tokenizer(config: DictConfig) -> Finding:
+    """Whether the tokenizer gives back what it is given."""
+    try:
+        path = _data_path(config)
+        if not path.exists():
+            return Finding("tokenizer", "comes with the data set")
+        text, tokenizer = "def f(x):\n    return 'é' # 42", load_tokenizer(path)
+        works = tokenizer.decode(tokenizer.encode(text)) == text
+    except ValueError as error:
+        return Finding("tokenizer", "not usable", str(error), is_fatal=True)
+    return Finding("tokenizer", "works" if works else "loses text", "" if works else "prepare the data set again")
+
+
+def _data_path(config: DictConfig) -> Path:
+    settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
+    return dataset_dir(Path(config.data.root), plug_in(config.data.source), plug_in(config.data.tokenizer), **settings)
+
+
+CHECKS = (check_torch, check_device, check_precision, check_compile, check_disk, check_data, check_tokenizer)
+
+
+def findings(config: DictConfig) -> Iterator[Finding]:
+    """What every check found; a missing device ends those that need it."""
+    for check in CHECKS:
+        finding = check(config)
+        yield finding
+        if finding.is_fatal and finding.subject == "device":
+            return
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the findings; the exit status, 2 if something keeps the run from starting."""
+    try:
+        found = list(findings(compose(arguments)))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table = Table("check", "found", "what to do")
+    for finding in found:
+        table.add_row(finding.subject, finding.found, finding.fix or "fine")
+    Console().print(table)
+    return 2 if any(finding.is_fatal for finding in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""Who may import whom."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("configs", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
+ALLOWED = {
+    "model": {"model"},
+    "data": {"data"},
+    "optim": {"optim"},
+    "trainer": {"trainer"},
+    "configs": {"configs", "model.config"},
+    "train": {"configs", "data", "model", "optim", "trainer"},
+}
+ONLY_IN = {
+    "hydra": ("configs", "train", "scripts", "reproduce"),
+    "omegaconf": ("configs", "train", "scripts", "reproduce"),
+    "wandb": ("trainer/metrics.py",),
+}
+
+
+def files(package: str) -> list[Path]:
+    single = ROOT / f"{package}.py"
+    return [single] if single.is_file() else sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, relative ones resolved."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            yield ".".join(part for part in (base, node.module) if part)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_only_what_lies_below_them(package: str) -> None:
+    assert files(package)
+    for path in files(package):
+        for name in imports(path):
+            if name.split(".")[0] in OURS:
+                allowed = any(name == prefix or name.startswith(prefix + ".") for prefix in ALLOWED[package])
+                assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_where_it_belongs(library: str) -> None:
+    for path in (path for package in OURS for path in files(package)):
+        if library in {name.split(".")[0] for name in imports(path)}:
+            assert str(path.relative_to(ROOT)).startswith(ONLY_IN[library]), f"{path} imports {library}"
+
+
+def test_the_optimizers_need_nothing_but_torch() -> None:
+    for path in files("optim"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            assert top in {"torch", "optim"} or top in sys.stdlib_module_names, (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )

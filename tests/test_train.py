@@ -1,0 +1,356 @@
+"""The laws of a run, on a GPT small enough to train in a fraction of a second."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from configs import compose
+from data import TokenLoader
+from trainer.checkpoint import TENSORS
+from trainer.metrics import read_rows
+from trainer.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "data=synthetic",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=16",
+    "model.dropout=0.1",
+    "max_steps=12",
+    "global_batch=8",
+    "micro_batch=4",
+    "eval_sequences=6",
+    "eval_every=5",
+    "save_every=3",
+    "log_every=2",
+    "sample_tokens=8",
+    "schedule.warmup_steps=2",
+    "precision=fp32",
+    "device=cpu",
+]
+OPTIMIZERS = ["adamw", "sophiag"]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def run(tmp_path: Path, data_root: Path) -> Callable[..., int]:
+    """Runs train.py's main in this process: run("name", *overrides)."""
+
+    def call(name: str, *overrides: str) -> int:
+        return train.main(compose([*TINY, f"data.root={data_root}", f"run_dir={tmp_path / name}", *overrides]))
+
+    return call
+
+
+def result(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+def ends(folder: Path) -> tuple[Any, ...]:
+    """What must agree, bit for bit, between a run and its interrupted twin."""
+    keys = ("status", "step", "tokens", "flops", "train/loss", "val/loss", "params_sha256")
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "memory/peak_bytes")} for row in metrics(folder)]
+    return tuple(result(folder)[key] for key in keys), rows
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / "metrics.jsonl")
+
+
+def test_a_run_leaves_what_it_promises(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("a") == 0
+    folder, found = tmp_path / "a", result(tmp_path / "a")
+    assert found["status"] == "finished"
+    assert (found["step"], found["tokens"]) == (12, 12 * 8 * 16)
+    assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"])
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert {"git", "packages", "device", "precision", "data"} <= json.loads((folder / "env.json").read_text()).keys()
+    assert "optim:" in (folder / "config.yaml").read_text()
+    rows = metrics(folder)
+    assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 10, 12]
+    assert [row["step"] for row in rows if "train/loss" in row] == [0, 2, 4, 6, 8, 10, 11]
+    assert rows[-1]["val/loss"] == found["val/loss"] < rows[0]["val/loss"]
+    assert all({"step", "tokens", "seconds", "flops"} <= row.keys() for row in rows)
+    printed = capsys.readouterr().out
+    assert f"val/loss {found['val/loss']:.4f}" in printed
+    assert str(folder / "loss.png") in printed
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours handles it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    batches = TokenLoader.batches
+
+    def until(loader: TokenLoader, at: int) -> Any:
+        if at == step:
+            raise Killed
+        return batches(loader, at)
+
+    monkeypatch.setattr(TokenLoader, "batches", until)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    run: Callable[..., int], tmp_path: Path, optimizer: str
+) -> None:
+    assert run("whole", f"optim={optimizer}") == 0
+    for step in (1, 4, 8, 11):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, step)
+            run("killed", f"optim={optimizer}")
+    assert run("killed", f"optim={optimizer}") == 0
+    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+
+
+def test_a_run_killed_after_its_last_step_still_ends_the_same(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("whole") == 0
+
+    def killed(*arguments: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "plot_loss", killed)
+        run("killed")
+    assert run("killed") == 0
+    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+
+
+def start(folder: Path, data_root: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, f"data.root={data_root}", f"run_dir={folder}", *overrides]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        file = folder / "metrics.jsonl"
+        if file.is_file() and any(row["step"] >= step for row in read_rows(file)):
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_the_same_command_continues_after_a_signal(
+    run: Callable[..., int], tmp_path: Path, data_root: Path, number: signal.Signals, status: int
+) -> None:
+    longer = "max_steps=200"
+    process = start(tmp_path / "signalled", data_root, longer)
+    wait_for_step(tmp_path / "signalled", 5, process)
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    assert process.returncode == status, printed
+    if status == 75:
+        assert result(tmp_path / "signalled")["status"] == "stopped"
+        assert "the same command continues" in printed
+    process = start(tmp_path / "signalled", data_root, longer)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert run("whole", longer) == 0
+    torch.set_num_threads(threads)
+    assert ends(tmp_path / "signalled") == ends(tmp_path / "whole")
+
+
+def test_runs_that_differ_in_micro_batch_consume_the_same_tokens_and_agree(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, list[torch.Tensor]] = {}
+    batches = TokenLoader.batches
+
+    def recorded(loader: TokenLoader, step: int) -> Any:
+        found = batches(loader, step)
+        seen.setdefault(len(found), []).append(torch.cat([batch.inputs for batch in found]))
+        return found
+
+    monkeypatch.setattr(TokenLoader, "batches", recorded)
+    for micro_batch in (8, 2):
+        assert run(f"m{micro_batch}", f"micro_batch={micro_batch}", "model.dropout=0") == 0
+    assert len(seen[1]) == len(seen[4]) == 12
+    assert all(torch.equal(one, other) for one, other in zip(seen[1], seen[4], strict=True))
+    whole, cut = ([row["train/loss"] for row in metrics(tmp_path / m) if "train/loss" in row] for m in ("m8", "m2"))
+    # fp32 sums in another order: a few ulps (1.2e-7) of a loss near 5, carried through 12 steps.
+    assert cut == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        loss: torch.Tensor = model(batch.inputs, batch.targets)
+        return loss * torch.tensor(torch.nan) if steps.__next__() >= 2 * 7 else loss
+
+    steps = iter(range(1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "next_token_loss", diverges)
+        assert run("d", "eval_every=100", "eval_sequences=1") == 3
+    assert result(tmp_path / "d")["status"] == "diverged"
+    message = capsys.readouterr().err
+    assert "not finite at step 6; last good checkpoint: " in message
+    assert "step_000006; try a lower optim.lr" in message
+    assert run("d", "eval_every=100", "eval_sequences=1") == 3
+    assert "this run has diverged at step 6" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_recognised_and_left_alone(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("a") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file() and path.name != "lock"}
+    assert run("a") == 0
+    assert "this run has finished at step 12" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name != "lock"} == before
+
+
+def test_any_optimizer_of_torchs_interface_plugs_in_by_import_path(run: Callable[..., int], tmp_path: Path) -> None:
+    (tmp_path / "unused").mkdir()
+    assert run("r", "optim._target_=torch.optim.RAdam", "~optim.fused") == 0
+    assert result(tmp_path / "r")["status"] == "finished"
+
+
+def test_bf16_trains(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("b", "precision=bf16", "max_steps=4") == 0
+    assert json.loads((tmp_path / "b" / "env.json").read_text())["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
+def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Path, schedule: str) -> None:
+    assert run("s", f"schedule={schedule}", "max_steps=4", "log_every=1", "optim.lr=0.5") == 0
+    rates = [row["lr"] for row in metrics(tmp_path / "s") if "lr" in row]
+    assert rates[:2] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["micro_batch=3"],
+            "global_batch=8 must be a multiple of micro_batch * world_size = 3 * 1 = 3; nearest: 6 or 9",
+        ),
+        (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
+        (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
+        (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
+        (["+optim.foo=1"], "foo"),
+        (["model.n_head=3"], "n_head"),
+        (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),
+        (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
+        (["resume=must"], "resume=must, but run_dir="),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_the_directory_free(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    assert run("bad", *overrides) == 2
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+    assert run("bad") == 0
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run("a")
+    before = (tmp_path / "a" / "config.yaml").read_bytes()
+    assert run("a", "optim.lr=0.125", "seed=2") == 2
+    printed = capsys.readouterr().err
+    assert "optim.lr=0.125 (there: " in printed
+    assert "seed=2 (there: 1337)" in printed
+    assert (tmp_path / "a" / "config.yaml").read_bytes() == before
+    assert run("a", "micro_batch=8", "save_every=4") == 0  # these may change
+
+
+def test_a_directory_in_use_is_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import sys; from pathlib import Path; from trainer.run_directory import RunDirectory\n"
+    code += (
+        "held = RunDirectory(Path(sys.argv[1]), resume='auto', differences=lambda p: [])\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert run("a") == 2
+        holder.kill()
+    assert f"is in use by process {holder.pid}" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("whole") == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        run("a")
+    file = tmp_path / "a" / "checkpoints" / "step_000006" / TENSORS
+    file.write_bytes(file.read_bytes()[:100])
+    assert run("a") == 0
+    assert "step_000006 is damaged" in caplog.text
+    assert ends(tmp_path / "a") == ends(tmp_path / "whole")
+
+
+def test_other_data_than_the_run_began_with_are_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run("a")
+    state = next((tmp_path / "a" / "checkpoints").glob("step_*")) / "state.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "data_checksums", lambda run: {"train": "other", "val": "other"})
+        assert run("a") == 2
+    assert "was trained on other data" in capsys.readouterr().err
+    assert state.is_file()
+
+
+def test_evaluation_sees_the_same_tokens_every_time(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    batches = train.eval_batches
+
+    def recorded(*arguments: Any, **settings: Any) -> Any:
+        found = list(batches(*arguments, **settings))
+        seen.append(torch.cat([batch.inputs for batch in found]))
+        return iter(found)
+
+    monkeypatch.setattr(train, "eval_batches", recorded)
+    assert run("e") == 0
+    assert len(seen) == 5
+    assert all(torch.equal(tokens, seen[0]) for tokens in seen)
+
+
+def test_the_run_directory_is_released_at_the_end(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("a") == 0
+    RunDirectory(tmp_path / "a", resume="auto", differences=lambda path: []).close()

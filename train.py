@@ -1,0 +1,398 @@
+"""One training run: python train.py [group=option] [key=value ...], see README and configs/schema.py.
+
+-m runs every combination of overrides with several values (optim.lr=1e-3,3e-4), one after the other; --cfg prints the
+resolved configuration. Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (the same command
+continues).
+"""
+
+from configs import from_command_line
+
+if __name__ == "__main__":
+    CONFIG = from_command_line(__file__, __doc__)  # a misspelt key ends here, before the heavy imports
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from configs import differences, flat, plug_in
+from data import (
+    Batch,
+    DataError,
+    TokenDataset,
+    TokenLoader,
+    dataset_dir,
+    eval_batches,
+    load_tokenizer,
+    prepare,
+)
+from model import GPT, GPTConfig
+from model.flops import flops_per_token, parameter_count
+from optim import build as optimizers
+from optim.build import OptimizerSet
+from trainer import environment
+from trainer.allocator import tune_allocator
+from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, copy_into, parameters_sha256
+from trainer.clock import Clock
+from trainer.console import Console
+from trainer.divergence import Divergence
+from trainer.metrics import JsonLines, Sink, read_rows
+from trainer.parallel import Single
+from trainer.plot import plot_loss
+from trainer.run_directory import RunDirectory
+from trainer.schedule import Schedule
+from trainer.stopping import StopRequest
+
+STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": 75}
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The parts of a run, and how far it is."""
+
+    config: DictConfig
+    directory: RunDirectory
+    train_data: TokenDataset
+    val_data: TokenDataset
+    strategy: Single
+    loader: TokenLoader
+    model: GPT
+    optimizer: OptimizerSet
+    schedule: Schedule
+    store: CheckpointStore
+    divergence: Divergence
+    clock: Clock
+    sinks: list[Sink] = field(default_factory=list)
+    step: int = 0  # the next one to run
+    losses: dict[str, float] = field(default_factory=dict)  # the last ones measured
+
+
+def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross entropy over the micro-batch, nats per token."""
+    loss: Tensor = model(batch.inputs, batch.targets)
+    return loss
+
+
+def loop(run: Run) -> str:
+    """Trains from run.step to the last one; returns "finished", "stopped" or "diverged"."""
+    config, strategy, optimizer = run.config, run.strategy, run.optimizer
+    with StopRequest() as stop:
+        for step in range(run.step, config.max_steps):
+            row = evaluate(run) if step % config.eval_every == 0 else {}
+            row_start = counters(run)
+            torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
+            batches = run.loader.batches(step)
+            for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
+                estimator.update(step, batches, strategy.forward_backward)
+            loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
+            grad_norm = strategy.clip_grad_norm_(config.grad_clip)
+            lr = run.schedule.apply(optimizer, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            run.divergence.observe(step, loss, grad_norm)
+            run.step = step + 1
+
+            is_last = run.step == config.max_steps
+            log_due = step % config.log_every == 0 or is_last
+            save_due = run.step % config.save_every == 0 or is_last or stop.asked
+            if (log_due or save_due) and run.divergence.step is not None:
+                return "diverged"
+            if log_due:
+                row |= {"train/loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)} | diagnostics(run)
+            if row:
+                write(run, row_start | row)
+            if save_due:
+                run.losses["train/loss"] = float(loss)
+                save(run)
+            if stop.asked and not is_last:
+                return "stopped"
+        row = evaluate(run)
+        write(run, counters(run) | row)
+    return "finished"
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """The loss on the fixed slice of the validation set."""
+    with run.clock.paused():
+        run.losses["val/loss"] = run.strategy.evaluate(eval_slice(run), next_token_loss)
+    return {"val/loss": run.losses["val/loss"]}
+
+
+def eval_slice(run: Run) -> Iterator[Batch]:
+    """The fixed slice, in micro-batches."""
+    return eval_batches(
+        run.val_data,
+        seq_len=run.model.config.block_size,
+        n_sequences=run.config.eval_sequences,
+        micro_batch=run.config.micro_batch,
+        device=run.strategy.device,
+    )
+
+
+def counters(run: Run) -> dict[str, float]:
+    """Where the run stands before its next step."""
+    seq_len = run.model.config.block_size
+    return {
+        "step": run.step,
+        "tokens": run.step * run.config.global_batch * seq_len,
+        "seconds": run.clock.seconds,
+        "flops": run.strategy.sequences_computed * seq_len * flops_per_token(run.model.config),
+    }
+
+
+def diagnostics(run: Run) -> dict[str, float]:
+    """What optimizer and memory have to say on a log step."""
+    values = {key: float(value) for key, value in run.optimizer.diagnostics().items()}
+    return values | {"memory/peak_bytes": environment.memory_bytes(run.strategy.device)}
+
+
+def write(run: Run, row: dict[str, float]) -> None:
+    """Sends a row to all sinks."""
+    with run.clock.paused():
+        for sink in run.sinks:
+            sink.write(row)
+
+
+def save(run: Run) -> None:
+    """Writes a checkpoint: everything that step run.step and those after it depend on."""
+    with run.clock.paused():
+        optim_tensors, optim_state = run.optimizer.save_state()
+        tensors = {f"model.{name}": p for name, p in run.model.named_parameters()}
+        state = counters(run) | {
+            "losses": run.losses,
+            "optim": optim_state,
+            "sequences_computed": run.strategy.sequences_computed,
+            "data": data_checksums(run),
+        }
+        run.store.save(Checkpoint(tensors | {f"optim.{name}": t for name, t in optim_tensors.items()}, state))
+
+
+def restore(run: Run) -> None:
+    """Continues from the newest checkpoint, if there is one."""
+    checkpoint = run.store.load_newest()
+    if checkpoint is None:
+        return
+    if checkpoint.state["data"] != data_checksums(run):
+        raise CheckpointError(
+            f"the run in {run.directory.path} was trained on other data (checksum {checkpoint.state['data']['train']}, "
+            f"now {run.train_data.checksum}): bring that data set back, or choose another run_dir"
+        )
+    copy_into(dict(run.model.named_parameters()), checkpoint.group("model"))
+    run.optimizer.load_state(checkpoint.group("optim"), checkpoint.state["optim"])
+    run.step, run.losses = checkpoint.state["step"], dict(checkpoint.state["losses"])
+    run.strategy.sequences_computed = checkpoint.state["sequences_computed"]
+    run.clock = Clock(checkpoint.state["seconds"], run.strategy.synchronize)
+
+
+def data_checksums(run: Run) -> dict[str, str]:
+    """What the data consist of, by split."""
+    return {"train": run.train_data.checksum, "val": run.val_data.checksum}
+
+
+def hashed(*numbers: int) -> int:
+    """A 63-bit seed that differs, for all practical purposes, for every tuple of numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
+
+
+def data_path(config: DictConfig) -> Path:
+    """The folder of the configuration's data set; an embedded source is prepared first, if need be."""
+    source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
+    settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
+    if source.embedded:
+        return prepare(source, tokenizer, Path(config.data.root), workers=config.data.workers, **settings)
+    return dataset_dir(Path(config.data.root), source, tokenizer, **settings)
+
+
+def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
+    """The model's configuration for data with vocab_size token ids.
+
+    Raises: DataError: if model.vocab_size is set and too small.
+    """
+    settings: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]  # it is a mapping
+    wanted = settings.pop("vocab_size")
+    if wanted is not None and wanted < vocab_size:
+        raise DataError(
+            f"model.vocab_size={wanted} is smaller than the data's vocabulary of {vocab_size}; "
+            "leave it out (null), or prepare the data with another tokenizer"
+        )
+    return GPTConfig(vocab_size=wanted or vocab_size, **settings)
+
+
+def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, strategy: Single) -> TokenLoader:
+    """This rank's loader of the training data."""
+    return TokenLoader(
+        train_data,
+        seq_len=seq_len,
+        global_batch=config.global_batch,
+        micro_batch=config.micro_batch,
+        seed=config.seed,
+        order=config.data.order,
+        device=strategy.device,
+        rank=strategy.rank,
+        world_size=strategy.world_size,
+    )
+
+
+def set_up(config: DictConfig, directory: RunDirectory, stack: ExitStack) -> Run:
+    """Builds the parts of the run and continues from its last checkpoint; cheap checks come first.
+
+    Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
+    """
+    optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
+    optimizers.check(optim)
+    schedule = plug_in(config.schedule, max_steps=config.max_steps)
+    device = environment.pick_device(config.device)
+    precision = environment.pick_precision(config.precision, device)
+    compiled = device.type == "cuda" if config.compile == "auto" else config.compile == "true"
+    strategy = plug_in(config.parallel, device=device, precision=precision, compiled=compiled)
+    path = data_path(config)
+    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    gpt_config = model_config(config, train_data.vocab_size)
+    loader = open_loader(config, train_data, gpt_config.block_size, strategy)
+    stack.callback(loader.close)
+    torch.manual_seed(config.seed)
+    model = GPT(gpt_config)
+    strategy.prepare(model)
+    parameters, roles = dict(model.named_parameters()), model.roles()
+    run = Run(
+        config=config,
+        directory=directory,
+        train_data=train_data,
+        val_data=val_data,
+        strategy=strategy,
+        loader=loader,
+        model=model,
+        optimizer=optimizers.build(optim, parameters, roles, seed=config.seed, global_batch=config.global_batch),
+        schedule=schedule,
+        store=CheckpointStore(
+            directory.checkpoints, keep=config.keep_checkpoints, permanent_every=config.permanent_every
+        ),
+        divergence=Divergence(device),
+        clock=Clock(0.0, strategy.synchronize),
+    )
+    next(eval_slice(run))  # a slice longer than the data fails here
+    restore(run)
+    begin(run, stack)
+    return run
+
+
+def begin(run: Run, stack: ExitStack) -> None:
+    """Records what the run is, opens its sinks and says what will happen."""
+    config, strategy, gpt = run.config, run.strategy, run.model.config
+    facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
+    run.directory.begin(OmegaConf.to_yaml(config, resolve=True), environment.describe(strategy.device, **facts))
+    n_parameters, where = parameter_count(gpt), environment.device_name(strategy.device)
+    print(f"{n_parameters:,} parameters on {where}, {strategy.precision}; run directory {run.directory.path}")
+    if run.step:
+        print(f"continuing at step {run.step} of {config.max_steps}")
+    run.sinks.append(JsonLines(run.directory.path / "metrics.jsonl", run.step))
+    run.sinks.append(Console(max_steps=config.max_steps, first_step=run.step))
+    for node in config.logging.values():
+        run.sinks.append(plug_in(node, run_dir=run.directory.path, config=flat(config)))
+    for sink in run.sinks:
+        stack.callback(sink.close)
+
+
+def finish(run: Run, status: str) -> None:
+    """Writes the result and the picture, and tells the user."""
+    path, stands = run.directory.path, counters(run)
+    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
+    result = {
+        "status": status,
+        **stands,
+        "tokens_per_second": stands["tokens"] / stands["seconds"],
+        "train/loss": run.losses.get("train/loss"),
+        "val/loss": run.losses.get("val/loss"),
+        "params_sha256": parameters_sha256(dict(run.model.named_parameters())),
+    }
+    if status == "finished":
+        print(f"\nval/loss {run.losses['val/loss']:.4f}", sample(run), sep="\n\n", end="\n\n")
+    elif status == "stopped":
+        print(f"stopped after {run.step} steps; the same command continues")
+    else:
+        result["step"] = run.divergence.step
+        print(diverged(run), file=sys.stderr)
+    print(f"run directory  {path}\nloss curve     {path / 'loss.png'}")
+    run.directory.finish(result)
+
+
+def diverged(run: Run) -> str:
+    """The line for a run whose loss or gradient norm was not finite."""
+    checkpoints = run.store.list()
+    return (
+        f"error: the loss or the gradient norm was not finite at step {run.divergence.step}; last good checkpoint: "
+        f"{checkpoints[-1] if checkpoints else 'none'}; try a lower optim.lr, more schedule.warmup_steps, a smaller "
+        "grad_clip, or precision=fp32"
+    )
+
+
+def sample(run: Run) -> str:
+    """A continuation of data.prompt by the trained model."""
+    if not run.config.sample_tokens:
+        return ""
+    tokenizer, device = load_tokenizer(run.train_data.path), run.strategy.device
+    prompt = torch.tensor([tokenizer.encode(run.config.data.prompt)], device=device)
+    generator = torch.Generator(device).manual_seed(run.config.seed)
+    with run.strategy.autocast():
+        tokens = run.model.generate(prompt, run.config.sample_tokens, temperature=0.8, top_k=50, generator=generator)
+    return tokenizer.decode(tokens[0].tolist())
+
+
+def ended_before(directory: RunDirectory) -> int | None:
+    """The exit status if there is nothing left to run."""
+    result = directory.result
+    if result is None or result["status"] == "stopped":
+        return None
+    print(
+        f"run directory {directory.path}: this run has {result['status']} at step {result['step']}, "
+        f"val/loss {result['val/loss']}; to run it again choose another run_dir or delete this one"
+    )
+    return STATUS[result["status"]]
+
+
+def main(config: DictConfig) -> int:
+    """Trains; the exit status."""
+    logging.basicConfig(format="%(message)s")
+    tune_allocator()
+    try:
+        directory = RunDirectory(
+            Path(config.run_dir), resume=config.resume, differences=lambda path: differences(config, path)
+        )
+    except ValueError as error:
+        return bad_input(error)
+    with closing(directory):
+        if (status := ended_before(directory)) is not None:
+            return status
+        with ExitStack() as parts:
+            try:
+                run = set_up(config, directory, parts)
+            except ValueError as error:
+                return bad_input(error)
+            try:
+                outcome = loop(run)
+            except CheckpointError as error:  # the disk is full
+                return bad_input(error)
+        finish(run, outcome)
+    return STATUS[outcome]
+
+
+def bad_input(error: ValueError) -> int:
+    """Tells the user; the exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return STATUS["bad input"]
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(CONFIG))
+    except KeyboardInterrupt:
+        sys.exit(STATUS["stopped"])
