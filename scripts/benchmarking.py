@@ -1,0 +1,102 @@
+"""What every benchmark here shares: variants in processes of their own, interleaved rounds, medians, ratios.
+
+A variant is a function that sets something up and returns what one round does; it runs in a process of its own,
+because allocator settings, thread pools and compiled code belong to a process. Rounds go around the variants, so that
+a machine's slow minutes fall on all of them; only one process computes at a time.
+"""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer import environment
+
+Round = Callable[[], None]  # does the work once, device included
+
+
+def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round]) -> None:
+    """A variant's process: warms up, then answers every line on stdin with the seconds that a round took."""
+    with redirect_stdout(io.StringIO()):  # stdout is for answers
+        run = make(settings)
+    for _ in range(settings["warmup"]):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        run()
+        print(time.perf_counter() - started, flush=True)
+
+
+class Worker:
+    """The other end of a variant's process."""
+
+    def __init__(self, script: Path, settings: Mapping[str, Any]) -> None:
+        command = [sys.executable, str(script), "worker", json.dumps(dict(settings))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._wait()
+
+    def seconds(self) -> float:
+        """The duration of one round."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("round\n")
+        self._process.stdin.flush()
+        return float(self._wait())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _wait(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("a benchmark's process ended early; its own message stands above")
+        return line
+
+
+def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round of every variant. Variants start one after the other, rounds go around them."""
+    workers: dict[str, Worker] = {}
+    try:
+        for name, settings in variants.items():
+            workers[name] = Worker(script, settings)
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                seconds[name].append(worker.seconds())
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return seconds
+
+
+def median_and_spread(seconds: Sequence[float]) -> tuple[float, float]:
+    """The median, and half the range of the middle half relative to it."""
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    return statistics.median(seconds), (quartiles[2] - quartiles[0]) / 2 / statistics.median(seconds)
+
+
+def report(
+    title: str, rows: Sequence[Mapping[str, str]], results: Sequence[Mapping[str, Any]], file: str | None
+) -> None:
+    """Prints the rows as a table under title; writes the results, and on what they were measured, to a JSON file."""
+    import torch
+
+    device = environment.pick_device("auto")
+    where = f"{environment.device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    table = Table(*rows[0], title=f"{title}\n{where}")
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if file is not None:
+        Path(file).write_text(json.dumps({"machine": where, "results": list(results)}, indent=2) + "\n")
