@@ -203,11 +203,11 @@ def hashed(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
 
-def data_path(config: DictConfig) -> Path:
-    """The folder of the configuration's data set; an embedded source is prepared first, if need be."""
+def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
+    """The folder of the configuration's data set; with prepared, an embedded source is prepared first, if need be."""
     source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
     settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
-    if source.embedded:
+    if source.embedded and prepared:
         return prepare(source, tokenizer, Path(config.data.root), workers=config.data.workers, **settings)
     return dataset_dir(Path(config.data.root), source, tokenizer, **settings)
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import ConfigError, compose, plug_in
-from data import TokenDataset, dataset_dir, load_tokenizer
+from data import TokenDataset, load_tokenizer
+from train import data_path
 from trainer import environment
 
 GIB = 1 << 30
@@ -86,7 +87,7 @@ def check_data(config: DictConfig) -> Finding:
     """Whether the data set is prepared and whole."""
     try:
         source = plug_in(config.data.source)
-        path = _data_path(config)
+        path = data_path(config, prepared=False)
         if source.embedded and not path.exists():
             return Finding("data", "not prepared yet; train.py does that itself")
         train = TokenDataset.open(path, "train")
@@ -98,7 +99,7 @@ def check_data(config: DictConfig) -> Finding:
 def check_tokenizer(config: DictConfig) -> Finding:
     """Whether the tokenizer gives back what it is given."""
     try:
-        path = _data_path(config)
+        path = data_path(config, prepared=False)
         if not path.exists():
             return Finding("tokenizer", "comes with the data set")
         text, tokenizer = "def f(x):\n    return 'é' # 42", load_tokenizer(path)
@@ -106,11 +107,6 @@ def check_tokenizer(config: DictConfig) -> Finding:
     except ValueError as error:
         return Finding("tokenizer", "not usable", str(error), is_fatal=True)
     return Finding("tokenizer", "works" if works else "loses text", "" if works else "prepare the data set again")
-
-
-def _data_path(config: DictConfig) -> Path:
-    settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
-    return dataset_dir(Path(config.data.root), plug_in(config.data.source), plug_in(config.data.tokenizer), **settings)
 
 
 CHECKS = (check_torch, check_device, check_precision, check_compile, check_disk, check_data, check_tokenizer)

@@ -40,11 +40,15 @@ def parse(arguments: list[str]) -> Settings:
     """
     try:
         settings: Any = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_cli(arguments))
-        found: Settings = OmegaConf.to_object(settings)  # type: ignore[assignment]  # a Settings
         if OmegaConf.is_missing(settings, "run"):
             raise ConfigError("run=<run directory> is missing")
+        found: Settings = OmegaConf.to_object(settings)  # type: ignore[assignment]  # a Settings
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).partition("\n")[0]) from None
+    for name, least in (("tokens", 0), ("temperature", 0), ("top_k", 1)):
+        value = getattr(found, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name}={value} must be >= {least}")
     return found
 
 

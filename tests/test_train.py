@@ -21,39 +21,15 @@ from trainer.metrics import read_rows
 from trainer.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
-TINY = [
-    "data=synthetic",
-    "model.n_layer=2",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.block_size=16",
-    "model.dropout=0.1",
-    "max_steps=12",
-    "global_batch=8",
-    "micro_batch=4",
-    "eval_sequences=6",
-    "eval_every=5",
-    "save_every=3",
-    "log_every=2",
-    "sample_tokens=8",
-    "schedule.warmup_steps=2",
-    "precision=fp32",
-    "device=cpu",
-]
 OPTIMIZERS = ["adamw", "sophiag"]
 
 
-@pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prepared")
-
-
 @pytest.fixture
-def run(tmp_path: Path, data_root: Path) -> Callable[..., int]:
+def run(tmp_path: Path, tiny: list[str]) -> Callable[..., int]:
     """Runs train.py's main in this process: run("name", *overrides)."""
 
     def call(name: str, *overrides: str) -> int:
-        return train.main(compose([*TINY, f"data.root={data_root}", f"run_dir={tmp_path / name}", *overrides]))
+        return train.main(compose([*tiny, f"run_dir={tmp_path / name}", *overrides]))
 
     return call
 
@@ -138,8 +114,8 @@ def test_a_run_killed_after_its_last_step_still_ends_the_same(
     assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
 
 
-def start(folder: Path, data_root: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, f"data.root={data_root}", f"run_dir={folder}", *overrides]
+def start(folder: Path, tiny: list[str], *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *tiny, f"run_dir={folder}", *overrides]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -156,10 +132,10 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_the_same_command_continues_after_a_signal(
-    run: Callable[..., int], tmp_path: Path, data_root: Path, number: signal.Signals, status: int
+    run: Callable[..., int], tmp_path: Path, tiny: list[str], number: signal.Signals, status: int
 ) -> None:
     longer = "max_steps=200"
-    process = start(tmp_path / "signalled", data_root, longer)
+    process = start(tmp_path / "signalled", tiny, longer)
     wait_for_step(tmp_path / "signalled", 5, process)
     process.send_signal(number)
     printed, _ = process.communicate()
@@ -167,7 +143,7 @@ def test_the_same_command_continues_after_a_signal(
     if status == 75:
         assert result(tmp_path / "signalled")["status"] == "stopped"
         assert "the same command continues" in printed
-    process = start(tmp_path / "signalled", data_root, longer)
+    process = start(tmp_path / "signalled", tiny, longer)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     threads = torch.get_num_threads()

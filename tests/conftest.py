@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+
+# A GPT and a data set small enough to train in a fraction of a second.
+TINY = [
+    "data=synthetic",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=16",
+    "model.dropout=0.1",
+    "max_steps=12",
+    "global_batch=8",
+    "micro_batch=4",
+    "eval_sequences=6",
+    "eval_every=5",
+    "save_every=3",
+    "log_every=2",
+    "sample_tokens=8",
+    "schedule.warmup_steps=2",
+    "precision=fp32",
+    "device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's data sets are prepared, each once."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
+def tiny(data_root: Path) -> list[str]:
+    """The overrides of a tiny run."""
+    return [*TINY, f"data.root={data_root}"]

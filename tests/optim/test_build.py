@@ -1,0 +1,158 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from configs import compose
+from model import GPT, GPTConfig
+from optim.build import OptimizerSet, build, check
+
+ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1}
+LION_LIKE = {"_target_": "torch.optim.SGD", "lr": 0.1}
+
+
+def gpt(**options: Any) -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(vocab_size=20, n_layer=1, n_head=2, n_embd=8, block_size=6, **options))
+
+
+def built(config: Mapping[str, Any], model: GPT) -> OptimizerSet:
+    return build(config, dict(model.named_parameters()), model.roles(), seed=1, global_batch=4)
+
+
+def decay_by_name(optimizer: OptimizerSet) -> dict[str, float]:
+    groups = optimizer.param_groups
+    return {optimizer.names[p]: group["weight_decay"] for group in groups for p in group["params"]}
+
+
+def test_every_parameter_is_owned_once_and_decays_only_where_its_role_says() -> None:
+    model = gpt(tied_head=False)
+    optimizer = built({**ADAMW, "decay_roles": ["matrix", "head"]}, model)
+    roles, decay = model.roles(), decay_by_name(optimizer)
+    assert decay.keys() == roles.keys()
+    assert all((decay[name] == 0.1) == (roles[name] in ("matrix", "head")) for name in roles)
+    assert {group["role"] for group in optimizer.param_groups} == {"embedding", "matrix", "head", "vector"}
+
+
+def test_roles_may_have_optimizers_of_their_own() -> None:
+    model = gpt()
+    optimizer = built({"roles": {"matrix": LION_LIKE, "embedding,vector,head": ADAMW}}, model)
+    kinds = {
+        optimizer.names[p]: type(member).__name__
+        for member in optimizer.members
+        for group in member.param_groups
+        for p in group["params"]
+    }
+    assert {name for name, kind in kinds.items() if kind == "SGD"} == {
+        n for n, r in model.roles().items() if r == "matrix"
+    }
+    assert kinds.keys() == model.roles().keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**ADAMW, "lrr": 1}, "optim.lrr: torch.optim.AdamW takes no such argument; it accepts lr, betas, eps"),
+        ({"_target_": "optim.Sofia"}, "optim._target_=optim.Sofia cannot be imported"),
+        ({"_target_": "nowhere.Adam"}, "optim._target_=nowhere.Adam cannot be imported"),
+        ({"lr": 1}, "a node needs _target_"),
+        ({"_target_": "optim.Sophia"}, "optim.curvature is missing: optim.Sophia needs it"),
+        (
+            {"_target_": "optim.Sophia", "curvature": {"_target_": "optim.Hutchinson", "evry": 3}},
+            "optim.curvature.evry: optim.Hutchinson takes no such argument; it accepts every, sequences, paper_code",
+        ),
+        (
+            {**ADAMW, "decay_roles": ["matrices"]},
+            "decay_roles: 'matrices' must be one of embedding, matrix, head, vector",
+        ),
+        ({"roles": {"matricks": ADAMW}}, "optim.roles: 'matricks' must be one of"),
+        ({"roles": {"matrix": ADAMW}, "lr": 1}, "optim has roles and beside them lr"),
+    ],
+)
+def test_a_wrong_config_fails_before_there_is_a_model(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        check(config)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"matrix": ADAMW}, r"wte.weight \(role embedding\) is owned by no optimizer"),
+        (
+            {"matrix,embedding": ADAMW, "vector": ADAMW, "embedding": ADAMW},
+            r"wte.weight \(role embedding\) is owned by 2 optimizers",
+        ),
+    ],
+)
+def test_a_parameter_without_exactly_one_owner_is_an_error(roles: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built({"roles": roles}, gpt())
+
+
+class Counting(torch.optim.SGD):
+    """A foreign optimizer whose state holds a python number and whose groups hold another."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["calls"] = group.get("calls", 0) + 1
+            for p in group["params"]:
+                self.state[p]["count"] = self.state[p].get("count", 0) + 1
+                p.sub_(group["lr"] * p.grad / self.state[p]["count"])
+
+
+FOREIGN = {"_target_": f"{__name__}.Counting", "lr": 0.1}
+
+
+@pytest.mark.parametrize("config", [ADAMW, {**ADAMW, "fused": True}, FOREIGN, dict(compose(["optim=sophiag"]).optim)])
+def test_state_saved_and_loaded_continues_bit_for_bit(config: dict[str, Any]) -> None:
+    def steps(model: GPT, optimizer: OptimizerSet, first: int, last: int) -> None:
+        for step in range(first, last):
+            generator = torch.Generator().manual_seed(step)
+            for estimator in optimizer.estimators:
+                estimator.every, estimator.estimate = 1, lambda *a: {p: p.detach() ** 2 for p in model.parameters()}
+                estimator.update(step, [], None)
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    config = {k: (dict(v) if hasattr(v, "keys") else list(v) if hasattr(v, "append") else v) for k, v in config.items()}
+    whole, cut, resumed = gpt(), gpt(), gpt()
+    steps(whole, built(config, whole), 0, 6)
+    first, second = built(config, cut), built(config, resumed)
+    steps(cut, first, 0, 3)
+    tensors, rest = first.save_state()
+    assert first.state_bytes() == sum(t.nbytes for t in tensors.values() if t.ndim)
+    resumed.load_state_dict(cut.state_dict())
+    second.load_state({name: t.clone() for name, t in tensors.items()}, rest)
+    for name, tensor in second.save_state()[0].items():
+        assert tensor.dtype == tensors[name].dtype
+        assert torch.equal(tensor, tensors[name])
+    steps(resumed, second, 3, 6)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_of_unknown_parameters_is_refused() -> None:
+    optimizer = built(ADAMW, gpt())
+    with pytest.raises(ValueError, match=r"of a parameter that the model lacks: h\.9\.x"):
+        optimizer.load_state({"h.9.x.exp_avg": torch.zeros(1)}, {"numbers": {}, "groups": [{}, {}, {}]})
+
+
+def test_settings_reach_the_constructor_and_lists_become_tuples() -> None:
+    optimizer = built({**ADAMW, "betas": [0.8, 0.7]}, gpt())
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.7)
+    assert isinstance(optimizer.members[0], torch.optim.AdamW)
+
+
+def test_zero_grad_forgets_every_gradient() -> None:
+    model = gpt()
+    optimizer = built({"roles": {"matrix": LION_LIKE, "embedding,vector,head": ADAMW}}, model)
+    for p in model.parameters():
+        p.grad = nn.Parameter(torch.ones_like(p)).data
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())

@@ -1,0 +1,222 @@
+"""The estimators against exact diagonals, on a GPT small enough to write its Hessian out."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from data import Batch
+from model import GPT, GPTConfig
+from optim import GaussNewtonBartlett, Hutchinson
+from optim.curvature import Curvature, draw_labels, sub_batch, uniforms
+from trainer.parallel import Single
+
+G, T, V = 6, 3, 5
+
+
+def gpt() -> GPT:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=V, n_layer=1, n_head=1, n_embd=3, block_size=T, vocab_multiple=1)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.4)
+    return model
+
+
+def batches(micro_batch: int, rows: Sequence[int] = range(G)) -> list[Batch]:
+    tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(7))
+    cut = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+    return [Batch(tokens[0, list(part)], tokens[1, list(part)], part) for part in cut]
+
+
+class Collector:
+    """An optimizer that keeps what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.param_groups = [{"params": list(model.parameters())}]
+        self.estimates: list[Tensor] = []
+        self._model = model
+
+    def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:
+        self.estimates.append(torch.cat([estimates[p].flatten() for p in self._model.parameters()]))
+
+
+def estimates(
+    curvature: Curvature, steps: int, micro_batch: int = G, model: GPT | None = None, seed: int = 5
+) -> Tensor:
+    """One estimate per step, (steps, parameters)."""
+    model = model or gpt()
+    strategy = Single(device=torch.device("cpu"), precision="fp32", compiled=False)
+    strategy.prepare(model)
+    collector = Collector(model)
+    curvature.bind(collector, model.parameters(), seed=seed, global_batch=G)
+    for step in range(steps):
+        curvature.update(step, batches(micro_batch), strategy.forward_backward)
+        assert all(p.grad is None for p in model.parameters())
+    return torch.stack(collector.estimates)
+
+
+def mean_loss(model: GPT, rows: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The mean loss as a function of all parameters in one vector."""
+    (batch,) = batches(G, rows)
+    names = [(name, p.shape, p.numel()) for name, p in model.named_parameters()]
+
+    def loss(vector: Tensor) -> Tensor:
+        pieces = vector.split([n for _, _, n in names])
+        weights = {name: piece.view(shape) for (name, shape, _), piece in zip(names, pieces, strict=True)}
+        with sdpa_kernel(SDPBackend.MATH):
+            logits = torch.func.functional_call(model, weights, (batch.inputs,))
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+    return loss
+
+
+def exact_hessian_diagonal(model: GPT, rows: Sequence[int]) -> Tensor:
+    vector = nn.utils.parameters_to_vector(model.parameters()).detach()
+    return torch.autograd.functional.hessian(mean_loss(model, rows), vector).diagonal()
+
+
+def exact_gauss_newton_diagonal(model: GPT, rows: Sequence[int]) -> Tensor:
+    """diag of (1/B) sum_b J_b^T (diag(p_b) - p_b p_b^T) J_b, J_b the Jacobian of token b's logits."""
+    (batch,) = batches(G, rows)
+    logits = model(batch.inputs).flatten(0, 1)  # (B, V)
+    jacobian = torch.stack(
+        [
+            torch.cat(
+                [g.flatten() for g in torch.autograd.grad(logits[b, v], list(model.parameters()), retain_graph=True)]
+            )
+            for b in range(len(logits))
+            for v in range(V)
+        ]
+    ).view(len(logits), V, -1)
+    p = logits.detach().softmax(-1)
+    first = torch.einsum("bv,bvn->bn", p, jacobian**2)
+    second = torch.einsum("bv,bvn->bn", p, jacobian) ** 2
+    return (first - second).mean(0)
+
+
+def assert_unbiased(found: Tensor, exact: Tensor) -> None:
+    """The mean lies within its standard error of the exact value: 4.5 of them hold for all of some hundred numbers."""
+    error = found.std(0) / len(found) ** 0.5
+    assert ((found.mean(0) - exact).abs() <= 4.5 * error + 1e-12).all()
+    # And the check has teeth: the means are known to within a fraction of the diagonal's scale.
+    assert error.norm() < 0.2 * exact.norm()
+
+
+@pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (3, [1, 3, 5])])
+def test_gauss_newton_bartlett_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
+    found = estimates(GaussNewtonBartlett(every=1, sequences=sequences), 800)
+    assert_unbiased(found, exact_gauss_newton_diagonal(gpt(), rows))
+
+
+@pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (2, [2, 5])])
+def test_hutchinson_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
+    found = estimates(Hutchinson(every=1, sequences=sequences), 800)
+    assert_unbiased(found, exact_hessian_diagonal(gpt(), rows))
+
+
+@pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
+@pytest.mark.parametrize("sequences", [None, 4])
+def test_micro_batches_do_not_change_an_estimate(curvature: type[Curvature], sequences: int | None) -> None:
+    whole = estimates(curvature(every=1, sequences=sequences), 3)
+    for micro_batch in (1, 2, 3):
+        cut = estimates(curvature(every=1, sequences=sequences), 3, micro_batch)
+        torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
+def test_every_estimate_draws_anew_and_repeatably(curvature: type[Curvature]) -> None:
+    first, again, other = (estimates(curvature(every=1), 2, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first[0], first[1])
+    assert not torch.allclose(first[0], other[0])
+
+
+@pytest.mark.parametrize(("paper_code", "due"), [(False, 4), (True, 3)])
+def test_it_is_refreshed_every_k_steps(paper_code: bool, due: int) -> None:
+    assert len(estimates(GaussNewtonBartlett(every=3, paper_code=paper_code), 10)) == due  # 0, 3, 6, 9 or 3, 6, 9
+
+
+def test_the_papers_code_clips_the_gradient_before_squaring() -> None:
+    model = gpt()
+    with torch.no_grad():
+        model.wte.weight.mul_(20)
+    plain = estimates(GaussNewtonBartlett(every=1), 2, model=model)[1]
+    clipped = estimates(GaussNewtonBartlett(every=1, paper_code=True), 2, model=model)[0]
+    norm = (plain / (G * T)).sum().sqrt()
+    assert norm > 1
+    torch.testing.assert_close(clipped, plain / norm**2, rtol=1e-4, atol=1e-12)  # torch adds 1e-6 to the norm
+
+
+@pytest.mark.parametrize("sequences", range(1, G + 1))
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
+def test_a_sub_batch_is_spread_evenly_whatever_the_micro_batch(sequences: int, micro_batch: int) -> None:
+    cut = sub_batch(batches(micro_batch), sequences, G)
+    rows = [row for batch in cut for row in batch.rows]
+    assert len(rows) == sequences
+    assert rows == [row for batch in sub_batch(batches(G), sequences, G) for row in batch.rows]
+    gaps = [b - a for a, b in pairwise(rows)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    for batch in cut:
+        assert torch.equal(batch.inputs, batches(G)[0].inputs[list(batch.rows)])
+        assert torch.equal(batch.targets, batches(G)[0].targets[list(batch.rows)])
+
+
+def test_labels_follow_the_models_distribution() -> None:
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0])
+    uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    labels = draw_labels(logits.expand(1, 100_000, 4), uniform.unsqueeze(0))
+    shares = torch.bincount(labels.flatten(), minlength=4) / 100_000
+    torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=2e-5)
+
+
+def test_impossible_labels_are_never_drawn() -> None:
+    logits = torch.tensor([[[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]]).expand(1, 4, 5)
+    uniform = torch.tensor([[0.0, 0.4999999, 0.5, 1 - 2**-53]], dtype=torch.float64)
+    assert draw_labels(logits, uniform).tolist() == [[1, 1, 3, 3]]
+
+
+def test_noise_belongs_to_the_global_row() -> None:
+    whole = uniforms(1, 2, batches(G)[0])
+    assert torch.equal(torch.cat([uniforms(1, 2, batch) for batch in batches(2)]), whole)
+    assert len({tuple(row) for row in whole.tolist()}) == G
+
+
+def test_hutchinson_refuses_what_has_no_second_derivative() -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad
+
+    model = gpt()
+    model.ln_f.register_forward_hook(lambda module, inputs, output: Once.apply(output))
+    with pytest.raises(RuntimeError, match="Hutchinson needs second derivatives, which this model lacks"):
+        estimates(Hutchinson(every=1), 1, model=model)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussNewtonBartlett(every=0), "GaussNewtonBartlett: every=0 must be >= 1"),
+        (lambda: Hutchinson(sequences=0), "Hutchinson: sequences=0 must be >= 1, or None for all"),
+        (lambda: estimates(Hutchinson(sequences=7), 1), "Hutchinson: sequences=7 must be at most global_batch=6"),
+    ],
+)
+def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_unbound_estimator_says_so() -> None:
+    with pytest.raises(RuntimeError, match="call bind"):
+        GaussNewtonBartlett().update(0, batches(G), lambda *a: torch.zeros(()))

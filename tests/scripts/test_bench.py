@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import bench
+from scripts.benchmarking import interleaved, median_and_spread
+
+SCRIPT = """
+import json, sys, time
+sys.path.insert(0, {root!r})
+from scripts.benchmarking import serve
+def make(settings):
+    print("noise that must not reach the answers")
+    return lambda: open(settings["log"], "a").write(settings["name"])
+serve(json.loads(sys.argv[2]), make)
+"""
+
+
+def test_rounds_go_around_the_variants(tmp_path: Path) -> None:
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
+    variants = {name: {"name": name, "log": str(log), "warmup": 1} for name in "ab"}
+    seconds = interleaved(script, variants, rounds=3)
+    assert log.read_text() == "ab" + "ababab"
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+    assert all(each > 0 for found in seconds.values() for each in found)
+
+
+def test_a_variant_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit(1)")
+    with pytest.raises(RuntimeError, match="ended early"):
+        interleaved(script, {"a": {"warmup": 0}}, rounds=1)
+
+
+def test_the_figures_are_the_median_and_the_relative_half_width_of_the_middle_half() -> None:
+    assert median_and_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, pytest.approx((4.5 - 1.5) / 2 / 3))
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(
+        ["train", "--model", "nano", "--batch", "1", "--rounds", "2", "--warmup", "1", "--json", str(tmp_path / "f")]
+    )
+    (found,) = json.loads((tmp_path / "f").read_text())["results"]
+    assert (found["model"], found["variant"], len(found["seconds"])) == ("nano", "ours", 2)
+    assert "tokens/s" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from configs import compose
+from scripts import doctor
+from trainer import environment
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(autouse=True)
+def no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+def test_a_good_machine_needs_nothing(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.data_path(compose(tiny))
+    assert doctor.main([*tiny, f"run_dir={tmp_path}"]) == 0
+    printed = lines(capsys)
+    for subject in ("torch", "device", "bf16", "torch.compile", "disk", "data", "tokenizer"):
+        assert subject in printed
+
+
+def test_missing_data_name_the_command_that_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["data=files", "data.source.pattern=x/*.txt", f"data.root={tmp_path}"]) == 2
+    assert "scripts/prepare_data.py" in lines(capsys)
+
+
+def test_an_absent_gpu_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert doctor.main(["device=cuda"]) == 2
+    assert "torch sees no CUDA" in lines(capsys)
+
+
+def test_emulated_bf16_is_told(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "has_native_bf16", lambda device: False)
+    assert doctor.main([*tiny, f"run_dir={tmp_path}", "precision=bf16"]) == 0
+    assert "emulated" in lines(capsys)
+
+
+def test_a_compiler_that_fails_is_told(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(function: object) -> None:
+        raise RuntimeError("no C++ compiler\nlong trace")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    assert doctor.main(tiny) == 0
+    printed = lines(capsys)
+    assert "fails: no C++ compiler" in printed
+    assert "long trace" not in printed
+
+
+def test_a_full_disk_is_told(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "WANTED_FREE_GIB", 1e9)
+    assert doctor.main(tiny) == 0
+    assert "free some space" in lines(capsys)
+
+
+def test_a_misspelt_override_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["modle=nano"]) == 2
+    assert "nearest valid one is 'model'" in capsys.readouterr().err
