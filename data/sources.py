@@ -286,9 +286,13 @@ class OpenWebText(Source):
         return [f"hf://datasets/{self.dataset}@{info.sha}/{name}" for name in names]
 
 
+# encodings is tables of characters and pydoc_data one page of prose in a string: neither is Python to learn from.
+NOT_STDLIB_CODE = {"site-packages", "dist-packages", "encodings", "pydoc_data"}
+
+
 def _python_files() -> Iterator[Path]:
     paths = sysconfig.get_paths()
-    yield from _walk(Path(paths["stdlib"]), prune={"site-packages", "dist-packages"})
+    yield from _walk(Path(paths["stdlib"]), prune=NOT_STDLIB_CODE)
     for folder in sorted({paths["purelib"], paths["platlib"]}):
         yield from _walk(Path(folder), prune=set())
 
