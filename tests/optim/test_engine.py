@@ -1,0 +1,137 @@
+"""What the engine promises every rule, shown on the simplest one."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optim.base import Hyper, Optimizer, Params, Shape
+
+
+class Heavyball(Optimizer):
+    """u is an average of gradients."""
+
+    def __init__(self, params: Params, lr: float = 0.1, beta: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay})
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Shape]:
+        return {"exp_avg": shape}
+
+    def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+        return state["exp_avg"].mul_(hp.beta).add_(grad)
+
+
+def parameter(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.tensor([1.0, -2.0, 4.0], dtype=dtype, requires_grad=True)
+
+
+def step(optimizer: Optimizer, param: Tensor, n: int) -> None:
+    for i in range(n):
+        param.grad = torch.tensor([1.0, 0.5, -0.25]).to(param.dtype) * (i + 1)
+        optimizer.step()
+
+
+def test_an_update_is_decay_then_minus_lr_times_the_direction() -> None:
+    param = parameter()
+    step(Heavyball([param], lr=0.5, weight_decay=0.5), param, 1)
+    expected = torch.tensor([1.0, -2.0, 4.0]) * 0.75 - 0.5 * torch.tensor([1.0, 0.5, -0.25])
+    torch.testing.assert_close(param.detach(), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_state_is_fp32_or_wider_and_loads_verbatim(dtype: torch.dtype, state: torch.dtype) -> None:
+    param = parameter(dtype)
+    optimizer = Heavyball([param])
+    step(optimizer, param, 3)
+    assert optimizer.state[param]["exp_avg"].dtype == state
+    fresh = Heavyball([param])
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert fresh.state[param]["exp_avg"].dtype == state
+    assert torch.equal(fresh.state[param]["exp_avg"], optimizer.state[param]["exp_avg"])
+    assert fresh.state[param]["step"] == 3
+    assert fresh.state[param]["exp_avg"] is not optimizer.state[param]["exp_avg"]
+
+
+def test_narrow_parameters_are_updated_in_fp32() -> None:
+    wide, narrow = parameter(), parameter(torch.bfloat16)
+    for param in (wide, narrow):
+        step(Heavyball([param], lr=1e-2, weight_decay=0.1), param, 1)
+    assert torch.equal(narrow.detach(), wide.detach().bfloat16())
+
+
+def test_parameters_without_gradient_are_left_alone() -> None:
+    moved, still = parameter(), parameter()
+    optimizer = Heavyball([moved, still], weight_decay=0.5)
+    step(optimizer, moved, 2)
+    assert torch.equal(still.detach(), parameter().detach())
+    assert still not in optimizer.state
+
+
+def test_a_closure_runs_first_with_gradients_on_and_its_value_returns() -> None:
+    param = parameter()
+    optimizer = Heavyball([param], lr=1.0)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = param.sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 3.0
+    torch.testing.assert_close(param.detach(), torch.tensor([0.0, -3.0, 3.0]))
+
+
+def test_groups_keep_their_own_settings_and_torchs_schedulers_work() -> None:
+    a, b = parameter(), parameter()
+    optimizer = Heavyball([{"params": [a], "lr": 1.0}, {"params": [b], "weight_decay": 0.5}], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for param in (a, b):
+        param.grad = torch.zeros(3)
+    optimizer.step()
+    scheduler.step()
+    assert torch.equal(a.detach(), parameter().detach())
+    torch.testing.assert_close(b.detach(), 0.75 * parameter().detach())
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+
+
+def test_a_checkpoint_is_plain_tensors(tmp_path: Any) -> None:
+    param = parameter()
+    optimizer = Heavyball([param])
+    step(optimizer, param, 2)
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    loaded = torch.load(tmp_path / "o.pt", weights_only=True)
+    fresh = Heavyball([param])
+    fresh.load_state_dict(loaded)
+    assert torch.equal(fresh.state[param]["exp_avg"], optimizer.state[param]["exp_avg"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(exp_avg=torch.zeros(2)), r"state 'exp_avg' of a parameter of shape \(3,\) should be"),
+        (lambda s: s.update(exp_avg=torch.zeros(3).bfloat16()), "state 'exp_avg' .* is .*bfloat16"),
+        (lambda s: s.update(other=torch.zeros(3)), "state 'other' .* should be absent"),
+        (lambda s: s.pop("exp_avg"), "state 'exp_avg' .* is absent"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(change: Any, message: str) -> None:
+    param = parameter()
+    optimizer = Heavyball([param])
+    step(optimizer, param, 1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    change(saved["state"][0])
+    with pytest.raises(ValueError, match=message):
+        Heavyball([param]).load_state_dict(saved)
+
+
+def test_the_state_exists_before_the_first_step_if_asked() -> None:
+    param = parameter()
+    optimizer = Heavyball([param])
+    optimizer.init_state()
+    assert {name: t.shape for name, t in optimizer.state[param].items()} == {"step": (), "exp_avg": (3,)}
+    assert not optimizer.state[param]["exp_avg"].any()
