@@ -19,4 +19,4 @@ def tune_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TOP_PAD, 64 << 20), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TOP_PAD, 64 << 20), mallopt(M_TRIM_THRESHOLD, -1)])  # -1: never
