@@ -5,14 +5,18 @@ appendix B); attention counts whole T x T score matrices although the mask makes
 utilisation compares with published figures; the head counts its padded rows, since they are computed.
 """
 
+import re
+
 import torch
 
 from model.config import GPTConfig
 
-# Dense matrix operations per second in the vendors' data sheets, without sparsity, by a part of the device's name.
+# Dense matrix operations per second in the vendors' data sheets, without sparsity, by words of the device's name.
 PEAKS = (
     ("GB200", {torch.bfloat16: 2.5e15, torch.float32: 80e12}),
     ("B200", {torch.bfloat16: 2.25e15, torch.float32: 75e12}),
+    ("GH200", {torch.bfloat16: 989e12, torch.float32: 67e12}),
+    ("H200 NVL", {torch.bfloat16: 835e12, torch.float32: 60e12}),
     ("H200", {torch.bfloat16: 989e12, torch.float32: 67e12}),
     ("H100 PCIe", {torch.bfloat16: 756e12, torch.float32: 51e12}),
     ("H100 NVL", {torch.bfloat16: 835e12, torch.float32: 60e12}),
@@ -59,7 +63,9 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
     device_name: as torch.cuda.get_device_name gives it. float32 means float32, not TF32.
     """
-    for part, peaks in PEAKS:
-        if part in device_name:
+    if "Laptop" in device_name:  # the desktop card's name on a smaller chip
+        return None
+    for words, peaks in PEAKS:
+        if re.search(rf"\b{words}\b", device_name):  # an A1000 is no A100
             return peaks.get(dtype)
     return None
