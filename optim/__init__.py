@@ -1,6 +1,8 @@
 """Optimizers, one file per paper, on one engine (base.py); needs torch and the standard library only."""
 
+from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
+from .lion import Lion
 from .sophia import Sophia
 
-__all__ = ["GaussNewtonBartlett", "Hutchinson", "Sophia"]
+__all__ = ["AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Sophia"]

@@ -1,56 +1,112 @@
 """The engine under every optimizer of this package: a paper's file writes the rule, the engine does the rest.
 
-A rule is one class with
-    state_spec(shape, hp)                the state of a parameter: name -> shape; tensors in the working dtype
-    direction(grad, param, state, hp)    the update direction, lines numbered as in the paper's box; updates state
-and a constructor that names its hyperparameters and passes them to super().__init__ as defaults. The engine turns the
-direction u into param <- (1 - lr weight_decay) param - lr u, and owns
+A rule is one class and one file (lion.py is the shortest). It has a constructor that names its hyperparameters and
+passes them to super().__init__ as defaults, and
+    state_spec(shape, hp)                  what is remembered of a parameter of this shape: name -> Spec
+    direction(grad, param, state, hp)      the update direction u, its lines numbered as in the paper's box; changes
+                                           state in place. Arithmetic without branches on numbers, so that it compiles
+where needed also
+    coefficients(hp)                       the numbers in the box that depend on t or lr, which direction does not see;
+                                           direction reads them as attributes of hp
+    refresh(grad, param, state, hp)        before every direction: what is rare or factorises (QR, eigh, SVD), or
+                                           branches on t; never compiled. Not for elementwise rules
+    moves(hp)                              whether this step moves the parameters at all; raises if an input is missing
+    check(hp)                              the ranges of its own hyperparameters
+and declares
+    elementwise = True                     if every number is updated from its own past alone. The rule then sees flat
+                                           pieces of many parameters; otherwise every parameter whole
+    decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
+hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
+all but direction.
 
+The engine turns u into param <- (1 - lr weight_decay) param - lr u, and owns
 * the state's life: made from its spec before the first step, plus "step", a 0-dim fp32 tensor in host memory;
 * the working dtype: fp32 for narrower parameters, which get a working copy; float64 stays float64 throughout;
+* the execution (execution.py): eager, or compiled from the same lines; a new lr compiles nothing anew;
 * load_state_dict: verbatim, where torch's own casts state to the parameter's dtype;
 * skipping parameters without gradient, closures, and messages about bad values.
 
-hp is the parameter group as attributes, with t, the parameter's 1-based step.
+Memory of a step beyond state: eager, a few pieces of execution.CACHED numbers for elementwise rules, otherwise what
+direction makes for one parameter; compiled, less. Short tensors are copied into packs of about execution.PACK numbers.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from types import SimpleNamespace
-from typing import Any, ClassVar, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
+from .execution import (
+    COMPILED_FROM,
+    EXECUTIONS,
+    Hyper,
+    Piece,
+    State,
+    Update,
+    compiled,
+    flat_pieces,
+    update_piece,
+    whole_tensors,
+    working_dtype,
+)
+
+__all__ = ["Hyper", "Optimizer", "Params", "Shape", "Spec", "State", "within", "working_dtype"]
+
 Shape = tuple[int, ...]
-Hyper = SimpleNamespace
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class Spec(NamedTuple):
+    """A tensor of state, zero at first."""
+
+    shape: Shape
+    dtype: torch.dtype | None = None  # None: the working dtype
 
 
 class Optimizer(torch.optim.Optimizer, ABC):
     """A torch.optim.Optimizer made of a rule; see the module.
 
+    execution: "eager"; "compiled", worth its seconds of compilation for large models; "auto", compiled from
+    execution.COMPILED_FROM parameters up.
+
     Raises: ValueError: if a hyperparameter lies outside its range.
     """
 
-    decays_after_update: ClassVar[bool] = False  # the algorithm box decides; it matters in O(lr^2 weight_decay)
+    elementwise: ClassVar[bool] = False
+    decays_after_update: ClassVar[bool] = False
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto") -> None:
         super().__init__(params, defaults)
+        if execution not in EXECUTIONS:
+            raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
         for group in self.param_groups:
-            self.check(Hyper(**group))
+            self.check(Hyper(group))
+        self.execution = execution
+        self._compiled: Update | None = None
 
     @abstractmethod
-    def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Shape]:
-        """Shapes of the state tensors of a parameter of this shape, by name."""
+    def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:
+        """The state tensors of a parameter of this shape, by name."""
 
     @abstractmethod
-    def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         """The update direction, in the working dtype and the parameter's shape; updates state in place.
 
-        May reuse and overwrite grad; must not change param.
+        Must not change grad or param.
         """
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """Numbers of the box that depend on hp.t or hp.lr, for direction to read from its hp."""
+        return {}
+
+    def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
+        """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider."""
+
+    def moves(self, hp: Hyper) -> bool:
+        """Whether step hp.t changes the parameters; a first step may only fill the state."""
+        return True
 
     def check(self, hp: Hyper) -> None:
         """Raises ValueError, with the value and its range, for hyperparameters that make no sense."""
@@ -73,9 +129,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
+            for t, params in self._due(group).items():
+                self._advance(params, Hyper({**group, "t": t}))
         return loss
 
     def init_state(self) -> None:
@@ -106,48 +161,77 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
         Raises: ValueError: if names, shapes or dtypes are not those of the spec.
         """
-        expected = {name: (shape, working_dtype(param)) for name, shape in self._spec(param, group).items()}
-        expected["step"] = ((), torch.float32)
-        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+        expected = self._spec(param, group) | {"step": Spec((), torch.float32)}
+        found = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
         if found != expected:
             odd = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
             raise ValueError(
                 f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)} should be "
                 f"{expected.get(odd[0], 'absent')}, is {found.get(odd[0], 'absent')}"
             )
-        own = {name: tensor.to(param.device, copy=True) for name, tensor in state.items() if name != "step"}
-        self.state[param] = {"step": state["step"].cpu().clone(), **own}
+        place = {name: torch.device("cpu") if name == "step" else param.device for name in expected}
+        self.state[param] = {
+            name: state[name].to(place[name], copy=True, memory_format=torch.contiguous_format) for name in expected
+        }
 
-    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        state = self._state_of(param, group)
-        state["step"] += 1
-        dtype = working_dtype(param)
-        hp = Hyper(**group, t=int(state["step"]))
-        working, grad = param.to(dtype), param.grad.to(dtype)  # type: ignore[union-attr]  # step() has looked
-        update = self.direction(grad, working, state, hp)
-        if not self.decays_after_update:
-            working.mul_(1 - hp.lr * hp.weight_decay)
-        working.add_(update, alpha=-hp.lr)
-        if self.decays_after_update:
-            working.mul_(1 - hp.lr * hp.weight_decay)
-        if working is not param:
-            param.copy_(working)
+    def _due(self, group: Mapping[str, Any]) -> dict[int, list[Tensor]]:
+        """The parameters that have a gradient, by the 1-based step that comes next."""
+        due: dict[int, list[Tensor]] = {}
+        for param in group["params"]:
+            if param.grad is not None:
+                due.setdefault(int(self._state_of(param, group)["step"]) + 1, []).append(param)
+        return due
 
-    def _state_of(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[param]
+    def _advance(self, params: Sequence[Tensor], hp: Hyper) -> None:
+        moves = self.moves(hp)
+        for param in params:
+            self.state[param]["step"].fill_(hp.t)
+        is_compiled = self._is_compiled()
+        if self.elementwise:
+            pieces = flat_pieces(params, self.state, cut=not is_compiled)
+        else:
+            pieces = whole_tensors(params, self.state)
+        update = self._update(hp, is_compiled)
+        for piece in pieces:
+            if not self.elementwise:
+                dtype = working_dtype(piece.param)
+                self.refresh(piece.grad.to(dtype), piece.param.to(dtype), piece.state, hp)
+            if moves:
+                update(piece)
+
+    def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Piece], None]:
+        """The step of a piece, for this step's numbers."""
+        numbers = self.coefficients(hp) | {"lr": hp.lr, "shrink": 1 - hp.lr * hp.weight_decay}
+        function: Update = update_piece
+        if is_compiled:
+            if self._compiled is None:
+                self._compiled = compiled(update_piece)
+            function = self._compiled
+            tensors = torch.tensor(list(numbers.values()), dtype=torch.float64).unbind()
+            numbers = dict(zip(numbers, tensors, strict=True))
+        lr, shrink = numbers.pop("lr"), numbers.pop("shrink")
+        settings = {name: value for name, value in vars(hp).items() if name not in ("params", "lr", "initial_lr", "t")}
+        visible = Hyper(settings | numbers)
+        return lambda piece: function(self, piece, visible, lr, shrink)
+
+    def _is_compiled(self) -> bool:
+        if self.execution == "auto":
+            numbers: int = sum(param.numel() for group in self.param_groups for param in group["params"])
+            return numbers >= COMPILED_FROM
+        return self.execution == "compiled"
+
+    def _state_of(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        state: State = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            for name, shape in self._spec(param, group).items():
-                state[name] = torch.zeros(shape, dtype=working_dtype(param), device=param.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            for name, spec in self._spec(param, group).items():
+                state[name] = torch.zeros(spec.shape, dtype=spec.dtype, device=param.device)
         return state
 
-    def _spec(self, param: Tensor, group: Mapping[str, Any]) -> Mapping[str, Shape]:
-        return self.state_spec(tuple(param.shape), Hyper(**group))
-
-
-def working_dtype(param: Tensor) -> torch.dtype:
-    """The dtype in which a parameter's update is computed and its state kept."""
-    return torch.float64 if param.dtype == torch.float64 else torch.float32
+    def _spec(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Spec]:
+        """The state of a parameter, dtypes filled in."""
+        specs = self.state_spec(tuple(param.shape), Hyper(group))
+        return {name: Spec(spec.shape, spec.dtype or working_dtype(param)) for name, spec in specs.items()}
 
 
 def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, within
+from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
 from .curvature import Curvature
 
 
@@ -25,6 +25,8 @@ class Sophia(Optimizer):
     RuntimeError: from step(), if the curvature was never estimated.
     """
 
+    elementwise = True
+
     def __init__(
         self,
         params: Params,
@@ -35,10 +37,11 @@ class Sophia(Optimizer):
         weight_decay: float = 0.2,
         *,
         curvature: Curvature,
+        execution: str = "auto",
     ) -> None:
         self.curvature = curvature
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "curvature_updates": 0})
+        super().__init__(params, {**defaults, "curvature_updates": 0}, execution)
 
     def check(self, hp: Hyper) -> None:
         """See Optimizer."""
@@ -46,20 +49,28 @@ class Sophia(Optimizer):
         within(self, "rho", hp.rho, 0, math.inf, open_low=True)
         within(self, "eps", hp.eps, 0, math.inf, open_low=True)
 
-    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Shape]:
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
         """See Optimizer."""
-        return {"exp_avg": shape, "hessian": shape}
+        return {"exp_avg": Spec(shape), "hessian": Spec(shape)}
 
-    def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 3."""
+    def moves(self, hp: Hyper) -> bool:
+        """See Optimizer.
+
+        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one.
+        """
         if hp.curvature_updates == 0 and hp.t > self.curvature.first_step:
             raise RuntimeError(
                 f"Sophia took {hp.t - 1} steps and never got curvature: call curvature.update(step, batches, "
                 "forward_backward) on every step before step(), as train.py does"
             )
-        m, h, rho = state["exp_avg"], state["hessian"], float(hp.rho)
+        return True
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See Optimizer; lines of Algorithm 3."""
+        m, h = state["exp_avg"], state["hessian"]
         m.lerp_(grad, 1 - hp.betas[0])  # l. 6
-        return (m / (rho * h).clamp_(min=hp.eps)).clamp_(-1, 1)  # l. 12
+        update: Tensor = (m / (h * hp.rho).clamp(min=hp.eps)).clamp(-1, 1)  # l. 12
+        return update
 
     @torch.no_grad()
     def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optim.base import Hyper, Optimizer, Params, Shape
+from optim.base import Hyper, Optimizer, Params, Shape, Spec
 
 
 class Heavyball(Optimizer):
@@ -16,8 +16,8 @@ class Heavyball(Optimizer):
     def __init__(self, params: Params, lr: float = 0.1, beta: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay})
 
-    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Shape]:
-        return {"exp_avg": shape}
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        return {"exp_avg": Spec(shape)}
 
     def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
         return state["exp_avg"].mul_(hp.beta).add_(grad)

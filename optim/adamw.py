@@ -1,0 +1,55 @@
+"""AdamW: see the class."""
+
+import math
+
+from torch import Tensor
+
+from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+
+
+class AdamW(Optimizer):
+    """AdamW (Loshchilov & Hutter, ICLR 2019, arXiv:1711.05101, Algorithm 2).
+
+    State for a parameter: exp_avg and exp_avg_sq, both of its shape. Memory: 2 numbers per parameter.
+    As torch's, and unlike the paper, the decay is multiplied by lr itself, not by a schedule multiplier of its own.
+
+    Raises: ValueError: if lr <= 0, eps < 0, weight_decay < 0, or a beta lies outside [0, 1).
+    """
+
+    elementwise = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        execution: str = "auto",
+    ) -> None:
+        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, execution)
+
+    def check(self, hp: Hyper) -> None:
+        """See Optimizer."""
+        super().check(hp)
+        within(self, "eps", hp.eps, 0, math.inf)
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        """See Optimizer."""
+        return {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """See Optimizer."""
+        return {"correction1": 1 - hp.betas[0] ** hp.t, "correction2": 1 - hp.betas[1] ** hp.t}
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See Optimizer; lines of Algorithm 2."""
+        m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
+        m.lerp_(grad, 1 - beta1)  # l. 7
+        v.lerp_(grad.square(), 1 - beta2)  # l. 8
+        m_hat = m / hp.correction1  # l. 9
+        v_hat = v / hp.correction2  # l. 10
+        update: Tensor = m_hat / (v_hat.sqrt() + hp.eps)  # l. 12
+        return update

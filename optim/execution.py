@@ -1,0 +1,137 @@
+"""How a rule meets its tensors: in which pieces, and interpreted or compiled. One copy of the maths serves all.
+
+An elementwise rule runs on flat pieces: a long tensor is a view, cut up where that keeps temporaries in the cache, and
+short tensors are packed into one. Any other rule gets its tensors whole. Either way the same function updates a piece.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+EXECUTIONS = ("auto", "eager", "compiled")
+COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
+PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
+PACK = 1 << 20  # numbers per packed piece at which the next one begins
+CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
+
+State = dict[str, Tensor]
+Update = Callable[..., None]
+
+
+class Hyper:
+    """Settings as attributes."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.__dict__.update(settings)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no {name!r} here, only {', '.join(sorted(vars(self)))}")
+
+
+class Rule(Protocol):
+    """What update_piece needs of an optimizer."""
+
+    decays_after_update: bool
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See base.Optimizer."""
+
+
+class Piece(NamedTuple):
+    """Tensors of one shape (state aside), updated together."""
+
+    param: Tensor
+    grad: Tensor
+    state: State
+
+
+def update_piece(rule: Rule, piece: Piece, hp: Hyper, lr: float | Tensor, shrink: float | Tensor) -> None:
+    """param <- shrink param - lr u, in place. lr and shrink: numbers, or 0-dim tensors for compiled code."""
+    param, grad, state = piece
+    dtype = working_dtype(param)
+    working = param.to(dtype)
+    update = rule.direction(grad.to(dtype), working, state, hp)
+    if not rule.decays_after_update:
+        working.mul_(shrink)
+    working.sub_(update * lr)
+    if rule.decays_after_update:
+        working.mul_(shrink)
+    if dtype != param.dtype:
+        param.copy_(working)
+
+
+def compiled(update: Update) -> Update:
+    """The function as one kernel for tensors of any size; takes seconds at its first call.
+
+    Imports the compiler, itself seconds, which is why nothing here does so before.
+    """
+    fast: Update = torch.compile(  # type: ignore[call-overload]  # torch 2.13's overloads lack the last two
+        update, dynamic=True, fullgraph=True, isolate_recompiles=True, recompile_limit=64
+    )
+    return fast
+
+
+def whole_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[Piece]:
+    """Every parameter as it is."""
+    for param in params:
+        assert param.grad is not None
+        yield Piece(param.detach(), param.grad, _named(states[param]))
+
+
+def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, cut: bool) -> Iterator[Piece]:
+    """The parameters' numbers as 1-D pieces of one device and dtype; a packed piece is written back at the next one.
+
+    cut: whether long tensors on a CPU come in pieces of at most CACHED numbers.
+    """
+    packs: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for param in params:
+        if param.numel() >= PACKED_BELOW and param.is_contiguous():
+            yield from _views(param, states[param], CACHED if cut and param.device.type == "cpu" else param.numel())
+            continue
+        pack = packs.setdefault((param.device, param.dtype), [])
+        pack.append(param)
+        if sum(p.numel() for p in pack) >= PACK:
+            yield from _packed(packs.pop((param.device, param.dtype)), states)
+    for pack in packs.values():
+        yield from _packed(pack, states)
+
+
+def working_dtype(param: Tensor) -> torch.dtype:
+    """The dtype in which a parameter's update is computed and its state kept."""
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
+
+
+def _views(param: Tensor, state: State, size: int) -> Iterator[Piece]:
+    assert param.grad is not None
+    named = _named(state)
+    flat = [param.detach().view(-1), param.grad.reshape(-1), *(tensor.view(-1) for tensor in named.values())]
+    for param_part, grad_part, *parts in zip(*(torch.split(tensor, size) for tensor in flat), strict=True):
+        yield Piece(param_part, grad_part, dict(zip(named, parts, strict=True)))
+
+
+def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[Piece]:
+    names = list(_named(states[params[0]]))
+    piece = Piece(
+        _joined(params),
+        _joined([param.grad for param in params if param.grad is not None]),
+        {name: _joined([states[param][name] for param in params]) for name in names},
+    )
+    yield piece
+    _split_into(params, piece.param)
+    for name in names:
+        _split_into([states[param][name] for param in params], piece.state[name])
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _split_into(tensors: Sequence[Tensor], joined: Tensor) -> None:
+    parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+def _named(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name != "step"}
