@@ -8,10 +8,10 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
@@ -65,8 +65,7 @@ def _our_model(settings: Mapping[str, Any]) -> nn.Module:
 def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
     path = Path(settings["peer"]) / "model.py"
     spec = importlib.util.spec_from_file_location("peer_model", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: --peer {settings['peer']} is no nanoGPT checkout: it has no model.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["peer_model"] = module
     spec.loader.exec_module(module)
@@ -77,8 +76,11 @@ def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
 
 def train_variants(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What is measured for one model, by the name its row gets."""
+    if arguments.peer and not (Path(arguments.peer) / "model.py").is_file():
+        raise ValueError(f"--peer {arguments.peer} is no nanoGPT checkout: it has no model.py")
     precision = environment.pick_precision(arguments.precision, environment.pick_device("auto"))
-    same = {**shape, "precision": precision, "compile": arguments.compile, "fused": True, "warmup": arguments.warmup}
+    same = {**shape, "benchmark": "train", "precision": precision, "compile": arguments.compile, "fused": True}
+    same["warmup"] = arguments.warmup
     variants = {"ours": {**same, "peer": None, "tuned_allocator": True}}
     if arguments.peer:
         shipped = {"precision": "fp32", "compile": False, "fused": torch.cuda.is_available(), "tuned_allocator": False}
@@ -118,11 +120,8 @@ def train(arguments: argparse.Namespace) -> None:
     report("training step", rows, results, arguments.json)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("train")
+def train_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `bench.py train`."""
     command.add_argument("--model", nargs="+", default=["nano", "gpt2_small"])
     command.add_argument("--batch", type=int, help="sequences per step; default: 16 for nano, 1 for GPT-2's sizes")
     command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
@@ -131,20 +130,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--warmup", type=int, default=2)
     command.add_argument("--json", help="a file for all figures")
-    worker = commands.add_parser("worker")
-    worker.add_argument("settings")
-    return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> None:
-    """Runs the chosen benchmark."""
-    parsed = parse(arguments)
-    if parsed.command == "worker":
-        settings = json.loads(parsed.settings)
-        serve(settings, train_round)
-    else:
-        train(parsed)
+class Benchmark(NamedTuple):
+    """A subcommand: its arguments, what it does, and what one round of a variant's process does."""
+
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+    make_round: Callable[[Mapping[str, Any]], Round]
+
+
+BENCHMARKS = {"train": Benchmark(train_arguments, train, train_round)}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the chosen benchmark; the exit status, 2 for bad input."""
+    if arguments[:1] == ["worker"]:
+        settings = json.loads(arguments[1])
+        serve(settings, BENCHMARKS[settings["benchmark"]].make_round)
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, benchmark in BENCHMARKS.items():
+        benchmark.add_arguments(commands.add_parser(name))
+    parsed = parser.parse_args(arguments)
+    try:
+        BENCHMARKS[parsed.command].run(parsed)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

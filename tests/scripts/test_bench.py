@@ -38,6 +38,18 @@ def test_the_figures_are_the_median_and_the_relative_half_width_of_the_middle_ha
     assert median_and_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, pytest.approx((4.5 - 1.5) / 2 / 3))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--peer", "nowhere"], "--peer nowhere is no nanoGPT checkout: it has no model.py"),
+        (["--model", "nanno"], "model=nanno does not exist; the nearest valid one is 'nano'"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["train", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 @pytest.mark.slow
 def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(
