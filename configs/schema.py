@@ -28,7 +28,7 @@ class RunConfig:
     seed: int = 1337  # of the initial parameters, the order of the data, dropout and label noise
 
     eval_every: int = 50  # steps; also before the first step and after the last
-    eval_sequences: int = 64  # from the start of the validation set, the same ones every time
+    eval_sequences: int = 128  # spread evenly over the validation set, the same ones every time
     log_every: int = 5  # steps
     save_every: int = 100  # steps; also after the last
     keep_checkpoints: int = 2  # the newest ones

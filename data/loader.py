@@ -109,9 +109,9 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """The first n_sequences windows of the split without gap or overlap, the same ones every time.
+    """n_sequences windows spread evenly over the split, none overlapping, the same ones every time.
 
-    Rank r takes micro-batches r, r + world_size, ...; together the ranks cover the slice once. The last micro-batch
+    Spread, because neighbouring windows are of one document: the first few would measure how odd that one is. Rank r takes micro-batches r, r + world_size, ...; together the ranks cover the slice once. The last micro-batch
     may be smaller, and a rank may get none.
     """
     _check_length(dataset, seq_len)
@@ -122,7 +122,8 @@ def eval_batches(
             "evaluate on fewer, shorten block_size, or raise data.val_fraction"
         )
     for first in range(rank * micro_batch, n_sequences, world_size * micro_batch):
-        starts = np.arange(first, min(first + micro_batch, n_sequences)) * seq_len
+        rows = np.arange(first, min(first + micro_batch, n_sequences))
+        starts = rows * available // n_sequences * seq_len
         windows = _inputs_and_targets(dataset, starts, seq_len, torch.device(device))
         inputs, targets = windows.to(device, non_blocking=True)
         yield Batch(inputs, targets, range(first, first + len(starts)))

@@ -141,8 +141,15 @@ def test_evaluation_covers_the_same_slice_for_any_world_size(
             assert batch.rows[0] not in pieces
             pieces[batch.rows[0]] = batch
     covered = [pieces[first] for first in sorted(pieces)]
-    assert rows(covered).flatten().tolist() == list(range(22 * T))
-    assert torch.cat([batch.targets for batch in covered]).flatten().tolist() == list(range(1, 22 * T + 1))
+    windows = rows(covered)
+    assert windows[:, 0].tolist() == [i * 62 // 22 * T for i in range(22)]  # 62 windows of 16 fit into 1000 tokens
+    assert torch.equal(windows, windows[:, :1] + torch.arange(T))
+    assert torch.equal(torch.cat([batch.targets for batch in covered]), windows + 1)
+
+
+def test_evaluation_on_all_windows_covers_the_split(counting: TokenDataset) -> None:
+    found = list(eval_batches(counting, seq_len=T, n_sequences=62, micro_batch=8, device="cpu"))
+    assert rows(found).flatten().tolist() == list(range(62 * T))
 
 
 def test_evaluation_refuses_a_slice_larger_than_the_split(counting: TokenDataset) -> None:
