@@ -3,6 +3,8 @@
 from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
+from .sgd import SGD
+from .signum import Signum
 from .sophia import Sophia
 
-__all__ = ["AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Sophia"]
+__all__ = ["SGD", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]

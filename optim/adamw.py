@@ -42,14 +42,15 @@ class AdamW(Optimizer):
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
         """See Optimizer."""
-        return {"correction1": 1 - hp.betas[0] ** hp.t, "correction2": 1 - hp.betas[1] ** hp.t}
+        # Multiplied, not divided by: beside the root and the last line, divisions would outlast the memory traffic.
+        return {"correction1": 1 / (1 - hp.betas[0] ** hp.t), "correction2": 1 / math.sqrt(1 - hp.betas[1] ** hp.t)}
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         """See Optimizer; lines of Algorithm 2."""
         m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
         m.lerp_(grad, 1 - beta1)  # l. 7
         v.lerp_(grad.square(), 1 - beta2)  # l. 8
-        m_hat = m / hp.correction1  # l. 9
-        v_hat = v / hp.correction2  # l. 10
-        update: Tensor = m_hat / (v_hat.sqrt() + hp.eps)  # l. 12
+        m_hat = m * hp.correction1  # l. 9
+        root = v.sqrt() * hp.correction2  # l. 10, of v_hat
+        update: Tensor = m_hat / (root + hp.eps)  # l. 12
         return update

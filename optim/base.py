@@ -84,6 +84,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         for group in self.param_groups:
             self.check(Hyper(group))
         self.execution = execution
+        self.measures = False  # whether steps take down what diagnostics() then says about updates
+        self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
         self._compiled: Update | None = None
 
     @abstractmethod
@@ -128,6 +130,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._changes = {}
         for group in self.param_groups:
             for t, params in self._due(group).items():
                 self._advance(params, Hyper({**group, "t": t}))
@@ -140,8 +143,17 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 self._state_of(param, group)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """What users tune by, as 0-dim tensors on the device; costs nothing unless called."""
-        return {}
+        """What users tune by, as 0-dim tensors on the device.
+
+        update_ratio/<role>: RMS of the last step's update, decay included, over that of the parameters before it; there
+        only if `measures` was true. Rules add their own.
+        """
+        sums = {role: torch.stack(found).sum(0) for role, found in self._changes.items()}
+        return {f"update_ratio/{role}": (s[0] / s[1].clamp(min=1e-30)).sqrt() for role, s in sums.items()}
+
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        """Sentences for the user about diagnostics out of their usual range."""
+        return []
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes state and hyperparameters over bit for bit; tensors go to their parameter's device, steps stay.
@@ -192,6 +204,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         else:
             pieces = whole_tensors(params, self.state)
         update = self._update(hp, is_compiled)
+        if self.measures:
+            update = self._measured(update, getattr(hp, "role", "all"))
         for piece in pieces:
             if not self.elementwise:
                 dtype = working_dtype(piece.param)
@@ -213,6 +227,18 @@ class Optimizer(torch.optim.Optimizer, ABC):
         settings = {name: value for name, value in vars(hp).items() if name not in ("params", "lr", "initial_lr", "t")}
         visible = Hyper(settings | numbers)
         return lambda piece: function(self, piece, visible, lr, shrink)
+
+    def _measured(self, update: Callable[[Piece], None], role: str) -> Callable[[Piece], None]:
+        """The step of a piece that also notes how far it went, at the cost of a copy of the piece."""
+        found = self._changes.setdefault(role, [])
+
+        def measured(piece: Piece) -> None:
+            before = piece.param.to(working_dtype(piece.param), copy=True)
+            size = torch.linalg.vector_norm(before)
+            update(piece)
+            found.append(torch.stack([torch.linalg.vector_norm(before.sub_(piece.param)), size]).square())
+
+        return measured
 
     def _is_compiled(self) -> bool:
         if self.execution == "auto":

@@ -3,9 +3,11 @@
 A config is either one node for all parameters or, under `roles`, a node for each role:
     _target_: optim.Sophia                 roles:
     lr: 6e-4                                 matrix: {_target_: optim.Lion, lr: 1e-4}
-    decay_roles: [embedding, matrix]         embedding: {_target_: torch.optim.AdamW, lr: 6e-4}
+    decay_roles: [embedding, matrix]         head,vector: {_target_: optim.SGD, lr: 0.1}
+    role_settings: {embedding: {lr: 3e-4}}   rest: {_target_: torch.optim.AdamW, lr: 6e-4}
 A node is an import path and its constructor's arguments, nested ones too; anyone's torch.optim.Optimizer will do.
-decay_roles are the roles whose weight_decay is not 0 (without it, all).
+decay_roles are the roles whose weight_decay is not 0 (without it, all). role_settings are arguments that differ for the
+parameters of a role. `rest` stands for the roles not named.
 """
 
 import importlib
@@ -20,6 +22,7 @@ from .base import Optimizer
 from .curvature import Curvature
 
 ROLES = ("embedding", "matrix", "head", "vector")
+OURS = ("_target_", "decay_roles", "role_settings")  # keys that are no arguments
 Node = Mapping[str, Any]
 
 
@@ -39,9 +42,11 @@ class OptimizerSet:
         """The live groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
-    def step(self) -> None:
-        """Updates all parameters."""
+    def step(self, *, measured: bool = False) -> None:
+        """Updates all parameters; measured: also takes down update_ratio for diagnostics(), which costs some time."""
         for member in self.members:
+            if isinstance(member, Optimizer):
+                member.measures = measured
             member.step()
 
     def zero_grad(self) -> None:
@@ -56,6 +61,11 @@ class OptimizerSet:
             if isinstance(member, Optimizer):
                 found |= {f"optim/{name}": value for name, value in member.diagnostics().items()}
         return found
+
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        """Sentences for the user about values of diagnostics(), as floats, that are out of their usual range."""
+        own = {name.removeprefix("optim/"): value for name, value in diagnostics.items()}
+        return [hint for member in self.members if isinstance(member, Optimizer) for hint in member.hints(own)]
 
     def state_bytes(self) -> int:
         """Bytes of all state tensors that exist; those of one number (steps) aside."""
@@ -73,13 +83,17 @@ class OptimizerSet:
                 else:
                     numbers.setdefault(self.names[param], {})[name] = value
         groups = [{k: v for k, v in group.items() if k != "params" and _is_json(v)} for group in self.param_groups]
-        return tensors, {"numbers": numbers, "groups": groups}
+        return tensors, {"numbers": numbers, "groups": groups, "tensors": sorted(tensors)}
 
     def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Takes over what save_state gave, bit for bit.
 
-        Raises: ValueError: if a name belongs to no parameter, or the state does not fit its optimizer.
+        Raises: ValueError: if a tensor is missing or was never saved, its name belongs to no parameter, or the state
+        does not fit its optimizer.
         """
+        if odd := sorted(tensors.keys() ^ set(rest["tensors"])):
+            what = "is missing from" if odd[0] in rest["tensors"] else "does not belong to"
+            raise ValueError(f"{odd[0]} {what} the saved optimizer state")
         states: dict[str, dict[str, Any]] = {name: dict(found) for name, found in rest["numbers"].items()}
         for full_name, tensor in tensors.items():
             fqn, _, name = full_name.rpartition(".")
@@ -87,6 +101,9 @@ class OptimizerSet:
         unknown = sorted(states.keys() - set(self.names.values()))
         if unknown:
             raise ValueError(f"the saved optimizer state is of a parameter that the model lacks: {unknown[0]}")
+        if len(self.param_groups) != len(rest["groups"]):
+            ours, theirs = len(self.param_groups), len(rest["groups"])
+            raise ValueError(f"the saved optimizer state has {theirs} parameter groups, this one {ours}")
         for group, saved in zip(self.param_groups, rest["groups"], strict=True):
             group.update({key: tuple(v) if isinstance(group.get(key), tuple) else v for key, v in saved.items()})
         for member in self.members:
@@ -128,6 +145,7 @@ def build(
     members = []
     for key, node in nodes.items():
         member = _construct(node, _groups(node, owned[key], parameters, roles))
+        _check_role_settings(node, member)
         curvature = getattr(member, "curvature", None)
         if isinstance(curvature, Curvature):
             curvature.bind(member, parameters.values(), seed=seed, global_batch=global_batch)
@@ -141,11 +159,14 @@ def _nodes(config: Node) -> dict[str, Node]:
         return {"": config}
     if extra := sorted(config.keys() - {"roles"}):
         raise ValueError(f"optim has roles and beside them {', '.join(extra)}; move them into the roles' nodes")
-    for key in config["roles"]:
-        for role in key.split(","):
-            if role not in ROLES:
-                raise ValueError(f"optim.roles: {role!r} must be one of {', '.join(ROLES)}")
-    return dict(config["roles"])
+    named = [role for key in config["roles"] if key != "rest" for role in key.split(",")]
+    for role in named:
+        if role not in ROLES:
+            raise ValueError(f"optim.roles: {role!r} must be rest, or one of {', '.join(ROLES)}")
+    rest = ",".join(role for role in ROLES if role not in named)
+    if "rest" in config["roles"] and not rest:
+        raise ValueError("optim.roles: no role is left for rest; all are named")
+    return {rest if key == "rest" else key: node for key, node in config["roles"].items()}
 
 
 def _ownership(
@@ -166,22 +187,31 @@ def _ownership(
 def _groups(
     node: Node, names: Sequence[str], parameters: Mapping[str, nn.Parameter], roles: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """One parameter group per role, without weight decay where the role has none."""
+    """One parameter group per role, with the role's settings, and without weight decay where it has none."""
     decays = node.get("decay_roles", ROLES)
     groups = []
     for role in (role for role in ROLES if any(roles[name] == role for name in names)):
         group: dict[str, Any] = {"params": [parameters[n] for n in names if roles[n] == role], "role": role}
         if role not in decays and "weight_decay" in _accepted(locate(node["_target_"])):
             group["weight_decay"] = 0.0
-        groups.append(group)
+        groups.append(group | {k: _construct(v) for k, v in node.get("role_settings", {}).get(role, {}).items()})
     return groups
+
+
+def _check_role_settings(node: Node, member: torch.optim.Optimizer) -> None:
+    for role, settings in node.get("role_settings", {}).items():
+        if odd := sorted(settings.keys() - member.defaults.keys()):
+            raise ValueError(
+                f"optim.role_settings.{role}.{odd[0]}: {node['_target_']} has no such setting for a part of its "
+                f"parameters; it has {', '.join(member.defaults)}"
+            )
 
 
 def _construct(node: Any, *arguments: Any) -> Any:
     """The object a node describes; values that are nodes are constructed first."""
     if not (isinstance(node, Mapping) and "_target_" in node):
         return tuple(node) if isinstance(node, list) else node
-    settings = {key: _construct(value) for key, value in node.items() if key not in ("_target_", "decay_roles")}
+    settings = {key: _construct(value) for key, value in node.items() if key not in OURS}
     return locate(node["_target_"])(*arguments, **settings)
 
 
@@ -201,7 +231,7 @@ def _check_node(node: Node, where: str) -> None:
     if not node.get("_target_"):
         raise ValueError(f"{where}: a node needs _target_, the import path of an optimizer; it has {sorted(node)}")
     accepted = _accepted(locate(node["_target_"]))
-    settings = {key: value for key, value in node.items() if key not in ("_target_", "decay_roles")}
+    settings = {key: value for key, value in node.items() if key not in OURS}
     if unknown := sorted(settings.keys() - accepted.keys()):
         raise ValueError(
             f"{where}.{unknown[0]}: {node['_target_']} takes no such argument; it accepts {', '.join(accepted)}"
@@ -209,9 +239,10 @@ def _check_node(node: Node, where: str) -> None:
     missing = [name for name, p in accepted.items() if p.default is p.empty and name not in settings]
     if missing:
         raise ValueError(f"{where}.{missing[0]} is missing: {node['_target_']} needs it")
-    for role in node.get("decay_roles", ()):
-        if role not in ROLES:
-            raise ValueError(f"{where}.decay_roles: {role!r} must be one of {', '.join(ROLES)}")
+    for key in ("decay_roles", "role_settings"):
+        for role in node.get(key, ()):
+            if role not in ROLES:
+                raise ValueError(f"{where}.{key}: {role!r} must be one of {', '.join(ROLES)}")
     for key, value in settings.items():
         if isinstance(value, Mapping):
             _check_node(value, f"{where}.{key}")

@@ -41,18 +41,21 @@ class TakesCurvature(Protocol):
 class Curvature(ABC):
     """What the estimators share: when, on which rows, and keeping ordinary gradients apart.
 
-    every: k, in steps. sequences: rows of the global batch to use, spread evenly over it; None: all. paper_code: as
-    the authors' published code has it, see the estimators.
+    every: k, in steps. sequences: rows of the global batch to use, spread evenly over it; None: the fraction of it, at
+    least one. paper_code: as the authors' published code has it, see the estimators.
 
-    Raises: ValueError: if every or sequences is < 1; from bind, if sequences exceeds the global batch.
+    Raises: ValueError: if every or sequences is < 1, or fraction lies outside (0, 1]; from bind, if sequences exceeds
+    the global batch.
     """
 
-    def __init__(self, every: int = 10, sequences: int | None = None, paper_code: bool = False) -> None:
+    def __init__(self, every: int, sequences: int | None, fraction: float, paper_code: bool) -> None:
         if every < 1:
             raise ValueError(f"{type(self).__name__}: every={every} must be >= 1")
         if sequences is not None and sequences < 1:
-            raise ValueError(f"{type(self).__name__}: sequences={sequences} must be >= 1, or None for all")
-        self.every, self.sequences, self.paper_code = every, sequences, paper_code
+            raise ValueError(f"{type(self).__name__}: sequences={sequences} must be >= 1, or None for a fraction")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"{type(self).__name__}: fraction={fraction} must be in (0, 1]")
+        self.every, self.sequences, self.fraction, self.paper_code = every, sequences, fraction, paper_code
         self._optimizer: TakesCurvature | None = None
         self._parameters: list[nn.Parameter] = []
         self._seed, self._global_batch = 0, 0
@@ -86,7 +89,8 @@ class Curvature(ABC):
         if self._optimizer is None:
             raise RuntimeError(f"{type(self).__name__}: call bind(optimizer, parameters, ...) before update()")
         self._forget_gradients()
-        sequences = self._global_batch if self.sequences is None else self.sequences
+        share = max(1, round(self.fraction * self._global_batch))
+        sequences = share if self.sequences is None else self.sequences
         estimates = self.estimate(step, sub_batch(batches, sequences, self._global_batch), forward_backward, sequences)
         owned = {param for group in self._optimizer.param_groups for param in group["params"]}
         self._optimizer.update_curvature({param: e for param, e in estimates.items() if param in owned})
@@ -96,7 +100,10 @@ class Curvature(ABC):
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
     ) -> dict[Tensor, Tensor]:
-        """One estimate for every parameter, of its shape; batches hold this rank's part of the sequences."""
+        """One estimate for every parameter, of its shape; batches hold this rank's part of the sequences.
+
+        May take the memory of the gradients.
+        """
 
     def _forget_gradients(self) -> None:
         for param in self._parameters:
@@ -108,9 +115,15 @@ class GaussNewtonBartlett(Curvature):
 
     Draws labels from the model's own predictions; B times the squared gradient of the loss for them is an unbiased
     estimate of the diagonal of the Gauss-Newton matrix, B the number of tokens used.
-    Paper: every 10 steps, on 240 of 480 sequences. paper_code: all sequences, the gradient of the drawn labels clipped
-    to norm 1 before it is squared (biases the estimate down), and none before the first k steps are done.
+    Paper: every 10 steps, on 240 of 480 sequences. paper_code: the gradient of the drawn labels is clipped to norm 1
+    before it is squared (biases the estimate down), and there is none before the first k steps are done; that code also
+    takes all sequences, fraction=1.
     """
+
+    def __init__(
+        self, every: int = 10, sequences: int | None = None, fraction: float = 0.5, *, paper_code: bool = False
+    ) -> None:
+        super().__init__(every, sequences, fraction, paper_code)
 
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
@@ -128,7 +141,7 @@ class GaussNewtonBartlett(Curvature):
         forward_backward(batches, drawn_label_loss, sequences)
         if self.paper_code:
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        return {p: p.grad.square().mul_(tokens) for p in self._parameters if p.grad is not None}
+        return {p: widened(p.grad).square_().mul_(tokens) for p in self._parameters if p.grad is not None}
 
 
 class Hutchinson(Curvature):
@@ -138,6 +151,11 @@ class Hutchinson(Curvature):
     labels. It may be negative. Paper: every 10 steps, on 32 of 480 sequences. Attention runs on torch's math kernel,
     the only one with a second derivative, and the model runs uncompiled. paper_code: none before the first k steps.
     """
+
+    def __init__(
+        self, every: int = 10, sequences: int | None = None, fraction: float = 1 / 15, *, paper_code: bool = False
+    ) -> None:
+        super().__init__(every, sequences, fraction, paper_code)
 
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
@@ -164,7 +182,8 @@ class Hutchinson(Curvature):
                 f"Hutchinson needs second derivatives, which this model lacks ({error}); use GaussNewtonBartlett, or "
                 "attention and loss made of differentiable operations, uncompiled"
             ) from error
-        return {p: u * p.grad for p, u in zip(self._parameters, probes, strict=True) if p.grad is not None}
+        pairs = zip(self._parameters, probes, strict=True)
+        return {p: widened(p.grad).mul_(u) for p, u in pairs if p.grad is not None}
 
 
 def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
@@ -200,9 +219,9 @@ def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
 
 
-def widened(logits: Tensor) -> Tensor:
-    """fp32 logits, float64 ones as they are: a softmax in bf16 is another distribution."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+def widened(tensor: Tensor) -> Tensor:
+    """In fp32, or float64 as it is: a softmax in bf16 is another distribution, a square another number."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def hashed(*numbers: int) -> int:

@@ -1,12 +1,15 @@
 """Sophia: see the class."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
 from .curvature import Curvature
+
+WIN_RATE = (0.1, 0.5)
 
 
 class Sophia(Optimizer):
@@ -83,7 +86,7 @@ class Sophia(Optimizer):
             group["curvature_updates"] += 1
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """win_rate: the share of coordinates that are not clipped, overall and by role; the paper wants 0.1 to 0.5."""
+        """Also win_rate, the share of coordinates that are not clipped, overall and by role."""
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
         for group in self.param_groups:
             for state in (self.state[param] for param in group["params"] if param in self.state):
@@ -93,4 +96,12 @@ class Sophia(Optimizer):
         sums = {f"win_rate/{role}": torch.stack(found).sum(0) for role, found in counts.items()}
         if sums:
             sums["win_rate"] = torch.stack(list(sums.values())).sum(0)
-        return {name: count[0] / count[1] for name, count in sums.items()}
+        return super().diagnostics() | {name: count[0] / count[1] for name, count in sums.items()}
+
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        """See Optimizer; the paper's advice: tune rho until the win rate lies between 0.1 and 0.5."""
+        rate, rhos = diagnostics.get("win_rate"), sorted({group["rho"] for group in self.param_groups})
+        if rate is None or WIN_RATE[0] <= rate <= WIN_RATE[1]:
+            return []
+        way = "below 0.1: too many coordinates are clipped, raise" if rate < WIN_RATE[0] else "above 0.5: lower"
+        return [f"Sophia: win_rate={rate:.3f} is {way} rho={', '.join(map(str, rhos))}"]

@@ -51,6 +51,36 @@ def test_roles_may_have_optimizers_of_their_own() -> None:
     assert kinds.keys() == model.roles().keys()
 
 
+def test_rest_stands_for_the_roles_that_are_not_named() -> None:
+    model = gpt(tied_head=False)
+    optimizer = built({"roles": {"matrix": LION_LIKE, "head,vector": LION_LIKE, "rest": ADAMW}}, model)
+    adamw = optimizer.members[2].param_groups
+    assert {optimizer.names[p] for group in adamw for p in group["params"]} == {"wte.weight", "wpe.weight"}
+
+
+def test_a_role_may_have_settings_of_its_own() -> None:
+    settings = {"embedding": {"lr": 0.5, "betas": [0.5, 0.6]}, "vector": {"weight_decay": 0.3}}
+    optimizer = built({**ADAMW, "role_settings": settings, "decay_roles": ["matrix"]}, gpt(tied_head=False))
+    found = {group["role"]: group for group in optimizer.param_groups}
+    assert {role: group["lr"] for role, group in found.items()} == {
+        "embedding": 0.5,
+        "matrix": 1e-3,
+        "head": 1e-3,
+        "vector": 1e-3,
+    }
+    assert found["embedding"]["betas"] == (0.5, 0.6)
+    assert {role: group["weight_decay"] for role, group in found.items()} == {
+        "embedding": 0.0,
+        "matrix": 0.1,
+        "head": 0.0,
+        "vector": 0.3,
+    }
+    with pytest.raises(
+        ValueError, match=r"role_settings\.head\.execution: optim\.Lion has no such setting .*lr, betas"
+    ):
+        built({"_target_": "optim.Lion", "role_settings": {"head": {"execution": "eager"}}}, gpt())
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -61,13 +91,21 @@ def test_roles_may_have_optimizers_of_their_own() -> None:
         ({"_target_": "optim.Sophia"}, "optim.curvature is missing: optim.Sophia needs it"),
         (
             {"_target_": "optim.Sophia", "curvature": {"_target_": "optim.Hutchinson", "evry": 3}},
-            "optim.curvature.evry: optim.Hutchinson takes no such argument; it accepts every, sequences, paper_code",
+            "optim.curvature.evry: optim.Hutchinson takes no such argument; it accepts every, sequences, fraction",
         ),
         (
             {**ADAMW, "decay_roles": ["matrices"]},
             "decay_roles: 'matrices' must be one of embedding, matrix, head, vector",
         ),
-        ({"roles": {"matricks": ADAMW}}, "optim.roles: 'matricks' must be one of"),
+        (
+            {**ADAMW, "role_settings": {"heads": {}}},
+            "role_settings: 'heads' must be one of embedding, matrix, head, vector",
+        ),
+        ({"roles": {"matricks": ADAMW}}, "optim.roles: 'matricks' must be rest, or one of"),
+        (
+            {"roles": {"matrix,head": ADAMW, "vector,embedding": ADAMW, "rest": ADAMW}},
+            "optim.roles: no role is left for rest",
+        ),
         ({"roles": {"matrix": ADAMW}, "lr": 1}, "optim has roles and beside them lr"),
     ],
 )
@@ -137,10 +175,32 @@ def test_state_saved_and_loaded_continues_bit_for_bit(config: dict[str, Any]) ->
         assert torch.equal(a, b)
 
 
-def test_state_of_unknown_parameters_is_refused() -> None:
-    optimizer = built(ADAMW, gpt())
-    with pytest.raises(ValueError, match=r"of a parameter that the model lacks: h\.9\.x"):
-        optimizer.load_state({"h.9.x.exp_avg": torch.zeros(1)}, {"numbers": {}, "groups": [{}, {}, {}]})
+LION = {"_target_": "optim.Lion"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, r: s.pop("wte.weight.exp_avg"), r"wte\.weight\.exp_avg is missing from the saved optimizer state"),
+        (lambda s, r: s.update(x=torch.zeros(1)), "x does not belong to the saved optimizer state"),
+        (lambda s, r: s.update({"wte.weight.exp_avg": torch.zeros(1)}), r"Lion: state 'exp_avg' .*\(1,\)"),
+        (
+            lambda s, r: (s.update({"h.9.exp_avg": torch.zeros(1)}), r["tensors"].append("h.9.exp_avg")),
+            r"of a parameter that the model lacks: h\.9",
+        ),
+        (lambda s, r: r["groups"].pop(), "has 2 parameter groups, this one 3"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused_by_name(change: Any, message: str) -> None:
+    model = gpt()
+    optimizer = built(LION, model)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    tensors, rest = optimizer.save_state()
+    change(tensors, rest)
+    with pytest.raises(ValueError, match=message):
+        built(LION, gpt()).load_state(tensors, rest)
 
 
 def test_settings_reach_the_constructor_and_lists_become_tuples() -> None:

@@ -110,23 +110,44 @@ def assert_unbiased(found: Tensor, exact: Tensor) -> None:
 
 @pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (3, [1, 3, 5])])
 def test_gauss_newton_bartlett_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
-    found = estimates(GaussNewtonBartlett(every=1, sequences=sequences), 800)
+    found = estimates(GaussNewtonBartlett(every=1, sequences=sequences, fraction=1), 800)
     assert_unbiased(found, exact_gauss_newton_diagonal(gpt(), rows))
 
 
 @pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (2, [2, 5])])
 def test_hutchinson_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
-    found = estimates(Hutchinson(every=1, sequences=sequences), 800)
+    found = estimates(Hutchinson(every=1, sequences=sequences, fraction=1), 800)
     assert_unbiased(found, exact_hessian_diagonal(gpt(), rows))
 
 
 @pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
 @pytest.mark.parametrize("sequences", [None, 4])
 def test_micro_batches_do_not_change_an_estimate(curvature: type[Curvature], sequences: int | None) -> None:
-    whole = estimates(curvature(every=1, sequences=sequences), 3)
+    whole = estimates(curvature(every=1, sequences=sequences, fraction=1), 3)
     for micro_batch in (1, 2, 3):
-        cut = estimates(curvature(every=1, sequences=sequences), 3, micro_batch)
+        cut = estimates(curvature(every=1, sequences=sequences, fraction=1), 3, micro_batch)
         torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "global_batch", "rows"), [(0.5, 480, 240), (1 / 15, 480, 32), (1 / 15, 16, 1), (0.5, 1, 1), (1, 7, 7)]
+)
+def test_the_fraction_follows_the_global_batch(fraction: float, global_batch: int, rows: int) -> None:
+    used = []
+
+    class Counting(GaussNewtonBartlett):
+        def estimate(
+            self, step: int, batches: Sequence[Any], forward_backward: Any, sequences: int
+        ) -> dict[Tensor, Tensor]:
+            used.extend([sequences, sum(len(batch.rows) for batch in batches)])
+            return {}
+
+    curvature = Counting(fraction=fraction)
+    curvature.bind(Collector(nn.Linear(1, 1)), [], seed=0, global_batch=global_batch)
+    curvature._optimizer.update_curvature = lambda estimates: None  # type: ignore[union-attr,method-assign]
+    tokens = torch.zeros(global_batch, 1, dtype=torch.int64)
+    curvature.update(0, [Batch(tokens, tokens, range(global_batch))], lambda *a: torch.zeros(()))
+    assert used == [rows, rows]
 
 
 @pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
@@ -146,8 +167,8 @@ def test_the_papers_code_clips_the_gradient_before_squaring() -> None:
     model = gpt()
     with torch.no_grad():
         model.wte.weight.mul_(20)
-    plain = estimates(GaussNewtonBartlett(every=1), 2, model=model)[1]
-    clipped = estimates(GaussNewtonBartlett(every=1, paper_code=True), 2, model=model)[0]
+    plain = estimates(GaussNewtonBartlett(every=1, fraction=1), 2, model=model)[1]
+    clipped = estimates(GaussNewtonBartlett(every=1, fraction=1, paper_code=True), 2, model=model)[0]
     norm = (plain / (G * T)).sum().sqrt()
     assert norm > 1
     torch.testing.assert_close(clipped, plain / norm**2, rtol=1e-4, atol=1e-12)  # torch adds 1e-6 to the norm
@@ -208,7 +229,9 @@ def test_hutchinson_refuses_what_has_no_second_derivative() -> None:
     ("make", "message"),
     [
         (lambda: GaussNewtonBartlett(every=0), "GaussNewtonBartlett: every=0 must be >= 1"),
-        (lambda: Hutchinson(sequences=0), "Hutchinson: sequences=0 must be >= 1, or None for all"),
+        (lambda: Hutchinson(sequences=0), "Hutchinson: sequences=0 must be >= 1, or None for a fraction"),
+        (lambda: Hutchinson(fraction=0.0), r"Hutchinson: fraction=0.0 must be in \(0, 1\]"),
+        (lambda: GaussNewtonBartlett(fraction=1.5), r"GaussNewtonBartlett: fraction=1.5 must be in \(0, 1\]"),
         (lambda: estimates(Hutchinson(sequences=7), 1), "Hutchinson: sequences=7 must be at most global_batch=6"),
     ],
 )
