@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 # A GPT and a data set small enough to train in a fraction of a second.
 TINY = [
@@ -34,3 +35,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(data_root: Path) -> list[str]:
     """The overrides of a tiny run."""
     return [*TINY, f"data.root={data_root}"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves tests marked gpu to machines that have one."""
+    if not torch.cuda.is_available():
+        away = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if item not in away]

@@ -1,0 +1,75 @@
+"""What only a CUDA device can show; scripts/gpu.sh runs these and the benchmarks there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from configs import compose
+from data import TokenDataset, TokenLoader
+from trainer.environment import has_native_bf16, memory_bytes, pick_device
+from trainer.metrics import read_rows
+
+pytestmark = pytest.mark.gpu
+CUDA = ["device=cuda", "precision=auto"]
+
+
+def run(folder: Path, tiny: list[str], *overrides: str) -> dict[str, object]:
+    assert train.main(compose([*tiny, *CUDA, f"run_dir={folder}", *overrides])) == 0
+    result: dict[str, object] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def test_the_default_on_a_gpu_is_compiled_bf16(tiny: list[str], tmp_path: Path) -> None:
+    found = run(tmp_path / "a", tiny)
+    env = json.loads((tmp_path / "a" / "env.json").read_text())
+    assert env["device"] == torch.cuda.get_device_name()
+    assert env["precision"] == ("bf16" if has_native_bf16(pick_device("cuda")) else "fp32")
+    assert env["compiled"] is True
+    assert found["val/loss"] < read_rows(tmp_path / "a" / "metrics.jsonl")[0]["val/loss"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sophiag"])
+def test_a_continued_run_ends_like_an_uninterrupted_one(tiny: list[str], tmp_path: Path, optimizer: str) -> None:
+    settings = [f"optim={optimizer}", "compile=false", "precision=fp32", "model.dropout=0"]
+    whole = run(tmp_path / "whole", tiny, *settings)
+    (tmp_path / "cut").mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        text = (tmp_path / "whole" / name).read_text()
+        (tmp_path / "cut" / name).write_text(text.replace(str(tmp_path / "whole"), str(tmp_path / "cut")))
+    kept = tmp_path / "whole" / "checkpoints" / "step_000009"
+    (tmp_path / "cut" / "checkpoints").mkdir()
+    kept.rename(tmp_path / "cut" / "checkpoints" / kept.name)
+    cut = run(tmp_path / "cut", tiny, *settings)
+    assert cut["val/loss"] == pytest.approx(whole["val/loss"], rel=1e-6)  # atomics reorder sums
+
+
+def test_gpu_and_cpu_agree(tiny: list[str], tmp_path: Path) -> None:
+    settings = ["compile=false", "precision=fp32", "model.dropout=0"]
+    gpu = run(tmp_path / "gpu", tiny, *settings)
+    assert train.main(compose([*tiny, f"run_dir={tmp_path / 'cpu'}", *settings])) == 0
+    cpu = json.loads((tmp_path / "cpu" / "result.json").read_text())
+    assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=1e-4)
+
+
+def test_batches_arrive_whole_on_the_device(tiny: list[str]) -> None:
+    dataset = TokenDataset.open(train.data_path(compose(tiny)), "train")
+    loaders = [
+        TokenLoader(dataset, seq_len=64, global_batch=32, micro_batch=8, seed=1, device=device)
+        for device in ("cuda", "cpu")
+    ]
+    for step in range(20):
+        for theirs, ours in zip(*(loader.batches(step) for loader in loaders), strict=True):
+            assert theirs.inputs.is_cuda
+            assert torch.equal(theirs.inputs.cpu(), ours.inputs)
+            assert torch.equal(theirs.targets.cpu(), ours.targets)
+    for loader in loaders:
+        loader.close()
+
+
+def test_memory_is_that_of_the_device() -> None:
+    before = memory_bytes(pick_device("cuda"))
+    held = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
+    assert memory_bytes(pick_device("cuda")) >= max(before, held.nbytes)
