@@ -74,6 +74,7 @@ class Run:
     sinks: list[Sink] = field(default_factory=list)
     step: int = 0  # the next one to run
     losses: dict[str, float] = field(default_factory=dict)  # the last ones measured
+    hints: list[str] = field(default_factory=list)  # what the optimizers' last diagnostics suggest
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -96,13 +97,13 @@ def loop(run: Run) -> str:
             loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
             grad_norm = strategy.clip_grad_norm_(config.grad_clip)
             lr = run.schedule.apply(optimizer, step)
-            optimizer.step()
+            is_last = step + 1 == config.max_steps
+            log_due = step % config.log_every == 0 or is_last
+            optimizer.step(measured=log_due)
             optimizer.zero_grad()
             run.divergence.observe(step, loss, grad_norm)
             run.step = step + 1
 
-            is_last = run.step == config.max_steps
-            log_due = step % config.log_every == 0 or is_last
             save_due = run.step % config.save_every == 0 or is_last or stop.asked
             if (log_due or save_due) and run.divergence.step is not None:
                 return "diverged"
@@ -152,6 +153,7 @@ def counters(run: Run) -> dict[str, float]:
 def diagnostics(run: Run) -> dict[str, float]:
     """What optimizer and memory have to say on a log step."""
     values = {key: float(value) for key, value in run.optimizer.diagnostics().items()}
+    run.hints = run.optimizer.hints(values)
     return values | {"memory/peak_bytes": environment.memory_bytes(run.strategy.device)}
 
 
@@ -321,6 +323,8 @@ def finish(run: Run, status: str) -> None:
     else:
         result["step"] = run.divergence.step
         print(diverged(run), file=sys.stderr)
+    for hint in run.hints:
+        print(f"hint: {hint}")
     print(f"run directory  {path}\nloss curve     {path / 'loss.png'}")
     run.directory.finish(result)
 

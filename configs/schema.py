@@ -21,15 +21,15 @@ class RunConfig:
     parallel: Any = MISSING
     logging: Any = MISSING
 
-    max_steps: int = 300
-    global_batch: int = 16  # sequences per optimizer step, over all ranks
-    micro_batch: int = 16  # sequences per forward pass of one rank; accumulation follows from it
+    max_steps: int = 500
+    global_batch: int = 8  # sequences per optimizer step, over all ranks
+    micro_batch: int = 8  # sequences per forward pass of one rank; accumulation follows from it
     grad_clip: float | None = 1.0  # largest global norm of the gradient
     seed: int = 1337  # of the initial parameters, the order of the data, dropout and label noise
 
-    eval_every: int = 50  # steps; also before the first step and after the last
+    eval_every: int = 100  # steps; also before the first step and after the last
     eval_sequences: int = 128  # spread evenly over the validation set, the same ones every time
-    log_every: int = 5  # steps
+    log_every: int = 10  # steps
     save_every: int = 100  # steps; also after the last
     keep_checkpoints: int = 2  # the newest ones
     permanent_every: int | None = None  # steps; checkpoints that are never deleted
