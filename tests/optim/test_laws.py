@@ -1,0 +1,200 @@
+"""The laws of the design, for every option of configs/optim."""
+
+import copy
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from configs import compose
+from data import Batch
+from model import GPT, GPTConfig
+from optim.base import Optimizer
+from optim.build import OptimizerSet, build, check
+from optim.memory import state_bytes
+from trainer.parallel import Single
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
+OF_EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
+INTERVALS = ("every", "precondition_frequency")
+G, T, V = 4, 5, 11
+
+
+def config(option: str, **changes: Any) -> dict[str, Any]:
+    """The option's settings, intervals cut to 3 steps, changes made wherever a node has the key."""
+    found: Any = OmegaConf.to_container(compose([f"optim={option}"]).optim, resolve=True)
+    for node in nodes(found):
+        node |= {key: 3 for key in INTERVALS if key in node} | {k: v for k, v in changes.items() if k in node}
+    return dict(found)
+
+
+def nodes(found: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(found, dict):
+        yield found
+        for value in found.values():
+            yield from nodes(value)
+
+
+def gpt(dtype: torch.dtype = torch.float32) -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(vocab_size=V, n_layer=2, n_head=2, n_embd=8, block_size=T)).to(dtype)
+
+
+def built(settings: dict[str, Any], model: GPT) -> OptimizerSet:
+    return build(settings, dict(model.named_parameters()), model.roles(), seed=1, global_batch=G)
+
+
+def loss_of(model: torch.nn.Module, batch: Batch) -> Tensor:
+    loss: Tensor = model(batch.inputs, batch.targets)
+    return loss
+
+
+def tokens_of(step: int) -> Tensor:
+    """Inputs and targets, (2, G, T), of other random numbers for every step."""
+    return torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(step))
+
+
+def train(
+    model: GPT,
+    optimizer: OptimizerSet,
+    first: int,
+    last: int,
+    *,
+    data: Callable[[int], Tensor] = tokens_of,
+    before_step: Callable[[], None] = lambda: None,
+) -> float:
+    """Steps first to last - 1 as train.py does them, each depending on its number alone; the last loss."""
+    strategy = Single(device=torch.device("cpu"), precision="fp32", compiled=False)
+    strategy.prepare(model)
+    for step in range(first, last):
+        tokens = data(step)
+        batches = [Batch(tokens[0, i : i + 2], tokens[1, i : i + 2], range(i, i + 2)) for i in (0, 2)]
+        for estimator in optimizer.estimators:
+            estimator.update(step, batches, strategy.forward_backward)
+        loss = strategy.forward_backward(batches, loss_of, G)
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) / (1 + step)
+        before_step()
+        optimizer.step(measured=True)
+        optimizer.zero_grad()
+    return float(loss)
+
+
+def resumed(settings: dict[str, Any], model: GPT, optimizer: OptimizerSet) -> tuple[GPT, OptimizerSet]:
+    """Both, as a new process finds them in a checkpoint."""
+    tensors, rest = optimizer.save_state()
+    again = copy.deepcopy(model)
+    fresh = built(settings, again)
+    fresh.load_state({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(rest)))
+    return again, fresh
+
+
+@OF_EVERY_OPTION
+@pytest.mark.parametrize(("dtype", "cut"), [(torch.float32, 4), (torch.bfloat16, 1)])  # 4: within an interval
+def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, cut: int) -> None:
+    settings, whole, model = config(option), gpt(dtype), gpt(dtype)
+    train(whole, built(settings, whole), 0, 8)
+    first = built(settings, model)
+    train(model, first, 0, cut)
+    again, second = resumed(settings, model, first)
+    before, after = first.save_state()[0], second.save_state()[0]
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
+    train(again, second, cut, 8)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@OF_EVERY_OPTION
+def test_state_has_the_bytes_that_the_meta_device_foretells(option: str) -> None:
+    model = gpt()
+    optimizer = built(config(option), model)
+    train(model, optimizer, 0, 1)
+    with torch.device("meta"):
+        meta = GPT(model.config)
+    found = optimizer.state_bytes()
+    assert found == sum(tensor.nbytes for tensor in optimizer.save_state()[0].values() if tensor.ndim)
+    assert found == state_bytes(config(option), dict(meta.named_parameters()), meta.roles())
+
+
+@OF_EVERY_OPTION
+def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without code generation, which takes seconds: what could differ is the tracing of direction."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    models = []
+    for execution in ("eager", "compiled"):
+        model = gpt(torch.float64)
+        train(model, built(config(option, execution=execution), model), 0, 8)
+        models.append(model)
+    start = gpt(torch.float64)
+    for a, b, s in zip(*(model.parameters() for model in (*models, start)), strict=True):
+        assert (a - b).norm() <= 1e-6 * (a - s).norm()
+
+
+@OF_EVERY_OPTION
+def test_it_learns(option: str) -> None:
+    def alphabet(step: int) -> Tensor:
+        row = torch.arange(G * (T + 1)).view(G, T + 1) % V
+        return torch.stack([row[:, :-1], row[:, 1:]])
+
+    model = gpt()
+    optimizer = built(config(option), model)
+    first = train(model, optimizer, 0, 1, data=alphabet)
+    assert train(model, optimizer, 1, 15, data=alphabet) < first
+
+
+@OF_EVERY_OPTION
+def test_parameters_without_gradient_stay(option: str) -> None:
+    model = gpt()
+    optimizer = built(config(option), model)
+    frozen = model.h[0].mlp.c_fc.weight
+    before = frozen.detach().clone()
+    train(model, optimizer, 0, 2, before_step=lambda: setattr(frozen, "grad", None))
+    assert torch.equal(frozen.detach(), before)
+
+
+@OF_EVERY_OPTION
+def test_a_step_of_zeros_with_lr_0_is_safe(option: str) -> None:
+    """torch's checkpoint tools take such a step to bring the state into being."""
+    model = gpt()
+    optimizer = built(config(option), model)
+    train(model, optimizer, 0, 1)
+    before = copy.deepcopy(model.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for _ in range(4):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(tensor.isfinite().all() for tensor in optimizer.save_state()[0].values())
+
+
+@OF_EVERY_OPTION
+def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
+    model = gpt()
+    optimizer = built(config(option), model)
+    train(model, optimizer, 0, 4)
+    found = optimizer.diagnostics()
+    assert all(name.startswith("optim/") and value.ndim == 0 and value.isfinite() for name, value in found.items())
+    ours = {g["role"] for m in optimizer.members if isinstance(m, Optimizer) for g in m.param_groups}
+    assert ours == {name.removeprefix("optim/update_ratio/") for name in found if "update_ratio" in name}
+    optimizer.hints({name: float(value) for name, value in found.items()})
+
+
+@OF_EVERY_OPTION
+def test_an_unknown_key_is_refused_before_there_is_a_model(option: str) -> None:
+    settings = config(option)
+    for node in [found for found in nodes(settings) if "_target_" in found]:
+        node["lrr"] = 1
+        with pytest.raises(ValueError, match=rf"lrr: {node['_target_']} takes no such argument; it accepts"):
+            check(settings)
+        del node["lrr"]
+    check(settings)
