@@ -1,5 +1,6 @@
 """Optimizers, one file per paper, on one engine (base.py); needs torch and the standard library only."""
 
+from .adafactor import Adafactor
 from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
@@ -7,4 +8,4 @@ from .sgd import SGD
 from .signum import Signum
 from .sophia import Sophia
 
-__all__ = ["SGD", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]
+__all__ = ["SGD", "Adafactor", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]

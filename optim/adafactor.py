@@ -1,0 +1,91 @@
+"""Adafactor: see the class."""
+
+import math
+
+from torch import Tensor
+
+from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .factored import column_means, stored
+
+
+class Adafactor(Optimizer):
+    """Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235, Algorithms 4 and 5).
+
+    Adam's second moment of a matrix, as the product of its averages over columns and over rows; the update is clipped
+    by its RMS. State for a matrix (m, n): exp_avg_sq_row (m), exp_avg_sq_col (n); for any other shape exp_avg_sq of that
+    shape; with beta1 also exp_avg of the parameter's. Memory: m + n numbers, with beta1 mn more.
+    relative_step, the paper's: the step is max(eps[1], RMS(parameter)) min(lr, 1 / sqrt(t)); without, it is lr, as a
+    schedule wants it. beta1: null, the paper's, for no momentum.
+    Differs from T5's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
+    them. From torch's: eps[0] is added to the squared gradient, the paper's way, and the relative step can be left out.
+
+    Raises: ValueError: if lr <= 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
+    weight_decay < 0.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        beta1: float | None = None,
+        beta2_decay: float = -0.8,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        relative_step: bool = True,
+        execution: str = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2_decay": beta2_decay,
+            "eps": tuple(eps),
+            "clip_threshold": clip_threshold,
+            "weight_decay": weight_decay,
+            "relative_step": relative_step,
+        }
+        super().__init__(params, defaults, execution)
+
+    def check(self, hp: Hyper) -> None:
+        """See Optimizer."""
+        super().check(hp)
+        if hp.beta1 is not None:
+            within(self, "beta1", hp.beta1, 0, 1)
+        within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
+        within(self, "eps[0]", hp.eps[0], 0, math.inf, open_low=True)
+        within(self, "eps[1]", hp.eps[1], 0, math.inf, open_low=True)
+        within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        """See Optimizer."""
+        momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape)}
+        if len(shape) != 2:
+            return {"exp_avg_sq": Spec(shape), **momentum}
+        return {"exp_avg_sq_row": Spec(shape[:1]), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """See Optimizer."""
+        # rho_t = min(lr, 1 / sqrt(t)) over lr, since the engine multiplies by lr, which a schedule may set to 0.
+        return {"beta2": 1 - float(hp.t) ** hp.beta2_decay, "rho": 1 / max(1.0, hp.lr * math.sqrt(hp.t))}
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See Optimizer; lines of Algorithm 4, for vectors of Algorithm 5."""
+        beta2, square = hp.beta2, grad.square() + hp.eps[0]
+        if "exp_avg_sq" in state:
+            v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4
+            u = grad * v.rsqrt()  # l. 5
+        else:
+            row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
+            col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square))  # l. 5
+            u = grad * stored((row / row.mean()).rsqrt())[:, None] * stored(col.rsqrt())  # ll. 6-7
+        u = u * stored(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
+        if hp.beta1 is not None:
+            u = state["exp_avg"].lerp_(u, 1 - hp.beta1)
+        if hp.relative_step:
+            u = u * stored(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
+        return u
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
