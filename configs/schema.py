@@ -27,7 +27,7 @@ class RunConfig:
     grad_clip: float | None = 1.0  # largest global norm of the gradient
     seed: int = 1337  # of the initial parameters, the order of the data, dropout and label noise
 
-    eval_every: int = 100  # steps; also before the first step and after the last
+    eval_every: int = 50  # steps; also before the first step and after the last
     eval_sequences: int = 128  # spread evenly over the validation set, the same ones every time
     log_every: int = 10  # steps
     save_every: int = 100  # steps; also after the last
