@@ -12,8 +12,8 @@ class Adafactor(Optimizer):
     """Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235, Algorithms 4 and 5).
 
     Adam's second moment of a matrix, as the product of its averages over columns and over rows; the update is clipped
-    by its RMS. State for a matrix (m, n): exp_avg_sq_row (m), exp_avg_sq_col (n); for any other shape exp_avg_sq of that
-    shape; with beta1 also exp_avg of the parameter's. Memory: m + n numbers, with beta1 mn more.
+    by its RMS. State for a matrix (m, n): exp_avg_sq_row (m), exp_avg_sq_col (n); otherwise exp_avg_sq of the shape;
+    with beta1 also exp_avg of the shape. Memory: m + n numbers, with beta1 mn more.
     relative_step, the paper's: the step is max(eps[1], RMS(parameter)) min(lr, 1 / sqrt(t)); without, it is lr, as a
     schedule wants it. beta1: null, the paper's, for no momentum.
     Differs from T5's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
