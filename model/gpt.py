@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import GPTConfig
+from model.loss import cross_entropy
 
 INIT_STD = 0.02
 
@@ -31,7 +32,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # (B, T, H, D) each
+        q, k, v = (
+            part.view(B, T, self.n_head, C // self.n_head) for part in self.c_attn(x).split(C, 2)
+        )  # (B, T, H, D)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(
@@ -104,7 +107,8 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, vocab_size) for tokens (B, T) int64; with targets (B, T) the mean cross entropy, fp32 or wider.
 
-        The loss is in nats per token. Padded rows of the head take no part in either.
+        The loss is in nats per token, and has no second derivative on a CPU (loss.py); that of the logits has. Padded
+        rows of the head take no part in either.
         """
         T, V = tokens.shape[1], self.config.vocab_size
         x = self.wte(tokens) + self.wpe.weight[:T]
@@ -116,8 +120,7 @@ class GPT(nn.Module):
             return logits if logits.shape[-1] == V else logits[..., :V]
         if logits.shape[-1] > V:
             logits[..., V:] = -math.inf
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(wide.flatten(0, 1), targets.flatten())
+        return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     @torch.no_grad()
     def generate(

@@ -169,7 +169,8 @@ class Hutchinson(Curvature):
 
         def slope_along_probe(model: nn.Module, batch: Batch) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):
-                loss = model.forward(batch.inputs, batch.targets)  # forward, not __call__: that one may be compiled
+                logits = widened(model.forward(batch.inputs))  # forward, not __call__: that one may be compiled
+            loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
             gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
             return sum(((g * u).sum() for g, u in zip(gradients, probes, strict=True)), torch.zeros_like(loss))
 
