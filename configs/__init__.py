@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -140,9 +140,8 @@ def _belongs(key: str, keys: frozenset[str]) -> bool:
 def _register_schema() -> None:
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
-    defaults = {field.name: field.default for field in fields(GPTConfig)}
-    required = {name: "???" for name, default in defaults.items() if not isinstance(default, bool | int | float)}
-    store.store(group="model", name="gpt", node={**defaults, **required, "vocab_size": None})
+    defaults = {field.name: "???" if field.default is MISSING else field.default for field in fields(GPTConfig)}
+    store.store(group="model", name="gpt", node={**defaults, "vocab_size": None})
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

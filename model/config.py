@@ -20,6 +20,7 @@ class GPTConfig:
     bias: bool = True  # of linear layers and layer norms
     tied_head: bool = True  # the head is the token embedding
     scale_attn_by_inverse_layer_idx: bool = False  # Mistral's GPT-2: layer i's scores are divided by i + 1
+    gelu: str = "tanh"  # GPT-2's approximation; "erf": the exact one, nanoGPT's, 2.5 times faster on a CPU
     qk_norm: bool = False  # layer norm of queries and keys (Dehghani et al. 2023, arXiv:2302.05442)
     vocab_multiple: int = 64  # embedding rows are padded to a multiple of it, which matrix kernels like
 
@@ -29,6 +30,8 @@ class GPTConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be >= 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must lie in [0, 1)")
+        if self.gelu not in ("tanh", "erf"):
+            raise ValueError(f"model.gelu={self.gelu!r} must be tanh or erf")
         if self.n_embd % self.n_head:
             below = self.n_embd // self.n_head * self.n_head
             nearest = " or ".join(str(n) for n in (below, below + self.n_head) if n)

@@ -44,17 +44,17 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around GPT-2's GELU, its tanh approximation."""
+    """Two linear layers around a GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.approximate = config.dropout, "tanh" if config.gelu == "tanh" else "none"
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")), self.dropout, self.training)
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate)), self.dropout, self.training)
 
 
 class Block(nn.Module):

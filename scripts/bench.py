@@ -58,8 +58,8 @@ def train_round(settings: Mapping[str, Any]) -> Round:
 
 
 def _our_model(settings: Mapping[str, Any]) -> nn.Module:
-    shape = {key: settings[key] for key in ("vocab_size", "n_layer", "n_head", "n_embd", "block_size")}
-    return GPT(GPTConfig(**shape))
+    keys = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "gelu")
+    return GPT(GPTConfig(**{key: settings[key] for key in keys}))
 
 
 def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
@@ -97,7 +97,12 @@ def train(arguments: argparse.Namespace) -> None:
         node = compose([f"model={name}"]).model
         vocab_size, batch = CASES.get(name, DEFAULT_CASE)
         keys = ("n_layer", "n_head", "n_embd", "block_size")
-        shape = {**{key: node[key] for key in keys}, "vocab_size": vocab_size, "batch": arguments.batch or batch}
+        shape = {
+            **{key: node[key] for key in keys},
+            "gelu": node.gelu,
+            "vocab_size": vocab_size,
+            "batch": arguments.batch or batch,
+        }
         variants = train_variants(arguments, shape)
         found = interleaved(Path(__file__), variants, arguments.rounds)
         flops = flops_per_token(GPTConfig(vocab_size=vocab_size, **{key: node[key] for key in keys}))
