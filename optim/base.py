@@ -28,6 +28,7 @@ The engine turns u into param <- (1 - lr weight_decay) param - lr u, and owns
 
 Memory of a step beyond state: eager, a few pieces of execution.CACHED numbers for elementwise rules, otherwise what
 direction makes for one parameter; compiled, less. Short tensors are copied into packs of about execution.PACK numbers.
+A measured step (diagnostics) copies the pieces of one call, at most execution.TOGETHER matrices.
 """
 
 import math
@@ -47,7 +48,7 @@ from .execution import (
     Update,
     compiled,
     flat_pieces,
-    update_piece,
+    update_pieces,
     whole_tensors,
     working_dtype,
 )
@@ -200,43 +201,48 @@ class Optimizer(torch.optim.Optimizer, ABC):
             self.state[param]["step"].fill_(hp.t)
         is_compiled = self._is_compiled()
         if self.elementwise:
-            pieces = flat_pieces(params, self.state, cut=not is_compiled)
+            batches = flat_pieces(params, self.state, compiled=is_compiled)
         else:
-            pieces = whole_tensors(params, self.state)
+            batches = whole_tensors(params, self.state)
         update = self._update(hp, is_compiled)
         if self.measures:
             update = self._measured(update, getattr(hp, "role", "all"))
-        for piece in pieces:
+        for pieces in batches:
             if not self.elementwise:
-                dtype = working_dtype(piece.param)
-                self.refresh(piece.grad.to(dtype), piece.param.to(dtype), piece.state, hp)
+                self._refresh(pieces, hp)
             if moves:
-                update(piece)
+                update(pieces)
 
-    def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Piece], None]:
-        """The step of a piece, for this step's numbers."""
+    def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
+        for param, grad, state in pieces:
+            dtype = working_dtype(param)
+            self.refresh(grad.to(dtype), param.to(dtype), state, hp)
+
+    def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
+        """The step of some pieces, for this step's numbers."""
         numbers = self.coefficients(hp) | {"lr": hp.lr, "shrink": 1 - hp.lr * hp.weight_decay}
-        function: Update = update_piece
+        function: Update = update_pieces
         if is_compiled:
             if self._compiled is None:
-                self._compiled = compiled(update_piece)
+                self._compiled = compiled(update_pieces)
             function = self._compiled
             tensors = torch.tensor(list(numbers.values()), dtype=torch.float64).unbind()
             numbers = dict(zip(numbers, tensors, strict=True))
         lr, shrink = numbers.pop("lr"), numbers.pop("shrink")
         settings = {name: value for name, value in vars(hp).items() if name not in ("params", "lr", "initial_lr", "t")}
         visible = Hyper(settings | numbers)
-        return lambda piece: function(self, piece, visible, lr, shrink)
+        return lambda pieces: function(self, pieces, visible, lr, shrink)
 
-    def _measured(self, update: Callable[[Piece], None], role: str) -> Callable[[Piece], None]:
-        """The step of a piece that also notes how far it went, at the cost of a copy of the piece."""
+    def _measured(self, update: Callable[[Sequence[Piece]], None], role: str) -> Callable[[Sequence[Piece]], None]:
+        """The step of some pieces that also notes how far it went, at the cost of a copy of them."""
         found = self._changes.setdefault(role, [])
 
-        def measured(piece: Piece) -> None:
-            before = piece.param.to(working_dtype(piece.param), copy=True)
-            size = torch.linalg.vector_norm(before)
-            update(piece)
-            found.append(torch.stack([torch.linalg.vector_norm(before.sub_(piece.param)), size]).square())
+        def measured(pieces: Sequence[Piece]) -> None:
+            before = [piece.param.to(working_dtype(piece.param), copy=True) for piece in pieces]
+            sizes = [torch.linalg.vector_norm(tensor) for tensor in before]
+            update(pieces)
+            for piece, tensor, size in zip(pieces, before, sizes, strict=True):
+                found.append(torch.stack([torch.linalg.vector_norm(tensor.sub_(piece.param)), size]).square())
 
         return measured
 

@@ -134,7 +134,9 @@ class GaussNewtonBartlett(Curvature):
         def drawn_label_loss(model: nn.Module, batch: Batch) -> Tensor:
             nonlocal tokens
             logits = widened(model(batch.inputs))  # (B, T, V)
-            labels = draw_labels(logits.detach(), uniforms(self._seed, step, batch))
+            uniform = uniforms(self._seed, step, batch)
+            # Row by row: the temporaries, several times the logits, would otherwise be the peak of the whole run.
+            labels = torch.stack([draw_labels(*row) for row in zip(logits.detach(), uniform, strict=True)])
             tokens = sequences * labels.shape[1]
             return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
@@ -213,7 +215,7 @@ def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One label per position from softmax(logits (B, T, V)), by inverting its distribution at uniform (B, T); int64."""
+    """One label per position from softmax(logits (..., V)), by inverting its distribution at uniform (...); int64."""
     cumulative = logits.softmax(-1).cumsum(-1)
     total = cumulative[..., -1]  # near 1: rounding
     wanted = (uniform.to(total.dtype) * total).minimum(torch.nextafter(total, torch.zeros_like(total)))

@@ -1,7 +1,7 @@
 """How a rule meets its tensors: in which pieces, and interpreted or compiled. One copy of the maths serves all.
 
 An elementwise rule runs on flat pieces: a long tensor is a view, cut up where that keeps temporaries in the cache, and
-short tensors are packed into one. Any other rule gets its tensors whole. Either way the same function updates a piece.
+short tensors are packed into one. Any other rule gets its tensors whole. Either way the same function updates pieces.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,9 @@ COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (s
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
+TOGETHER = (
+    8  # long pieces per call of compiled code: one call costs as much as some 300,000 numbers, each adds 0.5 s once
+)
 
 State = dict[str, Tensor]
 Update = Callable[..., None]
@@ -47,19 +50,19 @@ class Piece(NamedTuple):
     state: State
 
 
-def update_piece(rule: Rule, piece: Piece, hp: Hyper, lr: float | Tensor, shrink: float | Tensor) -> None:
+def update_pieces(rule: Rule, pieces: Sequence[Piece], hp: Hyper, lr: float | Tensor, shrink: float | Tensor) -> None:
     """param <- shrink param - lr u, in place. lr and shrink: numbers, or 0-dim tensors for compiled code."""
-    param, grad, state = piece
-    dtype = working_dtype(param)
-    working = param.to(dtype)
-    update = rule.direction(grad.to(dtype), working, state, hp)
-    if not rule.decays_after_update:
-        working.mul_(shrink)
-    working.sub_(update * lr)
-    if rule.decays_after_update:
-        working.mul_(shrink)
-    if dtype != param.dtype:
-        param.copy_(working)
+    for param, grad, state in pieces:
+        dtype = working_dtype(param)
+        working = param.to(dtype)
+        update = rule.direction(grad.to(dtype), working, state, hp)
+        if not rule.decays_after_update:
+            working.mul_(shrink)
+        working.sub_(update * lr)
+        if rule.decays_after_update:
+            working.mul_(shrink)
+        if dtype != param.dtype:
+            param.copy_(working)
 
 
 def compiled(update: Update) -> Update:
@@ -73,22 +76,23 @@ def compiled(update: Update) -> Update:
     return fast
 
 
-def whole_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[Piece]:
-    """Every parameter as it is."""
+def whole_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[list[Piece]]:
+    """Every parameter as it is, one at a time."""
     for param in params:
         assert param.grad is not None
-        yield Piece(param.detach(), param.grad, _named(states[param]))
+        yield [Piece(param.detach(), param.grad, _named(states[param]))]
 
 
-def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, cut: bool) -> Iterator[Piece]:
-    """The parameters' numbers as 1-D pieces of one device and dtype; a packed piece is written back at the next one.
+def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, compiled: bool) -> Iterator[list[Piece]]:
+    """The parameters' numbers as 1-D pieces, in lists to update at once; a pack is written back at the next list.
 
-    cut: whether long tensors on a CPU come in pieces of at most CACHED numbers.
+    compiled: long tensors come uncut, and together. Otherwise, on a CPU, in parts of at most CACHED numbers.
     """
     packs: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    views: list[Piece] = []
     for param in params:
         if param.numel() >= PACKED_BELOW and param.is_contiguous():
-            yield from _views(param, states[param], CACHED if cut and param.device.type == "cpu" else param.numel())
+            views += _views(param, states[param], param.numel() if compiled or param.is_cuda else CACHED)
             continue
         pack = packs.setdefault((param.device, param.dtype), [])
         pack.append(param)
@@ -96,6 +100,12 @@ def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, cut
             yield from _packed(packs.pop((param.device, param.dtype)), states)
     for pack in packs.values():
         yield from _packed(pack, states)
+    together = TOGETHER if compiled else 1
+    full = len(views) - len(views) % together
+    for i in range(0, full, together):
+        yield views[i : i + together]
+    for piece in views[full:]:  # one at a time, as another number of pieces is another thing to compile
+        yield [piece]
 
 
 def working_dtype(param: Tensor) -> torch.dtype:
@@ -103,22 +113,22 @@ def working_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def _views(param: Tensor, state: State, size: int) -> Iterator[Piece]:
+def _views(param: Tensor, state: State, size: int) -> list[Piece]:
     assert param.grad is not None
     named = _named(state)
     flat = [param.detach().view(-1), param.grad.reshape(-1), *(tensor.view(-1) for tensor in named.values())]
-    for param_part, grad_part, *parts in zip(*(torch.split(tensor, size) for tensor in flat), strict=True):
-        yield Piece(param_part, grad_part, dict(zip(named, parts, strict=True)))
+    cut = zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
+    return [Piece(p, g, dict(zip(named, parts, strict=True))) for p, g, *parts in cut]
 
 
-def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[Piece]:
+def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[list[Piece]]:
     names = list(_named(states[params[0]]))
     piece = Piece(
         _joined(params),
         _joined([param.grad for param in params if param.grad is not None]),
         {name: _joined([states[param][name] for param in params]) for name in names},
     )
-    yield piece
+    yield [piece]
     _split_into(params, piece.param)
     for name in names:
         _split_into([states[param][name] for param in params], piece.state[name])

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, execution
 from optim.base import Optimizer
-from optim.execution import CACHED, PACK, PACKED_BELOW, flat_pieces, whole_tensors
+from optim.execution import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, whole_tensors
 
 SIZES = [(3,), (PACKED_BELOW,), (2, 5), (1,), (CACHED + 1, 2), (PACKED_BELOW - 1,), ()]
 
@@ -25,17 +25,21 @@ def parameters(sizes: list[tuple[int, ...]] = SIZES) -> list[Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cut", [True, False])
-def test_pieces_hold_every_number_once_and_are_written_back(cut: bool) -> None:
-    params = parameters()
+@pytest.mark.parametrize("compiled", [True, False])
+def test_pieces_hold_every_number_once_and_are_written_back(compiled: bool) -> None:
+    params = parameters(SIZES * (TOGETHER // 2))
     before = [param.detach().clone() for param in params]
     states = {param: {"step": torch.zeros(()), "x": torch.zeros(param.shape)} for param in params}
-    for piece in flat_pieces(params, states, cut=cut):
-        assert piece.param.shape == piece.grad.shape == piece.state["x"].shape == (piece.param.numel(),)
-        assert list(piece.state) == ["x"]
-        assert not cut or piece.param.numel() <= max(CACHED, PACK + PACKED_BELOW)
-        piece.param.add_(piece.grad)
-        piece.state["x"].add_(piece.grad)
+    counts = set()
+    for pieces in flat_pieces(params, states, compiled=compiled):
+        counts.add(len(pieces))
+        for piece in pieces:
+            assert piece.param.shape == piece.grad.shape == piece.state["x"].shape == (piece.param.numel(),)
+            assert list(piece.state) == ["x"]
+            assert compiled or piece.param.numel() <= max(CACHED, PACK + PACKED_BELOW)
+            piece.param.add_(piece.grad)
+            piece.state["x"].add_(piece.grad)
+    assert counts == ({1, TOGETHER} if compiled else {1})  # no third number, which would be compiled anew
     for param, old in zip(params, before, strict=True):
         assert param.grad is not None
         assert torch.equal(param.detach(), old + param.grad)
@@ -48,7 +52,7 @@ def test_packs_are_of_one_dtype_and_end_in_time() -> None:
     ]
     for param in params:
         param.grad = torch.zeros_like(param)
-    pieces = list(flat_pieces(params, {param: {} for param in params}, cut=True))
+    pieces = [piece for (piece,) in flat_pieces(params, {param: {} for param in params}, compiled=False)]
     assert sum(piece.param.numel() for piece in pieces) == sum(param.numel() for param in params)
     assert max(piece.param.numel() for piece in pieces) < PACK + PACKED_BELOW
     assert len(pieces) == 6
@@ -57,7 +61,7 @@ def test_packs_are_of_one_dtype_and_end_in_time() -> None:
 def test_whole_tensors_are_the_parameters_themselves() -> None:
     params = parameters()
     states = {param: {"step": torch.zeros(())} for param in params}
-    for param, piece in zip(params, whole_tensors(params, states), strict=True):
+    for param, (piece,) in zip(params, whole_tensors(params, states), strict=True):
         assert piece.param.data_ptr() == param.data_ptr() and piece.param.shape == param.shape and piece.state == {}
 
 
