@@ -34,6 +34,7 @@ A measured step (diagnostics) copies the pieces of one call, at most execution.T
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
@@ -82,8 +83,6 @@ class Optimizer(torch.optim.Optimizer, ABC):
         super().__init__(params, defaults)
         if execution not in EXECUTIONS:
             raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
-        for group in self.param_groups:
-            self.check(Hyper(group))
         self.execution = execution
         self.measures = False  # whether steps take down what diagnostics() then says about updates
         self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
@@ -115,8 +114,20 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Raises ValueError, with the value and its range, for hyperparameters that make no sense."""
         within(self, "lr", hp.lr, 0, math.inf, open_low=True)
         within(self, "weight_decay", hp.weight_decay, 0, math.inf)
-        for i, beta in enumerate(getattr(hp, "betas", ())):
-            within(self, f"betas[{i}]", beta, 0, 1)
+        if "betas" in vars(hp):
+            usual = signature(type(self)).parameters["betas"].default
+            if len(hp.betas) != len(usual):
+                raise ValueError(f"{type(self).__name__}: betas={hp.betas} must be {len(usual)} numbers, as {usual}")
+            for i, beta in enumerate(hp.betas):
+                within(self, f"betas[{i}]", beta, 0, 1)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's.
+
+        Raises: ValueError: if a hyperparameter lies outside its range.
+        """
+        super().add_param_group(param_group)
+        self.check(Hyper(self.param_groups[-1]))
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -268,7 +279,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
 def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
     """Raises ValueError unless low <= value < high (low < value with open_low); high = inf means no limit."""
-    if not (low < value if open_low else low <= value) or not (value < high):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and (low < value if open_low else low <= value) and value < high):
         wanted = f"> {low}" if open_low else f">= {low}"
         wanted = wanted if math.isinf(high) else f"in {'(' if open_low else '['}{low}, {high})"
-        raise ValueError(f"{type(owner).__name__}: {name}={value} must be {wanted}")
+        raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")

@@ -24,7 +24,8 @@ class Sophia(Optimizer):
     it, not after those of steps k, 2k, ...; eps bounds the denominator from below and is not added to it. The
     estimator's paper_code brings the former back.
 
-    Raises: ValueError: if lr <= 0, rho <= 0, eps <= 0, weight_decay < 0, or a beta lies outside [0, 1).
+    Raises: ValueError: if lr <= 0, rho <= 0, eps <= 0, weight_decay < 0, a beta lies outside [0, 1), or curvature is no
+    estimator.
     RuntimeError: from step(), if the curvature was never estimated.
     """
 
@@ -42,6 +43,11 @@ class Sophia(Optimizer):
         curvature: Curvature,
         execution: str = "auto",
     ) -> None:
+        if not isinstance(curvature, Curvature):
+            raise ValueError(
+                f"Sophia: curvature={curvature!r} must be an estimator: GaussNewtonBartlett(every=10) for Sophia-G, "
+                "Hutchinson(every=10) for Sophia-H"
+            )
         self.curvature = curvature
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "curvature_updates": 0}, execution)

@@ -1,17 +1,22 @@
 """What the engine promises every rule, shown on the simplest one."""
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import Hyper, Optimizer, Params, Shape, Spec
 
 
 class Heavyball(Optimizer):
     """u is an average of gradients."""
+
+    elementwise = True
 
     def __init__(self, params: Params, lr: float = 0.1, beta: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay})
@@ -127,6 +132,88 @@ def test_state_that_does_not_fit_is_refused(change: Any, message: str) -> None:
     change(saved["state"][0])
     with pytest.raises(ValueError, match=message):
         Heavyball([param]).load_state_dict(saved)
+
+
+RANGES: list[tuple[Callable[..., Optimizer], dict[str, Any], str]] = [
+    (AdamW, {"lr": 0.0}, "AdamW: lr=0.0 must be > 0"),
+    (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be > 0"),
+    (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be > 0"),
+    (AdamW, {"betas": (0.9, 1.0)}, r"AdamW: betas\[1\]=1.0 must be in \[0, 1\)"),
+    (AdamW, {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\) must be 2 numbers, as \(0.9, 0.999\)"),
+    (AdamW, {"eps": -1e-8}, "AdamW: eps=-1e-08 must be >= 0"),
+    (AdamW, {"weight_decay": -0.1}, "AdamW: weight_decay=-0.1 must be >= 0"),
+    (SGD, {"momentum": 1.0}, r"SGD: momentum=1.0 must be in \[0, 1\)"),
+    (SGD, {"dampening": -0.5}, r"SGD: dampening=-0.5 must be in \[0, 1\)"),
+    (SGD, {"momentum": 0.0, "nesterov": True}, "SGD: nesterov=True needs momentum > 0"),
+    (Lion, {"betas": (-0.1, 0.9)}, r"Lion: betas\[0\]=-0.1 must be in \[0, 1\)"),
+    (Signum, {"momentum": 2}, r"Signum: momentum=2 must be in \[0, 1\)"),
+    (Sophia, {"rho": -1.0}, "Sophia: rho=-1.0 must be > 0"),
+    (Sophia, {"eps": 0.0}, "Sophia: eps=0.0 must be > 0"),
+]
+
+
+@pytest.mark.parametrize(("rule", "setting", "message"), RANGES)
+def test_values_out_of_range_are_refused(rule: Callable[..., Optimizer], setting: dict[str, Any], message: str) -> None:
+    extra = {"curvature": GaussNewtonBartlett()} if rule is Sophia else {}
+    with pytest.raises(ValueError, match=message):
+        rule([parameter()], **setting, **extra)
+    with pytest.raises(ValueError, match=message):  # a group of its own, added later
+        rule([parameter()], **extra).add_param_group({"params": [parameter()], **setting})
+
+
+def test_direction_sees_neither_t_nor_lr() -> None:
+    class Peeking(Heavyball):
+        def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+            return grad * hp.lr
+
+    param = parameter()
+    with pytest.raises(AttributeError, match="there is no 'lr' here, only .*beta"):
+        step(Peeking([param]), param, 1)
+
+
+class Patient(Heavyball):
+    """Whole tensors; its first step only looks, later ones go as far as refresh says."""
+
+    elementwise = False
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        return {"seen": Spec(()), "count": Spec((), torch.int64)}
+
+    def refresh(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> None:
+        assert grad.shape == param.shape and grad.dtype == param.dtype == torch.float32
+        state["seen"] += grad.sum()
+        state["count"] += hp.t
+
+    def moves(self, hp: Hyper) -> bool:
+        return bool(hp.t > 1)
+
+    def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+        return state["seen"].expand(grad.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_refresh_comes_before_direction_and_on_steps_that_do_not_move(dtype: torch.dtype) -> None:
+    param = parameter(dtype)
+    optimizer = Patient([param], lr=0.5, weight_decay=0.5)
+    step(optimizer, param, 1)
+    assert torch.equal(param, parameter(dtype))
+    assert optimizer.state[param]["seen"] == 1.25
+    step(optimizer, param, 1)
+    torch.testing.assert_close(param.detach(), (parameter().detach() * 0.75 - 0.5 * 2.5).to(dtype))
+    assert optimizer.state[param]["count"] == 3 and optimizer.state[param]["count"].dtype == torch.int64
+
+
+def test_a_measured_step_says_how_far_it_went() -> None:
+    a, b = (torch.full((n,), 2.0, requires_grad=True) for n in (4, 9))
+    groups = [{"params": [a], "role": "matrix", "weight_decay": 0.5}, {"params": [b], "role": "vector"}]
+    optimizer = Heavyball(groups, lr=0.1, beta=0.0)
+    for measured in (True, False):
+        optimizer.measures = measured
+        a.grad, b.grad = torch.ones(4), torch.full((9,), -3.0)
+        optimizer.step()
+        found = {name: float(value) for name, value in optimizer.diagnostics().items()}
+        wanted = {"update_ratio/matrix": (0.1 + 0.05 * 2) / 2, "update_ratio/vector": 0.15} if measured else {}
+        assert found == pytest.approx(wanted)
 
 
 def test_the_state_exists_before_the_first_step_if_asked() -> None:
