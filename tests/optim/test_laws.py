@@ -126,16 +126,19 @@ def test_state_has_the_bytes_that_the_meta_device_foretells(option: str) -> None
 
 @OF_EVERY_OPTION
 def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without code generation, which takes seconds: what could differ is the tracing of direction."""
+    """Without code generation, which takes seconds: what could differ is the tracing of direction.
+
+    Not for many steps: bases of a rank-deficient factor, as SOAP refreshes them, are rounding errors made large.
+    """
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     models = []
     for execution in ("eager", "compiled"):
         model = gpt(torch.float64)
-        train(model, built(config(option, execution=execution), model), 0, 8)
+        train(model, built(config(option, execution=execution), model), 0, 4)
         models.append(model)
     start = gpt(torch.float64)
     for a, b, s in zip(*(model.parameters() for model in (*models, start)), strict=True):
-        assert (a - b).norm() <= 1e-6 * (a - s).norm()
+        assert (a - b).norm() <= 1e-9 * (a - s).norm()
 
 
 @OF_EVERY_OPTION
