@@ -288,18 +288,17 @@ def set_up(config: DictConfig, directory: RunDirectory, stack: ExitStack) -> Run
 
 
 def begin(run: Run, stack: ExitStack) -> None:
-    """Records what the run is, opens its sinks and says what will happen."""
-    config, strategy, gpt = run.config, run.strategy, run.model.config
+    """Opens the sinks, records what the run is and says what will happen."""
+    config, strategy, path = run.config, run.strategy, run.directory.path
+    plugged = [plug_in(node, run_dir=path, settings=flat(config)) for node in config.logging.values()]
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
     run.directory.begin(OmegaConf.to_yaml(config, resolve=True), environment.describe(strategy.device, **facts))
-    n_parameters, where = parameter_count(gpt), environment.device_name(strategy.device)
-    print(f"{n_parameters:,} parameters on {where}, {strategy.precision}; run directory {run.directory.path}")
+    n_parameters, where = parameter_count(run.model.config), environment.device_name(strategy.device)
+    print(f"{n_parameters:,} parameters on {where}, {strategy.precision}; run directory {path}")
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
-    run.sinks.append(JsonLines(run.directory.path / "metrics.jsonl", run.step))
-    run.sinks.append(Console(max_steps=config.max_steps, first_step=run.step))
-    for node in config.logging.values():
-        run.sinks.append(plug_in(node, run_dir=run.directory.path, config=flat(config)))
+    console = Console(max_steps=config.max_steps, first_step=run.step)
+    run.sinks = [JsonLines(path / "metrics.jsonl", run.step), console, *plugged]
     for sink in run.sinks:
         stack.callback(sink.close)
 

@@ -197,11 +197,11 @@ def _check_option(override: Override) -> None:
 
 
 def _extends_a_plugin(override: Override, config: DictConfig) -> bool:
-    """+key=value may add an argument to a plug-in: its constructor knows which ones it takes."""
-    if not override.is_add():
-        return False
-    parent = OmegaConf.select(config, override.key_or_group.rpartition(".")[0])
-    return isinstance(parent, DictConfig) and ("_target_" in parent or override.key_or_group.startswith("logging."))
+    """+key=value may add an argument to a plug-in, whose constructor knows them, or a sink to logging."""
+    parent_key = override.key_or_group.rpartition(".")[0]
+    parent = OmegaConf.select(config, parent_key)
+    is_plugin = isinstance(parent, DictConfig) and "_target_" in parent
+    return override.is_add() and (is_plugin or parent_key.startswith("logging."))
 
 
 def _all_keys(node: Any, prefix: str) -> Iterator[str]:

@@ -111,8 +111,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """n_sequences windows spread evenly over the split, none overlapping, the same ones every time.
 
-    Spread, because neighbouring windows are of one document: the first few would measure how odd that one is. Rank r takes micro-batches r, r + world_size, ...; together the ranks cover the slice once. The last micro-batch
-    may be smaller, and a rank may get none.
+    Spread, because neighbouring windows are of one document: the first few would measure how odd that one is. Rank r
+    takes micro-batches r, r + world_size, ...; together the ranks cover the slice once. The last micro-batch may be
+    smaller, and a rank may get none.
     """
     _check_length(dataset, seq_len)
     available = (dataset.n_tokens - 1) // seq_len

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -209,6 +209,33 @@ def test_any_optimizer_of_torchs_interface_plugs_in_by_import_path(run: Callable
     assert result(tmp_path / "r")["status"] == "finished"
 
 
+class Rows:
+    """A sink of somebody's own."""
+
+    seen: ClassVar[list[Any]] = []
+
+    def __init__(self, *, label: str, run_dir: Path, settings: dict[str, Any]) -> None:
+        self.seen[:] = [label, run_dir.name, settings["max_steps"]]
+
+    def write(self, row: Any) -> None:
+        self.seen.append(row["step"])
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
+def test_any_sink_plugs_in_by_import_path(run: Callable[..., int]) -> None:
+    assert run("a", f"+logging.mine._target_={__name__}.Rows", "+logging.mine.label=x") == 0
+    assert Rows.seen == ["x", "a", 12, 0, 2, 4, 5, 6, 8, 10, 11, 12, "closed"]
+
+
+def test_wandb_offline_runs_beside_it(run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert run("w", "logging=wandb", "logging.wandb.mode=offline") == 0
+    assert list((tmp_path / "w").glob("wandb/offline-run-*/run-*.wandb"))
+
+
 def test_bf16_trains(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("b", "precision=bf16", "max_steps=4") == 0
     assert json.loads((tmp_path / "b" / "env.json").read_text())["precision"] == "bf16"
@@ -236,6 +263,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
         (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),
         (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
         (["resume=must"], "resume=must, but run_dir="),
+        (["logging=wandb", "logging.wandb.mode=on"], "logging.wandb.mode='on' must be online, offline or off"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_the_directory_free(

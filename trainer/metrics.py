@@ -76,11 +76,11 @@ class Wandb:
     A thread of its own starts the client and sends the rows, so a slow or absent network delays nothing but the end
     of the run, by close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
 
-    Raises: ValueError: if mode is not "online", "offline" or "off".
+    settings: the run's configuration, by dotted key. Raises: ValueError: if mode is not "online", "offline" or "off".
     """
 
     def __init__(
-        self, *, mode: str, project: str, run_dir: Path, config: Mapping[str, Any], close_seconds: float = 20.0
+        self, *, mode: str, project: str, run_dir: Path, settings: Mapping[str, Any], close_seconds: float = 20.0
     ) -> None:
         if mode not in ("online", "offline", "off"):
             raise ValueError(f"logging.wandb.mode={mode!r} must be online, offline or off")
@@ -88,7 +88,7 @@ class Wandb:
             "project": project,
             "dir": str(run_dir),
             "name": run_dir.name,
-            "config": dict(config),
+            "config": dict(settings),
         }
         self._mode, self._close_seconds = mode, close_seconds
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()

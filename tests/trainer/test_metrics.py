@@ -68,7 +68,7 @@ def test_wandb_gets_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     finished = threading.Event()
     run = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=finished.set)
     fake_wandb(monkeypatch, lambda **settings: run)
-    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, config={"seed": 1})
+    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, settings={"seed": 1})
     for step in range(3):
         sink.write(row(step))
     sink.close()
@@ -81,7 +81,7 @@ def test_wandb_that_hangs_delays_the_end_by_its_limit_only(
 ) -> None:
     never = threading.Event()
     fake_wandb(monkeypatch, lambda **settings: never.wait(60), api_key="key")
-    sink = Wandb(mode="online", project="p", run_dir=tmp_path, config={}, close_seconds=0.1)
+    sink = Wandb(mode="online", project="p", run_dir=tmp_path, settings={}, close_seconds=0.1)
     started = time.monotonic()
     sink.write(row(0))
     sink.close()
@@ -97,7 +97,7 @@ def test_wandb_that_fails_warns_and_lets_the_run_go_on(
         raise RuntimeError("no route to host")
 
     fake_wandb(monkeypatch, init)
-    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, config={})
+    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, settings={})
     sink.close()
     sink.write(row(1))
     assert "wandb is off from here on: RuntimeError: no route to host" in caplog.text
@@ -108,7 +108,7 @@ def test_wandb_without_an_account_is_off_and_asks_nothing(
 ) -> None:
     fake_wandb(monkeypatch, lambda **settings: pytest.fail("asked"))
     with caplog.at_level(logging.WARNING):
-        sink = Wandb(mode="online", project="p", run_dir=tmp_path, config={})
+        sink = Wandb(mode="online", project="p", run_dir=tmp_path, settings={})
         sink.write(row(0))
         sink.close()
     assert "wandb is off: no API key" in caplog.text
@@ -117,7 +117,7 @@ def test_wandb_without_an_account_is_off_and_asks_nothing(
 def test_wandb_offline_leaves_its_file_in_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, config={"seed": 1}, close_seconds=60)
+    sink = Wandb(mode="offline", project="p", run_dir=tmp_path, settings={"seed": 1}, close_seconds=60)
     sink.write(row(0, **{"train/loss": 1.0}))
     sink.close()
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
@@ -125,4 +125,4 @@ def test_wandb_offline_leaves_its_file_in_the_run_directory(tmp_path: Path, monk
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="logging.wandb.mode='on' must be online, offline or off"):
-        Wandb(mode="on", project="p", run_dir=tmp_path, config={})
+        Wandb(mode="on", project="p", run_dir=tmp_path, settings={})
