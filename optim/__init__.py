@@ -6,6 +6,7 @@ from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
 from .sgd import SGD
 from .signum import Signum
+from .soap import SOAP
 from .sophia import Sophia
 
-__all__ = ["SGD", "Adafactor", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]
+__all__ = ["SGD", "SOAP", "Adafactor", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]

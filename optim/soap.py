@@ -1,0 +1,213 @@
+"""SOAP: see the class."""
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .kronecker import add_outer, eigen, mirrored, orthonormal_rows
+
+FIRST_STEPS = ("skip", "adam")
+SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
+
+
+class SOAP(Optimizer):
+    """SOAP (Vyas et al., ICLR 2025, arXiv:2409.11321, Algorithms 3 and 4): Adam in Shampoo's eigenbasis.
+
+    State for a matrix (m, n): exp_avg and exp_avg_sq (m, n), both in the eigenbasis; factor_left and basis_left (m, m),
+    factor_right and basis_right (n, n): L, Q_L^T, R, Q_R^T of the paper. A basis holds an eigenvector per row. Memory:
+    2(mn + m^2 + n^2) numbers. A side longer than max_precond_dim has no basis; one_sided: only the shorter side has
+    one, of equal sides the right. Other shapes are Adam's.
+    shampoo_beta: the factors' average, null for betas[1]. first_step: "skip" takes the first gradient for the bases
+    only, as the authors do; "adam" also takes Adam's step with it. bf16_rotations: gradients, momentum and updates are
+    rotated in bfloat16, the rest stays exact; on hardware with bfloat16 products a step is about half as long, and its
+    direction differs by about 1 %.
+    The momentum is rotated when the basis changes, not in every step. A basis whose refresh fails or is not finite is
+    kept, and counted. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
+    the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
+    Directions that no gradient has reached keep their vectors by way of a small shift of the eigenvalues, where that
+    authors' code lets rounding errors draw them anew; in float32 rounding errors exceed the shift and still do.
+    Memory of a refresh beyond state: three matrices of the longer side squared.
+
+    Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
+    """
+
+    decays_after_update = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 3e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10_000,
+        *,
+        one_sided: bool = False,
+        first_step: str = "skip",
+        bf16_rotations: bool = False,
+        execution: str = "auto",
+    ) -> None:
+        settings = {"lr": lr, "betas": tuple(betas), "shampoo_beta": shampoo_beta, "eps": eps}
+        settings |= {"weight_decay": weight_decay, "precondition_frequency": precondition_frequency}
+        settings |= {"max_precond_dim": max_precond_dim, "one_sided": one_sided, "first_step": first_step}
+        super().__init__(params, settings | {"bf16_rotations": bf16_rotations}, execution)
+        self._refreshes, self._refresh_seconds = 0, 0.0
+        shapes = [(tuple(p.shape), Hyper(group)) for group in self.param_groups for p in group["params"]]
+        if not any(_sides(shape, hp) for shape, hp in shapes):
+            raise ValueError(
+                f"SOAP: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
+                f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
+            )
+
+    def check(self, hp: Hyper) -> None:
+        """See Optimizer."""
+        super().check(hp)
+        within(self, "eps", hp.eps, 0, math.inf)
+        if hp.shampoo_beta is not None:
+            within(self, "shampoo_beta", hp.shampoo_beta, 0, 1)
+        within(self, "precondition_frequency", hp.precondition_frequency, 1, math.inf)
+        within(self, "max_precond_dim", hp.max_precond_dim, 1, math.inf)
+        if hp.first_step not in FIRST_STEPS:
+            raise ValueError(f"SOAP: first_step={hp.first_step!r} must be one of {', '.join(FIRST_STEPS)}")
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        """See Optimizer. off_diagonal and kept_bases are for diagnostics()."""
+        spec = {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
+        for side, axis in _sides(shape, hp).items():
+            square = Spec((shape[axis], shape[axis]))
+            spec |= {f"factor_{side}": square, f"basis_{side}": square, f"off_diagonal_{side}": Spec(())}
+        return spec | ({"kept_bases": Spec(())} if len(spec) > 2 else {})
+
+    def moves(self, hp: Hyper) -> bool:
+        """See Optimizer."""
+        return self._updates(hp) > 0
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """See Optimizer."""
+        (beta1, beta2), k = hp.betas, max(1, self._updates(hp))
+        return {"correction": math.sqrt(1 - beta2**k) / (1 - beta1**k)}
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See Optimizer; symbols of Algorithm 3."""
+        m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
+        rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
+        m.lerp_(rotated, 1 - beta1)  # M'
+        v.mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)  # V
+        n = m * hp.correction / (v.sqrt() + hp.eps)  # N'
+        return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
+
+    def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
+        """See Optimizer.
+
+        The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
+        begin: nothing in between reads them.
+        """
+        sides = _sides(tuple(grad.shape), hp)
+        if hp.t == 1:
+            for side in sides:
+                state[f"basis_{side}"].fill_diagonal_(1)
+        elif sides and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
+            start = time.perf_counter()
+            _refresh_bases(sides, state, hp)
+            self._refreshes += 1
+            self._refresh_seconds += time.perf_counter() - start
+        beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
+        for side, axis in sides.items():
+            add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Also, where there was a refresh:
+
+        off_diagonal: the share of the rotated factors' energy off their diagonals, as the last refresh found it before
+        it renewed the bases, averaged over factors; kept_bases: how often a refresh failed and left a basis as it was;
+        refreshes: of parameters, in this process; refresh_seconds: of the host, for these.
+        """
+        found = super().diagnostics()
+        states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
+        shares = [state[name] for state in states for name in state if name.startswith("off_diagonal")]
+        if self._refreshes:
+            found["off_diagonal"] = torch.stack(shares).mean()
+            found["kept_bases"] = torch.stack([state["kept_bases"] for state in states if "kept_bases" in state]).sum()
+            found["refreshes"] = torch.tensor(self._refreshes)
+            found["refresh_seconds"] = torch.tensor(self._refresh_seconds)
+        return found
+
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        """See Optimizer."""
+        if kept := diagnostics.get("kept_bases"):
+            return [
+                f"SOAP: {kept:.0f} bases could not be refreshed and were kept; look for gradients that are not finite"
+            ]
+        return []
+
+    def _updates(self, hp: Hyper) -> int:
+        """Updates up to and including this step's, which Adam's bias corrections and the frequency count."""
+        return int(hp.t - (hp.first_step == "skip"))
+
+
+def _sides(shape: Shape, hp: Hyper) -> dict[str, int]:
+    """The sides with a basis, and their axes."""
+    if len(shape) != 2:
+        return {}
+    (m, n), longest = shape, hp.max_precond_dim
+    left = {"left": 0} if m <= longest and not (hp.one_sided and m >= n) else {}
+    right = {"right": 1} if n <= longest and not (hp.one_sided and m < n) else {}
+    return left | right
+
+
+def _refresh_bases(sides: Mapping[str, int], state: State, hp: Hyper) -> None:
+    m = _rotate_back(state["exp_avg"], state, hp.bf16_rotations)
+    for side, axis in sides.items():
+        factor, basis = mirrored(state[f"factor_{side}"]), state[f"basis_{side}"]
+        product = basis @ factor  # (P Q)^T of Alg. 4
+        values = (product * basis).sum(1)  # diagonal of Q^T P Q
+        energy = product.square().sum()
+        rest = (energy - values.square().sum()) / energy.clamp(min=torch.finfo(energy.dtype).tiny)
+        state[f"off_diagonal_{side}"].copy_(rest)
+        if hp.t == 2:
+            failed = _first_basis(factor, basis)
+        else:
+            failed = _next_basis(product, values, basis, state["exp_avg_sq"], axis)
+        state["kept_bases"].add_(failed)
+    state["exp_avg"].copy_(_rotate(m, state, hp.bf16_rotations))
+
+
+def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:
+    """Eigenvectors by descending eigenvalue into basis; whether there are none."""
+    found = eigen(factor)
+    if found is None:
+        return True
+    basis.copy_(found[1].flip(1).mT)
+    return False
+
+
+def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis: int) -> Tensor:
+    """A step of power iteration, in order of eigenvalues, into basis and the order of v; whether it was not finite."""
+    order = values.argsort(descending=True, stable=True)
+    shifted = product.addcmul_(basis, values.mean(), value=SHIFT)
+    fresh = orthonormal_rows(shifted[order])  # Alg. 4
+    is_finite = fresh.isfinite().all()
+    basis.copy_(torch.where(is_finite, fresh, basis))
+    v.copy_(torch.where(is_finite, v.index_select(axis, order), v))
+    return is_finite.logical_not()
+
+
+def _rotate(x: Tensor, state: State, in_bf16: bool) -> Tensor:
+    """Into the eigenbasis."""
+    x = _product(state["basis_left"], x, in_bf16) if "basis_left" in state else x
+    return _product(x, state["basis_right"].mT, in_bf16) if "basis_right" in state else x
+
+
+def _rotate_back(x: Tensor, state: State, in_bf16: bool) -> Tensor:
+    x = _product(state["basis_left"].mT, x, in_bf16) if "basis_left" in state else x
+    return _product(x, state["basis_right"], in_bf16) if "basis_right" in state else x
+
+
+def _product(a: Tensor, b: Tensor, in_bf16: bool) -> Tensor:
+    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if in_bf16 else a @ b
