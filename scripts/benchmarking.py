@@ -21,6 +21,7 @@ from rich.table import Table
 
 from trainer import environment
 
+SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
 Round = Callable[[], None]  # does the work once, device included
 
 

@@ -58,3 +58,34 @@ def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytes
     (found,) = json.loads((tmp_path / "f").read_text())["results"]
     assert (found["model"], found["variant"], len(found["seconds"])) == ("nano", "ours", 2)
     assert "tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_optimizer_benchmark_knows_state_floor_and_foreign_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "foreign.py"
+    foreign.write_text("import torch\nclass Slow(torch.optim.SGD):\n    pass\n")
+    names = ["lion", "sophiag:rho=0.1", f"{foreign}:Slow"]
+    file = tmp_path / "f.json"
+    sizes = ["--model", "nano", "--rounds", "2", "--steps", "1"]
+    assert bench.main(["optim", "--optim", *names, *sizes, "--json", str(file)]) == 0
+    found = {result["optimizer"]: result for result in json.loads(file.read_text())["results"]}
+    assert list(found) == ["torch AdamW, fused", *names]
+    assert found["sophiag:rho=0.1"]["state_bytes"] == 2 * found["lion"]["state_bytes"] == 8 * 4273664
+    assert found[names[2]]["state_bytes"] is None
+    assert all(len(result["seconds"]) == 2 for result in found.values())
+    assert "x fused AdamW" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lionn", "optim=lionn does not exist; the nearest valid one is 'lion'"),
+        ("lion:betaz=1", "unknown key 'optim.betaz'; the nearest valid one is 'optim.betas'"),
+        ("nowhere.py:X", "--optim nowhere.py:X: there is no Python file nowhere.py"),
+    ],
+)
+def test_an_unknown_optimizer_gets_one_line(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["optim", "--optim", name]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

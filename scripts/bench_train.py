@@ -1,0 +1,133 @@
+"""tokens/s of a training step: forward, backward, clipping, AdamW.
+
+--peer is a nanoGPT checkout: its model is measured beside ours, as shipped (fp32 eager, AdamW without fusing, untouched
+allocator) and with our settings.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs import compose
+from model import GPT, GPTConfig
+from model.flops import flops_per_token
+from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, report
+from trainer import environment
+from trainer.allocator import tune_allocator
+
+CASES = {"nano": (4096, 16), "micro": (4096, 8)}  # model: vocabulary and sequences per forward pass
+DEFAULT_CASE = (50304, 1)
+
+
+def make_round(settings: Mapping[str, Any]) -> Round:
+    """One training step of the variant that settings describe."""
+    if settings["tuned_allocator"]:
+        tune_allocator()
+    device = environment.pick_device("auto")
+    torch.manual_seed(0)
+    model = (_peers_model if settings["peer"] else _our_model)(settings).to(device)
+    fused = {"fused": True} if settings["fused"] else {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), **fused)
+    if settings["compile"]:
+        model.compile()
+    tokens = torch.randint(0, settings["vocab_size"], (2, settings["batch"], settings["block_size"]), device=device)
+    bf16 = settings["precision"] == "bf16"
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+            out = model(tokens[0], tokens[1])
+        loss = out[1] if settings["peer"] else out
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _our_model(settings: Mapping[str, Any]) -> nn.Module:
+    keys = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "gelu")
+    return GPT(GPTConfig(**{key: settings[key] for key in keys}))
+
+
+def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
+    path = Path(settings["peer"]) / "model.py"
+    spec = importlib.util.spec_from_file_location("peer_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["peer_model"] = module
+    spec.loader.exec_module(module)
+    shape = {key: settings[key] for key in ("vocab_size", "n_layer", "n_head", "n_embd", "block_size")}
+    model: nn.Module = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True))
+    return model
+
+
+def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is measured for one model, by the name its row gets."""
+    if arguments.peer and not (Path(arguments.peer) / "model.py").is_file():
+        raise ValueError(f"--peer {arguments.peer} is no nanoGPT checkout: it has no model.py")
+    precision = environment.pick_precision(arguments.precision, environment.pick_device("auto"))
+    same = {**shape, "benchmark": "train", "precision": precision, "compile": arguments.compile, "fused": True}
+    same["warmup"] = arguments.warmup
+    variants = {"ours": {**same, "peer": None, "tuned_allocator": True}}
+    if arguments.peer:
+        shipped = {"precision": "fp32", "compile": False, "fused": torch.cuda.is_available(), "tuned_allocator": False}
+        variants["nanoGPT as shipped"] = {**same, **shipped, "peer": arguments.peer}
+        variants["nanoGPT, our settings"] = {**same, "peer": arguments.peer, "tuned_allocator": False}
+        variants["nanoGPT, our settings and allocator"] = {**same, "peer": arguments.peer, "tuned_allocator": True}
+    return variants
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures and reports training steps."""
+    rows, results = [], []
+    for name in arguments.model:
+        node = compose([f"model={name}"]).model
+        vocab_size, batch = CASES.get(name, DEFAULT_CASE)
+        keys = ("n_layer", "n_head", "n_embd", "block_size")
+        shape = {
+            **{key: node[key] for key in keys},
+            "gelu": node.gelu,
+            "vocab_size": vocab_size,
+            "batch": arguments.batch or batch,
+        }
+        variants = variants_of(arguments, shape)
+        found = interleaved(SCRIPT, variants, arguments.rounds)
+        flops = flops_per_token(GPTConfig(vocab_size=vocab_size, **{key: node[key] for key in keys}))
+        tokens = shape["batch"] * shape["block_size"]
+        ours, _ = median_and_spread(found["ours"])
+        for variant, seconds in found.items():
+            median, spread = median_and_spread(seconds)
+            settings = variants[variant]
+            rows.append(
+                {
+                    "model": f"{name}, {shape['batch']} x {shape['block_size']}",
+                    "variant": variant,
+                    "precision": settings["precision"] + (", compiled" if settings["compile"] else ""),
+                    "tokens/s": f"{tokens / median:,.0f} ± {spread:.0%}",
+                    "GFLOP/s": f"{tokens / median * flops / 1e9:,.0f}",
+                    "ours / this": f"{median / ours:.2f}",
+                }
+            )
+            results.append({"model": name, "variant": variant, "settings": settings, "seconds": seconds})
+    report("training step", rows, results, arguments.json)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `bench.py train`."""
+    command.add_argument("--model", nargs="+", default=["nano", "gpt2_small"])
+    command.add_argument("--batch", type=int, help="sequences per step; default: 16 for nano, 1 for GPT-2's sizes")
+    command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    command.add_argument("--compile", action="store_true")
+    command.add_argument("--peer", help="a nanoGPT checkout")
+    command.add_argument("--rounds", type=int, default=7)
+    command.add_argument("--warmup", type=int, default=2)
