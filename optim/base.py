@@ -13,8 +13,9 @@ where needed also
     moves(hp)                              whether this step moves the parameters at all; raises if an input is missing
     check(hp)                              the ranges of its own hyperparameters
 and declares
-    elementwise = True                     if every number is updated from its own past alone. The rule then sees flat
-                                           pieces of many parameters; otherwise every parameter whole
+    elementwise = True                     if every number is updated from its own past alone, and all state has the
+                                           parameter's shape. The rule then sees flat pieces of many parameters,
+                                           otherwise every parameter whole
     decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
 hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
 all but direction.
@@ -87,6 +88,10 @@ class Optimizer(torch.optim.Optimizer, ABC):
         self.measures = False  # whether steps take down what diagnostics() then says about updates
         self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
         self._compiled: Update | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own leaves out what a rule keeps on itself; compiled code is made anew.
+        return {**vars(self), "_compiled": None}
 
     @abstractmethod
     def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:

@@ -15,9 +15,7 @@ COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (s
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
-TOGETHER = (
-    8  # long pieces per call of compiled code: one call costs as much as some 300,000 numbers, each adds 0.5 s once
-)
+TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 State = dict[str, Tensor]
 Update = Callable[..., None]
@@ -34,7 +32,7 @@ class Hyper:
 
 
 class Rule(Protocol):
-    """What update_piece needs of an optimizer."""
+    """What update_pieces needs of an optimizer."""
 
     decays_after_update: bool
 
@@ -43,7 +41,7 @@ class Rule(Protocol):
 
 
 class Piece(NamedTuple):
-    """Tensors of one shape (state aside), updated together."""
+    """Tensors updated together: of one shape if the rule is elementwise, else the state has shapes of its own."""
 
     param: Tensor
     grad: Tensor
@@ -66,10 +64,7 @@ def update_pieces(rule: Rule, pieces: Sequence[Piece], hp: Hyper, lr: float | Te
 
 
 def compiled(update: Update) -> Update:
-    """The function as one kernel for tensors of any size; takes seconds at its first call.
-
-    Imports the compiler, itself seconds, which is why nothing here does so before.
-    """
+    """The function as one kernel per piece, for any size; its first call takes seconds, also to import the compiler."""
     fast: Update = torch.compile(  # type: ignore[call-overload]  # torch 2.13's overloads lack the last two
         update, dynamic=True, fullgraph=True, isolate_recompiles=True, recompile_limit=64
     )
@@ -92,7 +87,9 @@ def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, com
     views: list[Piece] = []
     for param in params:
         if param.numel() >= PACKED_BELOW and param.is_contiguous():
-            views += _views(param, states[param], param.numel() if compiled or param.is_cuda else CACHED)
+            views += _views(
+                param, states[param], CACHED if param.device.type == "cpu" and not compiled else param.numel()
+            )
             continue
         pack = packs.setdefault((param.device, param.dtype), [])
         pack.append(param)

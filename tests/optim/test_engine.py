@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -214,6 +215,19 @@ def test_a_measured_step_says_how_far_it_went() -> None:
         found = {name: float(value) for name, value in optimizer.diagnostics().items()}
         wanted = {"update_ratio/matrix": (0.1 + 0.05 * 2) / 2, "update_ratio/vector": 0.15} if measured else {}
         assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_goes_on_like_the_original(again: Callable[[Optimizer], Optimizer]) -> None:
+    param = parameter()
+    optimizer = Sophia([param], lr=0.1, curvature=GaussNewtonBartlett())
+    optimizer.update_curvature({param: torch.ones(3)})
+    step(optimizer, param, 2)
+    other = again(optimizer)
+    (twin,) = other.param_groups[0]["params"]
+    step(optimizer, param, 2)
+    step(other, twin, 2)
+    assert twin is not param and torch.equal(twin, param)
 
 
 def test_the_state_exists_before_the_first_step_if_asked() -> None:
