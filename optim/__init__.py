@@ -5,8 +5,20 @@ from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
 from .sgd import SGD
+from .shampoo import Shampoo
 from .signum import Signum
 from .soap import SOAP
 from .sophia import Sophia
 
-__all__ = ["SGD", "SOAP", "Adafactor", "AdamW", "GaussNewtonBartlett", "Hutchinson", "Lion", "Signum", "Sophia"]
+__all__ = [
+    "SGD",
+    "SOAP",
+    "Adafactor",
+    "AdamW",
+    "GaussNewtonBartlett",
+    "Hutchinson",
+    "Lion",
+    "Shampoo",
+    "Signum",
+    "Sophia",
+]

@@ -4,6 +4,7 @@ Of a factor (n, n) only the lower triangle of BLOCKS x BLOCKS blocks is kept up 
 arithmetic; mirrored() makes it whole.
 """
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,24 @@ from torch import Tensor
 
 BLOCKS = 4
 SMALLEST_BLOCK = 64  # rows; launching thinner products costs more than they save
+
+
+class Refreshes:
+    """A context around each refresh of a parameter: how many there were in this process, and the host's seconds."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds = 0, 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.count += 1
+        self.seconds += time.perf_counter() - self._start
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Both, for an optimizer's diagnostics()."""
+        return {"refreshes": torch.tensor(self.count), "refresh_seconds": torch.tensor(self.seconds)}
 
 
 def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:

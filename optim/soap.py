@@ -1,14 +1,13 @@
 """SOAP: see the class."""
 
 import math
-import time
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .kronecker import add_outer, eigen, mirrored, orthonormal_rows
+from .kronecker import Refreshes, add_outer, eigen, mirrored, orthonormal_rows
 
 FIRST_STEPS = ("skip", "adam")
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
@@ -28,8 +27,8 @@ class SOAP(Optimizer):
     The momentum is rotated when the basis changes, not in every step. A basis whose refresh fails or is not finite is
     kept, and counted. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
-    Directions that no gradient has reached keep their vectors by way of a small shift of the eigenvalues, where that
-    authors' code lets rounding errors draw them anew; in float32 rounding errors exceed the shift and still do.
+    Unlike there, a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors;
+    rounding errors would draw them anew. It shows in float64: those of float32 exceed it.
     Memory of a refresh beyond state: three matrices of the longer side squared.
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
@@ -57,7 +56,7 @@ class SOAP(Optimizer):
         settings |= {"weight_decay": weight_decay, "precondition_frequency": precondition_frequency}
         settings |= {"max_precond_dim": max_precond_dim, "one_sided": one_sided, "first_step": first_step}
         super().__init__(params, settings | {"bf16_rotations": bf16_rotations}, execution)
-        self._refreshes, self._refresh_seconds = 0, 0.0
+        self._refreshes = Refreshes()
         shapes = [(tuple(p.shape), Hyper(group)) for group in self.param_groups for p in group["params"]]
         if not any(_sides(shape, hp) for shape, hp in shapes):
             raise ValueError(
@@ -113,10 +112,8 @@ class SOAP(Optimizer):
             for side in sides:
                 state[f"basis_{side}"].fill_diagonal_(1)
         elif sides and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
-            start = time.perf_counter()
-            _refresh_bases(sides, state, hp)
-            self._refreshes += 1
-            self._refresh_seconds += time.perf_counter() - start
+            with self._refreshes:
+                _refresh_bases(sides, state, hp)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
@@ -131,11 +128,10 @@ class SOAP(Optimizer):
         found = super().diagnostics()
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         shares = [state[name] for state in states for name in state if name.startswith("off_diagonal")]
-        if self._refreshes:
+        if self._refreshes.count:
+            found |= self._refreshes.diagnostics()
             found["off_diagonal"] = torch.stack(shares).mean()
             found["kept_bases"] = torch.stack([state["kept_bases"] for state in states if "kept_bases" in state]).sum()
-            found["refreshes"] = torch.tensor(self._refreshes)
-            found["refresh_seconds"] = torch.tensor(self._refresh_seconds)
         return found
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:

@@ -1,0 +1,166 @@
+"""Shampoo: see the class."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .kronecker import Refreshes, add_outer, eigen, mirrored
+
+GRAFTINGS = (None, "adam", "sgd")
+
+
+class Shampoo(Optimizer):
+    """Shampoo (Gupta et al., ICML 2018, arXiv:1802.09568, Algorithm 1), as it is used today (arXiv:2309.06497).
+
+    Momentum between inverse roots of the averages of g g^T and g^T g. State for a matrix (m, n): exp_avg (m, n);
+    factor_left and root_left (m, m), factor_right and root_right (n, n); with grafting "adam" also exp_avg_sq (m, n).
+    Memory: mn + 2(m^2 + n^2) numbers, mn more for Adam's. A side longer than max_precond_dim has no factor; a parameter
+    without any, vectors among them, is Adam's (with sum_statistics: Adagrad's).
+    precondition_frequency: steps between new roots; until the first the graft moves alone. exponent: of each inverse
+    root, null for 1 / (2 x sides with a factor), the paper's 1/4. grafting: whose length every update gets, "adam"'s or
+    "sgd"'s, or null for its own. eps: added to the eigenvalues; graft_eps: to Adam's root. sum_statistics: sums
+    instead of averages. A root whose factorisation fails or is not finite is kept, and counted.
+    Differs from the paper, unless betas[0]=0, precondition_frequency=1, grafting=null and sum_statistics: momentum,
+    averages with bias correction, rare roots and grafting, as published runs on language models have them.
+
+    Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-12,
+        weight_decay: float = 0.0,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 8192,
+        exponent: float | None = None,
+        grafting: str | None = "adam",
+        graft_eps: float = 1e-8,
+        *,
+        sum_statistics: bool = False,
+        execution: str = "auto",
+    ) -> None:
+        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
+        settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
+        settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
+        super().__init__(params, settings, execution)
+        self._refreshes = Refreshes()
+        shapes = [(tuple(p.shape), Hyper(group)) for group in self.param_groups for p in group["params"]]
+        if not any(_sides(shape, hp) for shape, hp in shapes):
+            raise ValueError(
+                f"Shampoo: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
+                f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
+            )
+
+    def check(self, hp: Hyper) -> None:
+        """See Optimizer."""
+        super().check(hp)
+        within(self, "eps", hp.eps, 0, math.inf)
+        within(self, "graft_eps", hp.graft_eps, 0, math.inf)
+        within(self, "precondition_frequency", hp.precondition_frequency, 1, math.inf)
+        within(self, "max_precond_dim", hp.max_precond_dim, 1, math.inf)
+        if hp.exponent is not None:
+            within(self, "exponent", hp.exponent, 0, math.inf, open_low=True)
+        if hp.grafting not in GRAFTINGS:
+            raise ValueError(f"Shampoo: grafting={hp.grafting!r} must be one of None, adam, sgd")
+
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        """See Optimizer. kept_roots is for diagnostics()."""
+        sides, spec = _sides(shape, hp), {"exp_avg": Spec(shape)}
+        if not sides or hp.grafting == "adam":
+            spec["exp_avg_sq"] = Spec(shape)
+        for side, axis in sides.items():
+            spec |= {f"{name}_{side}": Spec((shape[axis], shape[axis])) for name in ("factor", "root")}
+        return spec | ({"kept_roots": Spec(())} if sides else {})
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """See Optimizer."""
+        return {
+            "correction1": 1 / (1 - hp.betas[0] ** hp.t),
+            "correction2": _correction(hp),
+            "has_roots": float(hp.t >= hp.precondition_frequency),
+        }
+
+    def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
+        """See Optimizer: L, R and their roots."""
+        sides, (keep, weight) = _sides(tuple(grad.shape), hp), _weights(hp)
+        for side, axis in sides.items():
+            add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
+            if hp.t == 1:
+                state[f"root_{side}"].fill_diagonal_(1)
+        if sides and hp.t % hp.precondition_frequency == 0:
+            with self._refreshes:
+                for side in sides:
+                    exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
+                    state["kept_roots"].add_(_refresh_root(state, side, exponent, hp))
+
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """See Optimizer; symbols of Algorithm 1."""
+        x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
+        graft = x
+        if "exp_avg_sq" in state:
+            keep, weight = _weights(hp)
+            v = state["exp_avg_sq"].mul_(keep).addcmul_(grad, grad, value=weight)
+            graft = x / ((v * hp.correction2).sqrt() + hp.graft_eps)
+        if "kept_roots" not in state:
+            return graft
+        d = state["root_left"] @ x if "root_left" in state else x  # L^-1/4 G R^-1/4
+        d = d @ state["root_right"] if "root_right" in state else d
+        if hp.grafting is None:
+            return d
+        d = d * (torch.linalg.vector_norm(graft) / (torch.linalg.vector_norm(d) + 1e-16))
+        return graft.add(hp.has_roots * (d - graft))
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Also, where there was a refresh:
+
+        kept_roots: how often one failed and left a root as it was; refreshes: of parameters, in this process;
+        refresh_seconds: of the host, for these.
+        """
+        states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
+        kept = [state["kept_roots"] for state in states if "kept_roots" in state]
+        if not self._refreshes.count:
+            return super().diagnostics()
+        return super().diagnostics() | self._refreshes.diagnostics() | {"kept_roots": torch.stack(kept).sum()}
+
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        """See Optimizer."""
+        if kept := diagnostics.get("kept_roots"):
+            return [f"Shampoo: {kept:.0f} roots could not be refreshed and were kept; look for gradients not finite"]
+        return []
+
+
+def _sides(shape: Shape, hp: Hyper) -> dict[str, int]:
+    """The sides with a factor, and their axes."""
+    axes = {"left": 0, "right": 1} if len(shape) == 2 else {}
+    return {side: axis for side, axis in axes.items() if shape[axis] <= hp.max_precond_dim}
+
+
+def _weights(hp: Hyper) -> tuple[float, float]:
+    """Of the old statistics and of the new."""
+    return (1.0, 1.0) if hp.sum_statistics else (hp.betas[1], 1 - hp.betas[1])
+
+
+def _correction(hp: Hyper) -> float:
+    """What makes an average of t steps, from zero, unbiased."""
+    return 1.0 if hp.sum_statistics else 1 / (1 - hp.betas[1] ** hp.t)
+
+
+def _refresh_root(state: State, side: str, exponent: float, hp: Hyper) -> Tensor | bool:
+    """(factor + eps I)^-exponent into its root; whether that failed."""
+    found, root = eigen(mirrored(state[f"factor_{side}"])), state[f"root_{side}"]
+    if found is None:
+        return True
+    values, vectors = found
+    values = values * _correction(hp)
+    values = values - values.min().clamp(max=0) + float(hp.eps)  # rounding errors make some negative
+    half = vectors * values.pow(-exponent / 2)
+    fresh = half @ half.mT
+    is_finite = fresh.isfinite().all()
+    root.copy_(torch.where(is_finite, fresh, root))
+    return is_finite.logical_not()
