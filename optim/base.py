@@ -165,7 +165,9 @@ class Optimizer(torch.optim.Optimizer, ABC):
         update_ratio/<role>: RMS of the last step's update, decay included, over that of the parameters before it; there
         only if `measures` was true. Rules add their own.
         """
-        sums = {role: torch.stack(found).sum(0) for role, found in self._changes.items()}
+        sums = {
+            role: torch.stack(found).sum(0) for role, found in self._changes.items() if found
+        }  # a step may not move
         return {f"update_ratio/{role}": (s[0] / s[1].clamp(min=1e-30)).sqrt() for role, s in sums.items()}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:

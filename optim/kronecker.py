@@ -28,8 +28,8 @@ class Refreshes:
         self.seconds += time.perf_counter() - self._start
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Both, for an optimizer's diagnostics()."""
-        return {"refreshes": torch.tensor(self.count), "refresh_seconds": torch.tensor(self.seconds)}
+        """For an optimizer's diagnostics(): the host's seconds for a parameter's refresh, 0 before the first."""
+        return {"seconds_per_refresh": torch.tensor(self.seconds / max(self.count, 1))}
 
 
 def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:

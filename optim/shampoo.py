@@ -117,14 +117,14 @@ class Shampoo(Optimizer):
         return graft.add(hp.has_roots * (d - graft))
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Also, where there was a refresh:
+        """Also, where a parameter has roots:
 
-        kept_roots: how often one failed and left a root as it was; refreshes: of parameters, in this process;
-        refresh_seconds: of the host, for these.
+        kept_roots: how often a refresh failed and left a root as it was; seconds_per_refresh: of a parameter, in this
+        process.
         """
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         kept = [state["kept_roots"] for state in states if "kept_roots" in state]
-        if not self._refreshes.count:
+        if not kept:
             return super().diagnostics()
         return super().diagnostics() | self._refreshes.diagnostics() | {"kept_roots": torch.stack(kept).sum()}
 

@@ -29,7 +29,8 @@ class SOAP(Optimizer):
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
     Unlike there, a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors;
     rounding errors would draw them anew. It shows in float64: those of float32 exceed it.
-    Memory of a refresh beyond state: three matrices of the longer side squared.
+    Memory beyond state: of a step, three copies of the largest matrix; of a refresh, four matrices of the longest side
+    squared.
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
     """
@@ -98,7 +99,7 @@ class SOAP(Optimizer):
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
         m.lerp_(rotated, 1 - beta1)  # M'
         v.mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)  # V
-        n = m * hp.correction / (v.sqrt() + hp.eps)  # N'
+        n = (m / v.sqrt().add_(hp.eps)).mul_(hp.correction)  # N'
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
@@ -119,16 +120,16 @@ class SOAP(Optimizer):
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Also, where there was a refresh:
+        """Also, where a parameter has a basis:
 
         off_diagonal: the share of the rotated factors' energy off their diagonals, as the last refresh found it before
         it renewed the bases, averaged over factors; kept_bases: how often a refresh failed and left a basis as it was;
-        refreshes: of parameters, in this process; refresh_seconds: of the host, for these.
+        seconds_per_refresh: of a parameter, in this process.
         """
         found = super().diagnostics()
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         shares = [state[name] for state in states for name in state if name.startswith("off_diagonal")]
-        if self._refreshes.count:
+        if shares:
             found |= self._refreshes.diagnostics()
             found["off_diagonal"] = torch.stack(shares).mean()
             found["kept_bases"] = torch.stack([state["kept_bases"] for state in states if "kept_bases" in state]).sum()
