@@ -29,7 +29,7 @@ class SOAP(Optimizer):
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
     Unlike there, a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors;
     rounding errors would draw them anew. It shows in float64: those of float32 exceed it.
-    Memory beyond state: of a step, three copies of the largest matrix; of a refresh, four matrices of the longest side
+    Memory beyond state: of a step, four copies of the largest matrix; of a refresh, four matrices of the longest side
     squared.
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
