@@ -1,7 +1,8 @@
-"""Benchmarks: python scripts/bench.py train | optim, each with --help.
+"""Benchmarks: python scripts/bench.py train | optim | memory, each with --help.
 
 train   tokens/s of a training step, beside nanoGPT's (bench_train.py)
 optim   ms and bytes of an optimizer's step (bench_optim.py)
+memory  bytes of state of every optimizer for every size of model (bench_memory.py)
 """
 
 import argparse
@@ -13,21 +14,22 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from scripts import bench_optim, bench_train
+from scripts import bench_memory, bench_optim, bench_train
 from scripts.benchmarking import Round, serve
 
 
 class Benchmark(NamedTuple):
-    """A subcommand: its arguments, what it does, and what one round of a variant's process does."""
+    """A subcommand: its arguments, what it does, and what one round of a variant's process does, if it has variants."""
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
-    make_round: Callable[[Mapping[str, Any]], Round]
+    make_round: Callable[[Mapping[str, Any]], Round] | None = None
 
 
 BENCHMARKS = {
     "train": Benchmark(bench_train.add_arguments, bench_train.run, bench_train.make_round),
     "optim": Benchmark(bench_optim.add_arguments, bench_optim.run, bench_optim.make_round),
+    "memory": Benchmark(bench_memory.add_arguments, bench_memory.run),
 }
 
 
@@ -35,7 +37,9 @@ def main(arguments: list[str]) -> int:
     """Runs the chosen benchmark; the exit status, 2 for bad input."""
     if arguments[:1] == ["worker"]:
         settings = json.loads(arguments[1])
-        serve(settings, BENCHMARKS[settings["benchmark"]].make_round)
+        make_round = BENCHMARKS[settings["benchmark"]].make_round
+        assert make_round is not None
+        serve(settings, make_round)
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)

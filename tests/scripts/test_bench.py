@@ -89,3 +89,13 @@ def test_the_optimizer_benchmark_knows_state_floor_and_foreign_files(
 def test_an_unknown_optimizer_gets_one_line(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["optim", "--optim", name]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_the_table_of_state_holds_every_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f.json"
+    assert bench.main(["memory", "--model", "gpt2_small", "--json", str(file)]) == 0
+    found = {each["optimizer"]: each["state_bytes"] for each in json.loads(file.read_text())["results"]}
+    assert found.keys() == {path.stem for path in (Path(__file__).parents[2] / "configs/optim").glob("*.yaml")}
+    padded = 124_439_808 + (50304 - 50257) * 768
+    assert found["adamw"] == found["adamw_ours"] == found["sophiag"] == 8 * padded
+    assert found["lion"] == found["signum"] == 4 * padded

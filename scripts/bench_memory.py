@@ -1,0 +1,43 @@
+"""Bytes of optimizer state, every option of configs/optim by every size of model: declared, so nothing is allocated."""
+
+import argparse
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from configs import FOLDER, compose
+from model import GPT, GPTConfig
+from optim.memory import state_bytes
+from scripts.bench_optim import DEFAULT_VOCAB_SIZE, VOCAB_SIZE
+from scripts.benchmarking import report
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Reports MB and bytes per parameter."""
+    rows, results = [], []
+    models = {name: _on_meta(name) for name in arguments.model}
+    for option in sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml")):
+        node: Any = OmegaConf.to_container(compose([f"optim={option}"]).optim, resolve=True)
+        row = {"optimizer": option}
+        for name, model in models.items():
+            parameters = dict(model.named_parameters())
+            state, n_parameters = (
+                state_bytes(node, parameters, model.roles()),
+                sum(p.numel() for p in parameters.values()),
+            )
+            row[f"{name}, MB (B/param)"] = f"{state / 1e6:,.1f} ({state / n_parameters:.2f})"
+            results.append({"optimizer": option, "model": name, "state_bytes": state, "parameters": n_parameters})
+        rows.append(row)
+    report("optimizer state", rows, results, arguments.json)
+
+
+def _on_meta(name: str) -> GPT:
+    shape = {**compose([f"model={name}"]).model, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
+    with torch.device("meta"):
+        return GPT(GPTConfig(**shape))
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `bench.py memory`."""
+    command.add_argument("--model", nargs="+", default=["gpt2_small", "gpt2_medium", "gpt2_large"])
