@@ -5,6 +5,7 @@ short tensors are packed into one. Any other rule gets its tensors whole. Either
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,7 @@ COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (s
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
+VARIANTS = 64  # of compiled code per optimizer: dtypes, numbers of pieces, shapes with a side of 1
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 State = dict[str, Tensor]
@@ -64,11 +66,19 @@ def update_pieces(rule: Rule, pieces: Sequence[Piece], hp: Hyper, lr: float | Te
 
 
 def compiled(update: Update) -> Update:
-    """The function as one kernel per piece, for any size; its first call takes seconds, also to import the compiler."""
-    fast: Update = torch.compile(  # type: ignore[call-overload]  # torch 2.13's overloads lack the last two
-        update, dynamic=True, fullgraph=True, isolate_recompiles=True, recompile_limit=64
-    )
-    return fast
+    """The function as one kernel per piece, for any size; its first call takes seconds, also to import the compiler.
+
+    The compiled variants of a function are counted per code object, so each call here gets one of its own: optimizers
+    do not use up each other's.
+    """
+    own = FunctionType(update.__code__.replace(), update.__globals__, update.__name__)
+    fast: Update = torch.compile(own, dynamic=True, fullgraph=True)
+
+    def limited(*arguments: Any) -> None:
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            fast(*arguments)
+
+    return limited
 
 
 def whole_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[list[Piece]]:
