@@ -10,7 +10,6 @@ from configs import from_command_line
 if __name__ == "__main__":
     CONFIG = from_command_line(__file__, __doc__)  # a misspelt key ends here, before the heavy imports
 
-import hashlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from model import GPT, GPTConfig
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
 from optim.build import OptimizerSet
+from optim.curvature import hashed
 from trainer import environment
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, copy_into, parameters_sha256
@@ -198,11 +198,6 @@ def restore(run: Run) -> None:
 def data_checksums(run: Run) -> dict[str, str]:
     """What the data consist of, by split."""
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
-
-
-def hashed(*numbers: int) -> int:
-    """A 63-bit seed that differs, for all practical purposes, for every tuple of numbers."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
 
 def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
