@@ -11,6 +11,7 @@ if __name__ == "__main__":
     CONFIG = from_command_line(__file__, __doc__)  # a misspelt key ends here, before the heavy imports
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -72,6 +73,7 @@ class Run:
     divergence: Divergence
     clock: Clock
     sinks: list[Sink] = field(default_factory=list)
+    clipped_steps: int | Tensor = 0  # whose gradient was longer than grad_clip; counted on the device
     step: int = 0  # the next one to run
     losses: dict[str, float] = field(default_factory=dict)  # the last ones measured
     hints: list[str] = field(default_factory=list)  # what the optimizers' last diagnostics suggest
@@ -96,6 +98,7 @@ def loop(run: Run) -> str:
                 estimator.update(step, batches, strategy.forward_backward)
             loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
             grad_norm = strategy.clip_grad_norm_(config.grad_clip)
+            run.clipped_steps += grad_norm > (config.grad_clip or math.inf)
             lr = run.schedule.apply(optimizer, step)
             is_last = step + 1 == config.max_steps
             log_due = step % config.log_every == 0 or is_last
@@ -109,6 +112,7 @@ def loop(run: Run) -> str:
                 return "diverged"
             if log_due:
                 row |= {"train/loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)} | diagnostics(run)
+                row["clipped_steps"] = int(run.clipped_steps)
             if row:
                 write(run, row_start | row)
             if save_due:
@@ -173,6 +177,7 @@ def save(run: Run) -> None:
             "losses": run.losses,
             "optim": optim_state,
             "sequences_computed": run.strategy.sequences_computed,
+            "clipped_steps": int(run.clipped_steps),
             "data": data_checksums(run),
         }
         run.store.save(Checkpoint(tensors | {f"optim.{name}": t for name, t in optim_tensors.items()}, state))
@@ -192,6 +197,7 @@ def restore(run: Run) -> None:
     run.optimizer.load_state(checkpoint.group("optim"), checkpoint.state["optim"])
     run.step, run.losses = checkpoint.state["step"], dict(checkpoint.state["losses"])
     run.strategy.sequences_computed = checkpoint.state["sequences_computed"]
+    run.clipped_steps = checkpoint.state["clipped_steps"]
     run.clock = Clock(checkpoint.state["seconds"], run.strategy.synchronize)
 
 

@@ -72,6 +72,16 @@ def test_a_run_leaves_what_it_promises(
     assert str(folder / "loss.png") in printed
 
 
+@pytest.mark.parametrize(("limit", "clipped"), [("1e-3", 12), ("1e3", 0), ("null", 0)])
+def test_the_steps_whose_gradient_was_clipped_are_counted(
+    run: Callable[..., int], tmp_path: Path, limit: str, clipped: int
+) -> None:
+    assert run("c", f"grad_clip={limit}") == 0
+    counts = [row["clipped_steps"] for row in metrics(tmp_path / "c") if "clipped_steps" in row]
+    assert counts[-1] == clipped
+    assert counts[0] == min(clipped, 1)
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing of ours handles it."""
 
