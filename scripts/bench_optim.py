@@ -6,7 +6,6 @@ and state once and to write parameter and state once, at the bandwidth of an in-
 """
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from model import GPT, GPTConfig
 from optim import Sophia
 from optim.build import OptimizerSet, build
 from optim.memory import state_bytes
-from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, report
+from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, module_in, report
 from trainer import environment
 from trainer.allocator import tune_allocator
 
@@ -74,11 +73,9 @@ def _give_curvature(optimizer: OptimizerSet) -> None:
 
 
 def _class_in(file: str, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None or not Path(file).is_file():
+    if not Path(file).is_file():
         raise ValueError(f"--optim {file}:{name}: there is no Python file {file}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_in(Path(file))
     if not hasattr(module, name):
         raise ValueError(f"--optim {file}:{name}: the file has no class {name}")
     return getattr(module, name)

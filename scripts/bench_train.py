@@ -5,8 +5,6 @@ allocator) and with our settings.
 """
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import nn
 from configs import compose
 from model import GPT, GPTConfig
 from model.flops import flops_per_token
-from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, report
+from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, module_in, report
 from trainer import environment
 from trainer.allocator import tune_allocator
 
@@ -60,12 +58,7 @@ def _our_model(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
-    path = Path(settings["peer"]) / "model.py"
-    spec = importlib.util.spec_from_file_location("peer_model", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peer_model"] = module
-    spec.loader.exec_module(module)
+    module = module_in(Path(settings["peer"]) / "model.py")
     shape = {key: settings[key] for key in ("vocab_size", "n_layer", "n_head", "n_embd", "block_size")}
     model: nn.Module = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True))
     return model

@@ -5,6 +5,7 @@ because allocator settings, thread pools and compiled code belong to a process. 
 a machine's slow minutes fall on all of them; only one process computes at a time.
 """
 
+import importlib.util
 import io
 import json
 import statistics
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -79,6 +81,16 @@ def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds:
         for worker in workers.values():
             worker.close()
     return seconds
+
+
+def module_in(file: Path) -> ModuleType:
+    """The module that a peer's file holds; the file exists."""
+    spec = importlib.util.spec_from_file_location(f"peer_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def median_and_spread(seconds: Sequence[float]) -> tuple[float, float]:

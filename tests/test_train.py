@@ -215,7 +215,6 @@ def test_a_finished_run_is_recognised_and_left_alone(
 
 
 def test_any_optimizer_of_torchs_interface_plugs_in_by_import_path(run: Callable[..., int], tmp_path: Path) -> None:
-    (tmp_path / "unused").mkdir()
     assert run("r", "optim._target_=torch.optim.RAdam", "~optim.fused") == 0
     assert result(tmp_path / "r")["status"] == "finished"
 
