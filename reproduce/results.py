@@ -1,0 +1,211 @@
+"""results.json: everything a report shows, in plain numbers and words.
+
+The classes are the schema: a field's name is its key, None is null, losses are in nats per token, times in seconds.
+read() refuses what another version wrote.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+SCHEMA = 1
+VERDICTS = ("reproduced", "not reproduced", "undecided")
+
+
+class ResultsError(ValueError):
+    """No usable results; one clear line."""
+
+
+@dataclass
+class Measure:
+    """One number with its 95 % interval, beside what the paper claims and what no effect would be."""
+
+    name: str  # such as speed_up_steps
+    label: str  # for people: "speed-up in steps, fitted curve"
+    unit: str  # "x", "nats per token", "%", "bytes per parameter", "" ...
+    estimate: float | None  # None: it could not be measured, note says why
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None  # seeds behind it
+    sd: float | None = None  # over seeds
+    p_value: float | None = None  # of the paired test against no effect
+    claimed: float | None = None
+    no_effect: float | None = None
+    log_scale: bool = False  # a ratio: the middle between no effect and claim is the geometric one
+    verdict: str | None = None  # one of VERDICTS where the rule applies to it
+    note: str = ""
+
+
+@dataclass
+class Protocol:
+    """What one protocol found."""
+
+    name: str  # "paper", "tuned", or the kind of a claim without training
+    description: str
+    verdict: str
+    sentence: str  # the verdict in words, with its number
+    more_seeds: int | None = None  # how many more it would take, where undecided
+    measures: list[Measure] = field(default_factory=list)
+
+
+@dataclass
+class Series:
+    """One line, or one set of bars or points."""
+
+    name: str
+    x: list[float] | list[str]
+    y: list[float | None]
+    low: list[float | None] | None = None
+    high: list[float | None] | None = None
+    arm: str | None = None  # series of an arm share a colour and a toggle
+    dashed: bool = False
+
+
+@dataclass
+class Axis:
+    """What an axis shows."""
+
+    label: str
+    log: bool = False
+
+
+@dataclass
+class Figure:
+    """A plot. alternatives: other quantities for the x axis of the same lines, by label (steps, tokens, FLOPs, ...)."""
+
+    name: str  # of its files
+    title: str
+    kind: str  # "lines", "bars" or "points"
+    x: Axis
+    y: Axis
+    series: list[Series]
+    alternatives: dict[str, list[list[float]]] = field(default_factory=dict)  # label -> x of every series
+    caption: str = ""
+    hline: float | None = None  # a level to compare with, such as the baseline's final loss
+    hline_label: str = ""
+
+
+@dataclass
+class Table:
+    """Cells as people read them."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass
+class Arm:
+    """One of the things compared."""
+
+    name: str
+    label: str
+    role: str  # "baseline", "candidate" or "other"
+    overrides: dict[str, list[str]]  # by protocol: what it was run with, tuning's choice included
+    tuning: str = ""  # what the tuning tried and chose, in a sentence
+
+
+@dataclass
+class Run:
+    """One training run; diverged ones stay."""
+
+    name: str  # its folder below runs/
+    arm: str
+    protocol: str
+    purpose: str  # "tuning", "half budget", "full budget", "curve", ...
+    seed: int
+    steps: int
+    status: str  # "finished", "diverged", "failed"
+    overrides: list[str]
+    config_hash: str
+    loss: float | None  # final val/loss
+    seconds: float | None  # in training steps
+    flops: float | None
+    peak_bytes: float | None = None
+    clipped_share: float | None = None  # of steps
+    win_rate: float | None = None
+    commit: str | None = None
+
+
+@dataclass
+class Source:
+    """Where the claim comes from."""
+
+    paper: str
+    url: str
+    sentence: str
+    setting: str
+    unverified: list[str] = field(default_factory=list)  # what of this could not be checked
+
+
+@dataclass
+class Results:
+    """A claim's outcome at one scale."""
+
+    claim: str
+    title: str
+    scale: str
+    date: str  # ISO, of the last run
+    command: str
+    source: Source
+    contrary: list[str]  # published evidence against, or limits of the claim
+    rule: str  # how the verdict follows from the numbers, stated before the runs
+    verdict: str
+    sentence: str
+    protocols: list[Protocol]
+    difference: str = ""  # between the protocols, in words
+    arms: list[Arm] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    curves: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)  # run -> step, tokens, ..., val/loss
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)  # device, threads, versions, commit
+    data: dict[str, str] = field(default_factory=dict)  # checksums by split
+    notes: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+def write(results: Results, path: Path) -> None:
+    """Replaces the file at path."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def read(path: Path) -> Results:
+    """The results in a file.
+
+    Raises: ResultsError: if it is of another version, or no results at all.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path} holds no results: {type(error).__name__}: {error}") from error
+    if schema != SCHEMA:
+        raise ResultsError(
+            f"{path} was written by another version (schema {schema}, this one reads {SCHEMA}); move the folder away, "
+            "the same command then starts anew"
+        )
+    results = _made(Results, content)
+    assert isinstance(results, Results)
+    return results
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """The value of a field, dataclasses restored."""
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        hints = get_type_hints(kind)
+        known = {each.name for each in fields(kind)}
+        if odd := sorted(value.keys() - known):
+            raise ResultsError(f"{kind.__name__} has no field {odd[0]!r}")  # type: ignore[union-attr]  # it is a class
+        return kind(**{key: _made(hints[key], each) for key, each in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_made(get_args(kind)[0], each) for each in value]
+    if isinstance(kind, UnionType) and value is not None:
+        return next((_made(each, value) for each in get_args(kind) if get_origin(each) is list), value)
+    return value
