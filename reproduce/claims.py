@@ -134,7 +134,8 @@ def load(
 
     n_seeds: compare with so many seeds instead of the file's; the file's come first.
 
-    Raises: ClaimError: if there is no such claim or scale, or the file is wrong. ConfigError: if an arm does not compose.
+    Raises: ClaimError: if there is no such claim or scale, or the file is wrong.
+    ConfigError: if an arm does not compose.
     """
     content = _content(name, folder)
     claim_scales = content.pop("scales", None) or {}

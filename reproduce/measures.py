@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def losses_at(runs: Sequence[Measured], arm: str, steps: float) -> dict[int, flo
 
 def between(points: Sequence[tuple[float, float | None]], x: float) -> float | None:
     """y at x on straight lines over log x; points by rising x."""
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 <= x <= x1 and y0 is not None and y1 is not None:
             return y0 + (y1 - y0) * math.log(x / x0) / math.log(x1 / x0)
     return None
@@ -138,13 +139,13 @@ def share_near_best(points: Sequence[tuple[float, float | None]], tolerance: flo
         return None
     level = min(known) + tolerance
     near = 0.0
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         near += math.log(x1 / x0) * _share_below(y0, y1, level)
     return near / math.log(points[-1][0] / points[0][0])
 
 
 def mean_curves(runs: Sequence[Measured]) -> dict[str, list[float | None]]:
-    """The mean over runs of one configuration but for the seed, row by row, with the extremes of val/loss as low, high."""
+    """The mean over runs that differ in the seed alone, row by row; low and high are the extremes of val/loss."""
     curves = [run.record.curve for run in runs if run.record.curve["step"]]
     n = min((len(curve["step"]) for curve in curves), default=0)
     mean: dict[str, list[float | None]] = {column: [] for column in (*COLUMNS, "low", "high")}

@@ -36,8 +36,13 @@ class Planned:
 class Protocol(Structural):
     """A way to test a claim by training."""
 
-    name: str
-    description: str
+    @property
+    def name(self) -> str:
+        """Its key in PROTOCOLS."""
+
+    @property
+    def description(self) -> str:
+        """For the report."""
 
     def next_runs(self, outcomes: Outcomes) -> list[Planned]:
         """The runs wanted now that are not among the outcomes; empty when the protocol is through."""

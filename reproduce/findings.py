@@ -1,0 +1,557 @@
+"""What the runs of a claim say: measures, verdicts and figures. The numbers come from measures.py and statistics.py."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from reproduce import measures, statistics
+from reproduce.claims import ArmSpec, Claim, Point
+from reproduce.measures import Measured
+from reproduce.protocols import HALF, WHOLE, Outcomes, Planned, Protocol, steps_of
+from reproduce.results import Arm, Axis, Figure, Measure, Series, Table
+from reproduce.results import Protocol as Found
+from reproduce.statistics import Interval
+
+AXES = ("step", "tokens", "flops", "seconds")
+NATS, LOSS, STEPS = "nats per token", "val/loss (nats per token)", "optimizer steps"
+UNTUNED = "untuned, so no verdict"
+Ratios = Mapping[tuple[str, str], Interval]  # (candidate, baseline) -> seconds per step, as a ratio
+
+
+@dataclass
+class Findings:
+    """What a claim's runs, or its measurement, found."""
+
+    protocols: list[Found]
+    arms: list[Arm] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    difference: str = ""
+
+
+class Expected(NamedTuple):
+    """What the claim says of a number, and what no effect would be."""
+
+    claimed: float | None
+    no_effect: float
+    log_scale: bool = False
+
+
+def training(claim: Claim, protocols: Sequence[Protocol], runs: Sequence[Measured], ratios: Ratios) -> Findings:
+    """The findings of a claim whose runs are all there.
+
+    ratios: step times beside a baseline's; a pair that is missing has no measures in seconds.
+    """
+    outcomes = {run.plan.config_hash: run.record.loss for run in runs}
+    found = Findings([])
+    compared = {protocol.name: _runs_of(protocol.comparison(outcomes), runs) for protocol in protocols}
+    conclude = {"speed_up": _speed_up, "sweep": _sweep}[claim.kind]
+    for protocol in protocols:
+        rows, figures, tables = conclude(claim, protocol, outcomes, runs, compared[protocol.name], ratios)
+        found.protocols.append(_judged(claim, protocol, rows))
+        found.figures += figures
+        found.tables += tables
+    found.arms = _arms(claim, protocols, outcomes, runs)
+    found.tables.append(_diagnostics(claim, [run for each in compared.values() for run in each], ratios))
+    found.difference = _difference(found.protocols)
+    return found
+
+
+def measure(
+    name: str,
+    label: str,
+    unit: str,
+    interval: Interval | None,
+    expected: Expected,
+    *,
+    n: int | None = None,
+    note: str = "",
+) -> Measure:
+    """The number with its verdict by the rule; without an interval it could not be measured, and note says why."""
+    known = interval is not None and math.isfinite(interval.estimate)
+    verdict = None
+    if expected.claimed is not None:
+        bounds = {"claimed": expected.claimed, "no_effect": expected.no_effect, "log_scale": expected.log_scale}
+        verdict = statistics.decide(interval, **bounds) if interval is not None else "undecided"  # type: ignore[arg-type]
+    return Measure(
+        name=name,
+        label=label,
+        unit=unit,
+        estimate=interval.estimate if known and interval else None,
+        low=finite(interval.low) if interval else None,
+        high=finite(interval.high) if interval else None,
+        n=n,
+        claimed=expected.claimed,
+        no_effect=expected.no_effect,
+        log_scale=expected.log_scale,
+        verdict=verdict,
+        note=note,
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None for what JSON has no number for."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def overall(verdicts: Sequence[str | None]) -> str:
+    """Of measures that must all hold."""
+    known = [verdict for verdict in verdicts if verdict]
+    if "not reproduced" in known:
+        return "not reproduced"
+    return "reproduced" if known and set(known) == {"reproduced"} else "undecided"
+
+
+def in_words(row: Measure) -> str:
+    """A measure as a sentence's end: label, number, interval and claim."""
+    if row.estimate is None:
+        return f"{row.label} could not be measured{f': {row.note}' if row.note else ''}"
+    bounds = [f"{value:.3g}" if value is not None else "unbounded" for value in (row.low, row.high)]
+    text = f"{row.label} is {row.estimate:.3g}{_unit(row.unit)}, 95 % interval {bounds[0]} to {bounds[1]}"
+    return text if row.claimed is None else f"{text}, claimed {row.claimed:.3g}{_unit(row.unit)}"
+
+
+def _unit(unit: str) -> str:
+    return f"{'' if unit == 'x' else ' '}{unit}" if unit else ""
+
+
+# A claim of kind speed_up.
+
+Conclusion = tuple[list[Measure], list[Figure], list[Table]]
+
+
+def _speed_up(
+    claim: Claim,
+    protocol: Protocol,
+    outcomes: Outcomes,
+    runs: Sequence[Measured],
+    compared: Sequence[Measured],
+    ratios: Ratios,
+) -> Conclusion:
+    rows = []
+    for comparison in claim.fields["comparisons"]:
+        pair = Pair(claim, claim.arm(comparison["candidate"]), claim.arm(comparison["baseline"]), compared)
+        pair_rows = _pair_measures(pair, comparison["claimed"], ratios.get((pair.candidate.name, pair.baseline.name)))
+        rows += pair_rows
+    figures = [_curves_figure(claim, protocol.name, compared), _budgets_figure(claim, protocol.name, compared)]
+    return rows, figures, _tuning_table(claim, protocol, outcomes)
+
+
+class Pair(NamedTuple):
+    """Two arms and the runs that compare them."""
+
+    claim: Claim
+    candidate: ArmSpec
+    baseline: ArmSpec
+    runs: Sequence[Measured]
+
+    @property
+    def name(self) -> str:
+        """Part of its measures' names and labels."""
+        return f"{self.candidate.label} beside {self.baseline.label}"
+
+    def losses(self, arm: ArmSpec, fraction: float) -> dict[int, float | None]:
+        """Final losses at that share of the budget, by seed."""
+        return measures.losses(self.runs, arm.name, steps_of(self.claim, fraction))
+
+
+def _pair_measures(pair: Pair, claimed: Mapping[str, float], ratio: Interval | None) -> list[Measure]:
+    """The half-budget test, the speed-ups, and the losses at equal cost."""
+    n, rows = len(pair.claim.seeds), []
+    in_steps = _speed_up_interval(pair)
+    cost = _flops_ratio(pair)
+    note = _divergence_note(pair)
+    for key, label, factor in (
+        ("steps", "steps", Interval(1.0, 1.0, 1.0)),
+        ("flops", "FLOPs", None if cost is None else Interval(cost, cost, cost)),
+        ("seconds", "seconds", ratio),
+    ):
+        if in_steps is None:
+            break
+        interval = _divided(in_steps, factor)
+        expected = Expected(claimed.get(key), 1.0, log_scale=True)
+        words = f"{pair.candidate.label}'s speed-up in {label} over {pair.baseline.label} (fitted curve)"
+        rows.append(measure(f"speed_up_{key}", words, "x", interval, expected, n=n, note=note))
+    if (gap := _gap(pair)) is not None:
+        words = (
+            f"half-budget gap closed by {pair.candidate.label} (1: T/2 steps of it equal T of {pair.baseline.label})"
+        )
+        rows.append(measure("half_budget_gap", words, "", gap, Expected(claimed.get("gap"), 0.0), n=n, note=note))
+    rows += _equal_cost(pair, cost, ratio)
+    if cost is not None:
+        words = f"FLOPs per step, {pair.name}"
+        rows.append(measure("flops_overhead", words, "x", Interval(cost, cost, cost), Expected(None, 1.0)))
+    if ratio is not None:
+        rows.append(measure("step_time", f"seconds per step, {pair.name}", "x", ratio, Expected(None, 1.0)))
+    return rows
+
+
+def _speed_up_interval(pair: Pair) -> Interval | None:
+    """None where the protocol has too few budgets for a curve."""
+    curves = measures.budgets(pair.runs, pair.candidate.name)
+    if min((len(points) for points in curves.values()), default=0) < 4:
+        return None
+    return statistics.speed_up(curves, pair.losses(pair.baseline, WHOLE), pair.claim.budget)
+
+
+def _gap(pair: Pair) -> Interval | None:
+    candidate = pair.losses(pair.candidate, HALF)
+    if not candidate:
+        return None
+    return statistics.gap_closed(candidate, pair.losses(pair.baseline, HALF), pair.losses(pair.baseline, WHOLE))
+
+
+def _flops_ratio(pair: Pair) -> float | None:
+    candidate, baseline = (measures.flops_per_step(pair.runs, arm.name) for arm in (pair.candidate, pair.baseline))
+    return candidate / baseline if candidate and baseline else None
+
+
+def _divided(interval: Interval, by: Interval | None) -> Interval | None:
+    """The quotient; its bounds are those of the worst cases, so it is never too narrow."""
+    if by is None:
+        return None
+    return Interval(interval.estimate / by.estimate, interval.low / by.high, interval.high / by.low)
+
+
+def _equal_cost(pair: Pair, flops: float | None, seconds: Interval | None) -> list[Measure]:
+    """Differences in final loss where the candidate may spend what the baseline spends over T."""
+    rows: list[Measure] = []
+    if len(measures.budgets(pair.runs, pair.candidate.name).get(pair.claim.seeds[0], [])) < 2:
+        return rows
+    baseline = pair.losses(pair.baseline, WHOLE)
+    for name, cost in (("steps", 1.0), ("FLOPs", flops), ("seconds", seconds.estimate if seconds else None)):
+        label = f"loss difference at equal {name}, {pair.name}"
+        if cost is None:
+            continue
+        candidate = measures.losses_at(pair.runs, pair.candidate.name, pair.claim.budget / max(cost, 1.0))
+        rows.append(difference(f"loss_at_equal_{name.lower()}", label, candidate, baseline, Expected(None, 0.0)))
+    return rows
+
+
+def difference(
+    name: str, label: str, candidate: measures.Losses, baseline: measures.Losses, expected: Expected, unit: str = NATS
+) -> Measure:
+    """The mean of candidate minus baseline over seeds; not measured if one of them has no value, which note counts."""
+    seeds = sorted(candidate.keys() & baseline.keys())
+    missing = [seed for seed in seeds if candidate[seed] is None or baseline[seed] is None]
+    if missing or not seeds:
+        note = f"no value for {len(missing)} of {len(seeds)} seeds: diverged, or outside the budgets that were run"
+        return measure(name, label, unit, None, expected, n=len(seeds), note=note)
+    ours = {seed: value for seed, value in candidate.items() if value is not None}
+    theirs = {seed: value for seed, value in baseline.items() if value is not None}
+    paired = statistics.paired(ours, theirs)
+    row = measure(name, label, unit, paired.difference, expected, n=paired.n)
+    row.sd, row.p_value = finite(paired.sd), finite(paired.p_value)
+    return row
+
+
+def _divergence_note(pair: Pair) -> str:
+    counts = {
+        arm.label: sum(run.record.status == "diverged" for run in pair.runs if run.plan.arm == arm.name)
+        for arm in (pair.candidate, pair.baseline)
+    }
+    return ", ".join(f"{count} diverged runs of {label} count as failures" for label, count in counts.items() if count)
+
+
+# A claim of kind sweep.
+
+
+def _sweep(
+    claim: Claim,
+    protocol: Protocol,
+    outcomes: Outcomes,
+    runs: Sequence[Measured],
+    compared: Sequence[Measured],
+    ratios: Ratios,
+) -> Conclusion:
+    points = protocol.points(outcomes) or {}
+    rows = [_expectation(claim, row, points, compared) for row in claim.fields["expect"]]
+    swept = _runs_of(protocol.tuning(outcomes), runs)
+    figures = [_sweep_figure(claim, swept, compared), _curves_figure(claim, protocol.name, compared)]
+    return rows, figures, [_sweep_table(claim, swept, compared), *_tuning_table(claim, protocol, outcomes)]
+
+
+def _expectation(
+    claim: Claim, row: Mapping[str, object], points: Mapping[str, Sequence[Point]], compared: Sequence[Measured]
+) -> Measure:
+    """One row of `expect`: a quantity of an arm, less that of the arm `against` where it is named."""
+    name, arm = str(row["measure"]), claim.arm(str(row["arm"]))
+    quantity, unit, words = QUANTITIES[name]
+    expected = Expected(float(str(row["claimed"])), float(str(row["no_effect"])))
+    values = quantity(compared, arm.name, points[arm.name])
+    against = row.get("against")
+    if against is None:
+        label, zero = f"{words} of {arm.label}", dict.fromkeys(values, 0.0)
+        return difference(f"{name}_{arm.name}", label, values, zero, expected, unit)
+    other = claim.arm(str(against))
+    label = f"{words} of {arm.label} less that of {other.label}"
+    theirs = quantity(compared, other.name, points[other.name])
+    return difference(f"{name}_{arm.name}", label, values, theirs, expected, unit)
+
+
+def _final_loss(runs: Sequence[Measured], arm: str, points: Sequence[Point]) -> dict[int, float | None]:
+    return {run.plan.seed: run.record.loss for run in runs if (run.plan.arm, run.plan.point) == (arm, points[0])}
+
+
+def _degradation(runs: Sequence[Measured], arm: str, points: Sequence[Point]) -> dict[int, float | None]:
+    first, last = (_final_loss(runs, arm, [point]) for point in (points[0], points[-1]))
+    values = {seed: (first[seed], last.get(seed)) for seed in first}
+    return {seed: None if a is None or b is None else b - a for seed, (a, b) in values.items()}
+
+
+def _clipped_share(runs: Sequence[Measured], arm: str, points: Sequence[Point]) -> dict[int, float | None]:
+    return {run.plan.seed: run.record.clipped_share for run in runs if run.plan.arm == arm}
+
+
+def _win_rate(runs: Sequence[Measured], arm: str, points: Sequence[Point]) -> dict[int, float | None]:
+    return {run.plan.seed: run.record.win_rate for run in runs if run.plan.arm == arm}
+
+
+Quantity = Callable[[Sequence[Measured], str, Sequence[Point]], dict[int, float | None]]
+QUANTITIES: dict[str, tuple[Quantity, str, str]] = {
+    "best_loss": (_final_loss, NATS, "best loss"),
+    "degradation": (_degradation, NATS, "loss at the last point less that at the first"),
+    "clipped_share": (_clipped_share, "", "share of steps with a clipped gradient"),
+    "win_rate": (_win_rate, "", "win rate (coordinates of the update that are not clipped)"),
+}
+
+
+def _sweep_table(claim: Claim, swept: Sequence[Measured], compared: Sequence[Measured]) -> Table:
+    tolerances = claim.fields.get("near", (0.05, 0.2))
+    columns = ["arm", f"best {claim.fields['axis']}", "its loss in the sweep", "with fresh seeds"]
+    columns += [f"share of the range within {tolerance:g} nats of the best" for tolerance in tolerances]
+    rows = []
+    for arm in claim.arms:
+        points = sweep_points(swept, arm.name)
+        known = [(y, x) for x, y in points if y is not None]
+        fresh = [run.record.loss for run in compared if run.plan.arm == arm.name]
+        shares = [measures.share_near_best(points, tolerance) for tolerance in tolerances]
+        best = min(known, default=(None, None))
+        rows.append([arm.label, _text(best[1]), _text(best[0]), _mean_text(fresh), *map(_text, shares)])
+    return Table("The sweep in short", columns, rows, "The range is measured on a logarithmic axis.")
+
+
+def sweep_points(runs: Sequence[Measured], arm: str) -> list[tuple[float, float | None]]:
+    """(x, loss) of an arm's runs, by rising x: the number in the first override of each point."""
+    points = [(axis_value(run.plan.point), run.record.loss) for run in runs if run.plan.arm == arm]
+    return sorted(points, key=lambda point: point[0])
+
+
+def axis_value(point: Point) -> float:
+    """A point's place on the axis of its sweep."""
+    return float(point[0].partition("=")[2])
+
+
+# What all of them show.
+
+
+def _judged(claim: Claim, protocol: Protocol, rows: list[Measure]) -> Found:
+    """The protocol with its verdict: of a speed-up, what the first comparison's first judged number says; else all."""
+    judged = [row for row in rows if row.verdict]
+    deciding = judged[:1] if claim.kind == "speed_up" else judged
+    verdict = overall([row.verdict for row in deciding])
+    sentence = f"{verdict}: {'; '.join(in_words(row) for row in deciding)}"
+    more = _more_seeds(deciding, len(claim.seeds)) if verdict == "undecided" else None
+    if protocol.name == "paper" and "untuned" in claim.fields:
+        for row in judged:
+            row.verdict, row.note = (
+                None,
+                f"{UNTUNED} (the rule alone: {row.verdict}){'; ' if row.note else ''}{row.note}",
+            )
+        numbers = "; ".join(in_words(row) for row in deciding)
+        return Found(protocol.name, protocol.description, "undecided", f"{UNTUNED}: {numbers}", None, rows)
+    return Found(protocol.name, protocol.description, verdict, sentence, more, rows)
+
+
+def _more_seeds(rows: Sequence[Measure], n: int) -> int | None:
+    """The most that an undecided number needs."""
+    needs = []
+    for row in rows:
+        if row.verdict == "undecided" and row.estimate is not None and row.claimed is not None:
+            low = row.low if row.low is not None else -math.inf
+            high = row.high if row.high is not None else math.inf
+            bounds = {"claimed": row.claimed, "no_effect": row.no_effect or 0.0, "log_scale": row.log_scale}
+            needs.append(statistics.more_seeds(Interval(row.estimate, low, high), n, **bounds))  # type: ignore[arg-type]
+    return max(needs, default=None)
+
+
+def _difference(found: Sequence[Found]) -> str:
+    """In words, what tuning changed."""
+    if len(found) < 2:
+        return ""
+    parts = [f"{protocol.name}: {protocol.sentence}" for protocol in found]
+    shared = {row.name: row for row in found[0].measures}
+    for row in found[-1].measures:
+        other = shared.get(row.name)
+        if row.name == "half_budget_gap" and other and row.estimate is not None and other.estimate is not None:
+            parts.append(f"{row.label}: {other.estimate:.3g} ({found[0].name}), {row.estimate:.3g} ({found[-1].name})")
+            break
+    return ". ".join(parts)
+
+
+def _arms(claim: Claim, protocols: Sequence[Protocol], outcomes: Outcomes, runs: Sequence[Measured]) -> list[Arm]:
+    found = []
+    for arm in claim.arms:
+        overrides, tuning = {}, ""
+        for protocol in protocols:
+            points = (protocol.points(outcomes) or {}).get(arm.name, [])
+            shared = [*claim.common, *arm.overrides]
+            overrides[protocol.name] = [*shared, *(points[0] if len(points) == 1 else ())]
+            tried = [run for run in _runs_of(protocol.tuning(outcomes), runs) if run.plan.arm == arm.name]
+            tuning = _tuning_sentence(tried, points) or tuning
+        found.append(Arm(arm.name, arm.label, arm.role, overrides, tuning))
+    return found
+
+
+def _tuning_sentence(tried: Sequence[Measured], points: Sequence[Point]) -> str:
+    if not tried:
+        return ""
+    steps = sum(run.plan.steps for run in tried)
+    diverged = sum(run.record.status == "diverged" for run in tried)
+    chosen = " and ".join(" ".join(point) for point in points)
+    return f"{len(tried)} runs, {steps:,} steps, {diverged} diverged; chosen: {chosen}"
+
+
+def _tuning_table(claim: Claim, protocol: Protocol, outcomes: Outcomes) -> list[Table]:
+    runs = protocol.tuning(outcomes)
+    if not runs:
+        return []
+    rows = []
+    for run in runs:
+        loss = outcomes[run.config_hash]
+        text = "diverged" if loss is None else f"{loss:.4f}"
+        rows.append([claim.arm(run.arm).label, run.purpose, f"{run.steps:,}", " ".join(run.point), text])
+    note = f"Seed {claim.fields['tuning_seed']}, which the comparison does not use."
+    return [Table("Everything that tuning tried", ["arm", "purpose", "steps", "point", "val/loss"], rows, note)]
+
+
+def _diagnostics(claim: Claim, compared: Sequence[Measured], ratios: Ratios) -> Table:
+    columns = ["arm", "optimizer state, MB", "peak memory, MB", "clipped steps", "win rate", "FLOPs per step"]
+    columns += ["seconds per step beside the baseline", "diverged runs"]
+    rows = []
+    for arm in claim.arms:
+        records = [run.record for run in compared if run.plan.arm == arm.name]
+        ratio = ratios.get((arm.name, claim.baseline.name))
+        flops = measures.flops_per_step(compared, arm.name)
+        rows.append(
+            [
+                arm.label,
+                _text(_mega(_average([record.state_bytes for record in records]))),
+                _text(_mega(max((record.peak_bytes or 0.0 for record in records), default=None))),
+                _text(_average([record.clipped_share for record in records])),
+                _text(_average([record.win_rate for record in records])),
+                _text(flops),
+                "" if ratio is None else f"{ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
+                str(sum(record.status == "diverged" for record in records)),
+            ]
+        )
+    note = "Means over the compared runs; peak memory is the largest, of the whole process. MB: 10^6 bytes."
+    return Table("Diagnostics", columns, rows, note)
+
+
+def _curves_figure(claim: Claim, protocol: str, compared: Sequence[Measured]) -> Figure:
+    """The mean curve of every arm at T/2 and T."""
+    series, columns = [], []
+    for arm in claim.arms:
+        for fraction in (HALF, WHOLE):
+            steps = steps_of(claim, fraction)
+            runs = [run for run in compared if (run.plan.arm, run.plan.steps) == (arm.name, steps)]
+            curve = measures.mean_curves(runs)
+            if not curve["step"]:
+                continue
+            rows = [n for n in range(len(curve["step"])) if all(curve[key][n] is not None for key in AXES)]
+            name = f"{arm.label}, {steps:,} steps"
+            y, low, high = ([curve[key][n] for n in rows] for key in ("val/loss", "low", "high"))
+            steps_axis = [_number(curve["step"][n]) for n in rows]
+            series.append(Series(name, steps_axis, y, low, high, arm.name, dashed=fraction == HALF))
+            columns.append({key: [_number(curve[key][n]) for n in rows] for key in AXES})
+    labels = {"tokens": "tokens", "flops": "FLOPs, curvature passes included", "seconds": "seconds in training steps"}
+    caption = "Mean over seeds; the band spans the seeds. Every length has a learning-rate schedule of its own."
+    return Figure(
+        f"curves-{protocol}",
+        f"Validation loss, protocol {protocol}",
+        "lines",
+        Axis(STEPS),
+        Axis(LOSS),
+        series,
+        {label: [column[key] for column in columns] for key, label in labels.items()},
+        caption,
+    )
+
+
+def _budgets_figure(claim: Claim, protocol: str, compared: Sequence[Measured]) -> Figure:
+    """Final loss against the number of steps, each point a run with its own schedule."""
+    series = []
+    for arm in claim.arms:
+        found: dict[float, list[float]] = {}
+        for points in measures.budgets(compared, arm.name).values():
+            for steps, loss in points:
+                if loss is not None:
+                    found.setdefault(steps, []).append(loss)
+        x = sorted(found)
+        if x:
+            y = [sum(found[steps]) / len(found[steps]) for steps in x]
+            low, high = [min(found[steps]) for steps in x], [max(found[steps]) for steps in x]
+            series.append(Series(arm.label, x, list(y), list(low), list(high), arm.name))
+    level = _average(list(measures.losses(compared, claim.baseline.name, claim.budget).values()))
+    return Figure(
+        f"budgets-{protocol}",
+        f"Final loss by length of the run, protocol {protocol}",
+        "lines",
+        Axis(f"{STEPS}, each run with its own full schedule"),
+        Axis(LOSS),
+        series,
+        caption="Mean over seeds, and the extremes. A candidate as fast as claimed meets the dashed line left of T.",
+        hline=level,
+        hline_label=f"{claim.baseline.label}, {claim.budget:,} steps" if level is not None else "",
+    )
+
+
+def _sweep_figure(claim: Claim, swept: Sequence[Measured], compared: Sequence[Measured]) -> Figure:
+    series = []
+    for arm in claim.arms:
+        points = sweep_points(swept, arm.name)
+        series.append(Series(arm.label, [x for x, _ in points], [y for _, y in points], arm=arm.name))
+        fresh: dict[float, list[float]] = {}
+        for x, y in sweep_points(compared, arm.name):
+            if y is not None:
+                fresh.setdefault(x, []).append(y)
+        if fresh:
+            means: list[float | None] = [sum(values) / len(values) for values in fresh.values()]
+            low: list[float | None] = [min(values) for values in fresh.values()]
+            high: list[float | None] = [max(values) for values in fresh.values()]
+            series.append(Series(f"{arm.label}, fresh seeds", list(fresh), means, low, high, arm.name, dashed=True))
+    caption = f"After {claim.budget:,} steps. A gap in a line is a run that diverged."
+    axis = Axis(str(claim.fields["axis"]), log=True)
+    return Figure("sweep", f"Loss against {claim.fields['axis']}", "lines", axis, Axis(LOSS), series, caption=caption)
+
+
+def _runs_of(plans: Sequence[Planned], runs: Sequence[Measured]) -> list[Measured]:
+    """The plans, with what came of the run of the same configuration."""
+    known = {run.plan.config_hash: run.record for run in runs}
+    return [Measured(plan, known[plan.config_hash]) for plan in plans if plan.config_hash in known]
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _mega(value: float | None) -> float | None:
+    return None if value is None else value / 1e6
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _mean_text(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    failed = f"; {len(values) - len(known)} diverged" if len(known) < len(values) else ""
+    return f"{_text(_average(known))} (n = {len(known)}{failed})"
