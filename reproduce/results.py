@@ -166,6 +166,7 @@ class Results:
     environment: dict[str, Any] = field(default_factory=dict)  # device, threads, versions, commit
     data: dict[str, str] = field(default_factory=dict)  # checksums by split
     notes: list[str] = field(default_factory=list)
+    scale_note: str = ""  # what this scale can and cannot show; the report has words of its own for training runs
     schema: int = SCHEMA
 
 

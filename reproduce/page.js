@@ -1,0 +1,149 @@
+"use strict";
+// Plots the figures that figures.interactive() describes, and wires the buttons.
+
+const REPORT = JSON.parse(document.getElementById("report-data").textContent);
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const COARSE = matchMedia("(pointer: coarse)");
+const root = document.documentElement;
+
+const theme = () => root.dataset.theme || (DARK.matches ? "dark" : "light");
+const variable = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+function button(text, pressed, onClick) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
+  made.addEventListener("click", () => onClick(made));
+  return made;
+}
+
+function group(label, buttons) {
+  const made = document.createElement("div");
+  made.className = "choice";
+  made.setAttribute("role", "group");
+  made.setAttribute("aria-label", label);
+  made.append(...buttons);
+  return made;
+}
+
+const flip = (pressable) => {
+  const pressed = pressable.getAttribute("aria-pressed") !== "true";
+  pressable.setAttribute("aria-pressed", String(pressed));
+  return pressed;
+};
+
+class Plot {
+  constructor(spec, element) {
+    this.spec = spec;
+    this.canvas = element.querySelector(".canvas");
+    this.choice = 0;
+    this.log = { x: spec.layout.xaxis.type === "log", y: spec.layout.yaxis.type === "log" };
+    this.dragging = !COARSE.matches; // a finger that scrolls the page must not zoom
+    this.fill(element.querySelector(".controls"));
+  }
+
+  fill(controls) {
+    if (this.spec.x.length > 1) {
+      const choices = this.spec.x.map(({ label }, place) => button(label, place === 0, (pressed) => {
+        for (const each of choices) each.setAttribute("aria-pressed", String(each === pressed));
+        this.choice = place;
+        this.draw();
+      }));
+      controls.append(group("x axis", choices));
+    }
+    const scales = [];
+    for (const side of ["x", "y"]) {
+      if (this.spec.layout[`${side}axis`].type === "category") continue;
+      scales.push(button(`log ${side}`, this.log[side], (pressed) => {
+        this.log[side] = flip(pressed);
+        this.draw();
+      }));
+    }
+    controls.append(group("scales", scales));
+    const drag = button("zoom", false, (pressed) => {
+      this.dragging = flip(pressed);
+      this.draw();
+    });
+    drag.className = "touch";
+    controls.append(drag, button("reset", null, () => {
+      Plotly.relayout(this.canvas, { "xaxis.autorange": true, "yaxis.autorange": true });
+    }));
+  }
+
+  paint() {
+    const palette = REPORT.palette[theme()];
+    for (const trace of this.spec.data) {
+      const colour = palette[trace.meta.slot % palette.length];
+      if (trace.meta.part === "band") trace.fillcolor = `${colour}30`;
+      else trace.marker = { ...trace.marker, color: colour };
+      if (trace.meta.part === "line") trace.line = { ...trace.line, color: colour };
+      if (trace.error_y) trace.error_y = { ...trace.error_y, color: trace.type === "bar" ? variable("--text") : colour };
+    }
+  }
+
+  layout() {
+    const [text, quiet, edge] = ["--text", "--quiet", "--edge"].map(variable);
+    const axis = (side, title) => {
+      const given = this.spec.layout[`${side}axis`];
+      const made = { gridcolor: edge, linecolor: quiet, tickcolor: quiet, zeroline: false, automargin: true, ...given };
+      if (given.type === "category") return { ...made, fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
+      made.type = this.log[side] ? "log" : "linear";
+      made.uirevision = `${this.choice} ${made.type}`; // a zoom survives all but these
+      return { ...made, ticks: "outside", fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
+    };
+    const shapes = (this.spec.layout.shapes || []).map((shape) => ({
+      ...shape, line: { ...shape.line, color: quiet }, label: { ...shape.label, font: { color: quiet, size: 12 } },
+    }));
+    const label = this.spec.x[this.choice].label;
+    return {
+      ...this.spec.layout,
+      shapes,
+      xaxis: axis("x", { text: label.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") }),
+      yaxis: axis("y", this.spec.layout.yaxis.title),
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: text },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 12, r: 12, t: 12, b: 12 },
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
+      hoverlabel: { bgcolor: variable("--card"), bordercolor: quiet, font: { color: text } },
+      dragmode: this.dragging ? "zoom" : false,
+      hovermode: "closest",
+      uirevision: "kept", // arms hidden through the legend stay hidden
+    };
+  }
+
+  draw() {
+    this.paint();
+    this.spec.data.forEach((trace, place) => { trace.x = this.spec.x[this.choice].values[place]; });
+    const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
+    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons, displayModeBar: false };
+    return Plotly.react(this.canvas, this.spec.data, this.layout(), config);
+  }
+
+  show(arm, shown) {
+    const places = this.spec.data.flatMap((trace, place) => (trace.meta.arm === arm ? [place] : []));
+    if (places.length) Plotly.restyle(this.canvas, { visible: shown ? true : "legendonly" }, places);
+  }
+}
+
+const plots = REPORT.figures.map((spec) => new Plot(spec, document.querySelector(`[data-figure="${spec.name}"]`)));
+
+for (const chip of document.querySelectorAll("[data-arm]")) {
+  chip.addEventListener("click", () => {
+    const shown = flip(chip);
+    for (const plot of plots) plot.show(chip.dataset.arm, shown);
+  });
+}
+
+const toggle = document.getElementById("theme");
+function refresh() {
+  toggle.textContent = theme() === "dark" ? "☀ light" : "☾ dark";
+  return Promise.all(plots.map((plot) => plot.draw()));
+}
+toggle.addEventListener("click", () => {
+  root.dataset.theme = theme() === "dark" ? "light" : "dark";
+  refresh();
+});
+DARK.addEventListener("change", refresh);
+refresh().then(() => { root.dataset.drawn = String(plots.length); });

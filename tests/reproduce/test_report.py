@@ -1,0 +1,415 @@
+"""What a reader finds in a report, in a real browser where there is one."""
+
+import csv
+import itertools
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce import results as stored
+from reproduce.figures import PALETTE, FigureError, compact
+from reproduce.report import ledger_table, write_ledger, write_report
+from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table
+
+NASTY = "</script><script>document.title='owned'</script> | `pipe` <b>β₂ = .99</b> $x$ & “Ünï” 优化"
+STEPS = [float(step) for step in range(0, 1001, 50)]
+
+
+def curve(arm: str, seed: int) -> dict[str, list[float | None]]:
+    """A made-up loss curve; the candidate is a little lower and a little slower."""
+    gain, cost = {"adamw": (1.0, 1.0), "sophiag": (1.03, 1.06), "lion": (0.96, 0.97)}[arm]
+    loss: list[float | None] = [
+        4.2 + 4.1 * math.exp(-gain * s / 220) + 0.03 * math.sin(s / 70 + 2 * seed) for s in STEPS
+    ]
+    return {
+        "step": list(STEPS),
+        "tokens": [s * 2048 for s in STEPS],
+        "flops": [s * 5.3e10 * cost for s in STEPS],
+        "seconds": [s * 0.13 * cost for s in STEPS],
+        "val/loss": loss,
+    }
+
+
+def lines() -> Figure:
+    figure = Figure(
+        "loss-curves",
+        "Validation loss of every full run",
+        "lines",
+        Axis("steps"),
+        Axis("val/loss (nats per token)"),
+        series=[],
+        alternatives={"tokens": [], "FLOPs": [], "seconds": []},
+        caption="Final comparison, three seeds per arm; the same data in the same order.",
+        hline=4.21,
+        hline_label="AdamW, end",
+    )
+    labels = {"adamw": "AdamW", "sophiag": "SophiaG", "lion": "Lion"}
+    for arm, seed in itertools.product(labels, (0, 1, 2)):
+        points = curve(arm, seed)
+        ys = list(points["val/loss"])
+        if (arm, seed) == ("lion", 2):
+            ys[9:] = [None] * (len(ys) - 9)  # diverged
+        figure.series.append(Series(labels[arm], list(STEPS), ys, arm=arm))
+        for label, key in (("tokens", "tokens"), ("FLOPs", "flops"), ("seconds", "seconds")):
+            figure.alternatives[label].append([x for x in points[key] if x is not None])
+    return figure
+
+
+def fitted() -> Figure:
+    xs, names = [250.0, 500.0, 750.0, 1000.0], {"adamw": "AdamW", "sophiag": "SophiaG"}
+    series = []
+    for arm, shift in (("adamw", 0.0), ("sophiag", -0.05)):
+        ys: list[float | None] = [4.2 + 30 * x**-0.6 + shift for x in xs]
+        low, high = ([None if y is None else y + side * 0.04 for y in ys] for side in (-1, 1))
+        series.append(Series(names[arm], list(xs), ys, low, high, arm=arm, dashed=arm == "adamw"))
+    return Figure(
+        "fitted-curve",
+        "Final loss of shortened runs",
+        "lines",
+        Axis("steps of the run", log=True),
+        Axis("val/loss (nats per token)", log=True),
+        series,
+    )
+
+
+def bars() -> Figure:
+    names = {"adamw": ("AdamW", 8.0), "sophiag": ("SophiaG", 8.0), "lion": ("Lion <i>", 4.0)}
+    series = [Series(label, [label], [size], arm=arm) for arm, (label, size) in names.items()]
+    return Figure("state-bytes", "Optimizer state", "bars", Axis("arm"), Axis("bytes per parameter"), series)
+
+
+def points() -> Figure:
+    rates = [5e-4, 1e-3, 2e-3, 4e-3]
+    series = []
+    for arm, label, best in (("adamw", "AdamW", 2e-3), ("sophiag", "SophiaG", 1e-3), ("lion", "Lion", 5e-4)):
+        ys: list[float | None] = [4.2 + 0.1 * abs(math.log2(rate / best)) for rate in rates]
+        low, high = ([None if y is None else y + side * 0.05 for y in ys] for side in (-1, 1))
+        series.append(Series(label, list(rates), ys, low, high, arm=arm))
+    series[-1].y[-1] = series[-1].low[-1] = series[-1].high[-1] = None  # type: ignore[index]  # it diverged there
+    x, y = Axis("peak lr", log=True), Axis("val/loss (nats per token)")
+    return Figure("loss-over-lr", f"Loss over learning rate {NASTY}", "points", x, y, series, caption=NASTY)
+
+
+def run(arm: str, seed: int, status: str = "finished") -> Run:
+    final = curve(arm, seed)["val/loss"][-1]
+    return Run(
+        name=f"{arm}-{seed}-3f9a",
+        arm=arm,
+        protocol="tuned",
+        purpose="full budget",
+        seed=seed,
+        steps=1000,
+        status=status,
+        overrides=[f"optim={arm}", f"seed={seed}", "schedule.warmup_steps=50"],
+        config_hash="3f9ac01b22d84e55aa01",
+        loss=final if status == "finished" else None,
+        seconds=131.25,
+        flops=5.3e13,
+        peak_bytes=1.4e9,
+        clipped_share=0.125,
+        win_rate=0.41 if arm == "sophiag" else None,
+        commit="8f76b3fe77aa00112233",
+    )
+
+
+def measures() -> list[Measure]:
+    return [
+        Measure(
+            "speed_up_steps", "speed-up in steps, fitted curve", "x", 1.0834, 1.0212, 1.1519, 3, 0.031, 0.0213,
+            claimed=2.0, no_effect=1.0, log_scale=True, verdict="not reproduced",
+        ),
+        Measure(
+            "half_budget", "loss at half budget minus baseline's at full", "nats per token", 0.0421, 0.0301, 0.0541, 3,
+            0.0049, 0.0004, claimed=0.0, no_effect=0.21, verdict="not reproduced",
+        ),
+        Measure("overhead", "step time over AdamW's", "%", 6.1, 4.9, 7.3, 3, claimed=5.0, no_effect=0.0),
+        Measure("seconds", f"speed-up in seconds {NASTY}", "x", None, note="never reached the baseline's loss"),
+    ]  # fmt: skip
+
+
+def rich() -> Results:
+    """A claim's results with a bit of everything."""
+    runs = [run(arm, seed) for arm in ("adamw", "sophiag", "lion") for seed in (0, 1, 2)]
+    runs[-1] = run("lion", 2, "diverged")
+    tuned = {"tuned": ["optim.lr=2e-3", "optim.weight_decay=0.1"]}
+    return Results(
+        claim="sophia_2x",
+        title="Sophia needs half of AdamW's steps",
+        scale="nano",
+        date="2025-11-21",
+        command="python scripts/reproduce.py claim=sophia_2x scale=nano",
+        source=Source(
+            "Liu et al. 2023, arXiv 2305.14342",
+            "https://arxiv.org/abs/2305.14342",
+            "Sophia achieves the same loss as AdamW in 50 % of the steps.",
+            "GPT-2 125M to 770M on OpenWebText, 480 x 1024 tokens a step",
+            ["the seed of the paper's curves"],
+        ),
+        contrary=["Issue #46 of the authors' repository: SophiaG at 100k steps 2.897, AdamW at 200k 2.863.", NASTY],
+        rule="Reproduced if the interval lies above the middle of no effect and claim, not reproduced if below it.",
+        verdict="not reproduced",
+        sentence="Against an AdamW tuned with the same budget, SophiaG needed 1.08 times fewer steps, not 2 times.",
+        protocols=[
+            Protocol("paper", "The paper's settings.", "undecided", "Too few seeds.", 4, [replace(measures()[0], n=2)]),
+            Protocol("tuned", f"Equal tuning. {NASTY}", "not reproduced", "1.08 times fewer steps.", None, measures()),
+        ],
+        difference="With the paper's settings both arms were worse by 0.3 nats.",
+        arms=[
+            Arm("adamw", "AdamW", "baseline", {"paper": ["optim.lr=6e-4"], **tuned}, "8 trials, lr 2e-3 was best"),
+            Arm("sophiag", "SophiaG", "candidate", tuned, NASTY),
+            Arm("lion", "Lion", "other", tuned),
+        ],
+        runs=runs,
+        curves={each.name: curve(each.arm, each.seed) for each in runs},
+        figures=[lines(), fitted(), bars(), points()],
+        tables=[Table("Memory, measured", ["arm", "peak", NASTY], [["AdamW", "1.30 GiB", "a|b"]], "One device.")],
+        environment={"device": "Intel Xeon, 2 threads", "packages": {"torch": "2.13.0"}, "threads": 2},
+        data={"train": "sha256:0f3c", "val": "sha256:77aa"},
+        notes=["Shared with other work, so seconds are rough.", NASTY],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sophia_2x-nano")
+    assert all(written.stat().st_size for written in write_report(rich(), path))
+    return path
+
+
+def test_results_survive_their_file(tmp_path: Path) -> None:
+    stored.write(rich(), tmp_path / "results.json")
+    assert stored.read(tmp_path / "results.json") == rich()
+
+
+def test_a_report_is_every_file_a_reader_needs(folder: Path) -> None:
+    figures = {f"{each.name}.{kind}" for each in rich().figures for kind in ("png", "pdf")}
+    expected = {"report.html", "report.md", "curves.csv", "table-1-memory-measured.csv", *figures}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_the_same_results_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for path in write_report(rich(), tmp_path):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+class Words(HTMLParser):
+    """The page's visible text, its scripts and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.inside = "", list[str](), ""
+        self.addresses: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.inside = tag
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.inside not in ("script", "style") else ""
+
+
+def test_text_of_results_stays_text(folder: Path) -> None:
+    words = Words((folder / "report.html").read_text("utf-8"))
+    assert words.tags.count("script") == 3
+    assert "b" not in words.tags
+    assert words.text.count(NASTY) == 8  # a measure, a protocol, tuning, a figure twice, a column, contrary, notes
+    assert "sha256:77aa" in words.text
+
+
+def test_the_page_loads_nothing(folder: Path) -> None:
+    words = Words((folder / "report.html").read_text("utf-8"))
+    assert {each for each in words.addresses if not each.startswith(("#", "data:"))} == {rich().source.url}
+    assert "default-src 'none'" in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_script_is_no_link(tmp_path: Path) -> None:
+    write_report(replace(rich(), source=replace(rich().source, url="javascript:alert(1)"), figures=[]), tmp_path)
+    assert "javascript:alert" not in (tmp_path / "report.html").read_text("utf-8")
+    assert "javascript:alert" not in (tmp_path / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_the_verdict_comes_first_with_its_number_and_interval(folder: Path, name: str) -> None:
+    text = (folder / name).read_text("utf-8")
+    text = Words(text).text if name.endswith("html") else text
+    order = ["ot reproduced", rich().sentence, "1.08×", "1.02 to 1.15", "Scale: nano", "What was found"]
+    places = [text.index(each) for each in order]
+    assert places == sorted(places)
+    for told in ("not measured", "diverged", "3f9ac01b22d8", "2.897", "the seed of the paper's curves", "sha256:77aa"):
+        assert told in text
+    assert rich().command in text
+
+
+def test_a_diverged_run_is_red_and_counted(folder: Path) -> None:
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.count('<strong class="alarm">diverged</strong>') == 1
+    tally = re.search(r"Lion</span></td>(.*?)</tr>", page[page.index(">finished</th>") :])
+    assert tally is not None
+    assert re.findall(r">(\d+)<", tally[1]) == ["2", "1", "0"]
+
+
+def test_markdown_tables_keep_their_columns(folder: Path) -> None:
+    blocks = re.findall(r"(?:^\|.*\|\n)+", (folder / "report.md").read_text("utf-8"), re.MULTILINE)
+    assert len(blocks) == 7  # measures of two protocols, a table, arms, runs twice, what was run
+    for block in blocks:
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_markdown_shows_every_figure(folder: Path) -> None:
+    pictures = re.findall(r"!\[.*?\]\((\S+?)\)", (folder / "report.md").read_text("utf-8"))
+    assert pictures == [f"{each.name}.png" for each in rich().figures]
+
+
+def test_curves_csv_reads_back_exactly(folder: Path) -> None:
+    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["run", "arm", "seed", "step", "tokens", "flops", "seconds", "val/loss"]
+    for name, recorded in rich().curves.items():
+        own = [row for row in rows if row["run"] == name]
+        assert {row["arm"] for row in own} == {name.split("-")[0]}
+        for key, values in recorded.items():
+            assert [float(row[key]) for row in own] == values
+
+
+def test_results_without_training_make_a_report(tmp_path: Path) -> None:
+    bare = replace(rich(), runs=[], arms=[], curves={}, figures=[], tables=[], protocols=[], environment={}, data={})
+    assert {path.name for path in write_report(bare, tmp_path)} == {"report.html", "report.md"}
+    assert "No training runs are behind this" in (tmp_path / "report.md").read_text("utf-8")
+    write_report(replace(bare, scale_note="State of the full-size model."), tmp_path)
+    assert "State of the full-size model." in (tmp_path / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (replace(bars(), name="../up"), "names its files"),
+        (replace(bars(), kind="pie"), "expected one of lines, bars, points"),
+        (replace(bars(), series=[Series("AdamW", [1.0, 2.0], [1.0])]), "series 'AdamW': 2 x but 1 y"),
+        (replace(lines(), alternatives={"tokens": [[1.0]]}), "x axis 'tokens' needs one value per point"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_says_so_before_anything_is_written(
+    broken: Figure, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FigureError, match=message):
+        write_report(replace(rich(), figures=[bars(), broken]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.25, "0.25"), (500.0, "500"), (2e4, "20k"), (-1.5e6, "-1.5M"), (2e17, "2e+17")]
+)
+def test_ticks_are_short(value: float, text: str) -> None:
+    assert compact(value) == text
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.1."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(("theme", "page"), [("light", "#ffffff"), ("dark", "#14171c")])
+def test_every_arm_stands_out_from_the_page(theme: str, page: str) -> None:
+    for colour in PALETTE[theme]:
+        dark, light = sorted((luminance(colour), luminance(page)))
+        assert (light + 0.05) / (dark + 0.05) >= 3, colour  # WCAG 1.4.11, graphics
+
+
+def test_the_ledger_links_every_claim_to_its_report(tmp_path: Path) -> None:
+    other = replace(rich(), claim="soap_40_35", verdict="undecided", protocols=[])
+    path = write_ledger([rich(), other], tmp_path)
+    text = path.read_text("utf-8")
+    assert path.name == "README.md"
+    assert "2 claims: 0 reproduced, 1 not reproduced, 1 undecided" in text
+    assert "[sophia_2x](<sophia_2x-nano/report.md>)" in text
+    for told in (rich().source.sentence, "1.08× (95 % interval 1.02 to 1.15)", "2025-11-21", "Intel Xeon, 2 threads"):
+        assert told in text
+    assert "(<docs/claims/soap_40_35-nano/report.md>)" in ledger_table([other], beside="docs/claims/")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser that has the report open and logs what it says and asks for."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1100,900",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        browser.set_script_timeout(15)
+        open_report(browser, folder)
+        yield browser
+    finally:
+        browser.quit()
+
+
+def open_report(browser: Any, folder: Path) -> None:
+    """Loads the report anew and returns when every figure is drawn."""
+    browser.get((folder / "report.html").as_uri())
+    drawn = "const done = arguments[0], look = () => document.documentElement.dataset.drawn ? done() : setTimeout(look, 20); look()"
+    browser.execute_async_script(drawn)
+
+
+def ask(browser: Any, body: str, *arguments: Any) -> Any:
+    """What the JavaScript returns, two frames later than what it did: plotly has drawn by then."""
+    helpers = "const plot = n => document.querySelector(`[data-figure='${n}'] .canvas`);"
+    helpers += "const press = (n, t) => [...document.querySelectorAll(`[data-figure='${n}'] button`)].find(b => b.textContent === t).click();"
+    return browser.execute_script(helpers + body, *arguments)
+
+
+def settle(browser: Any) -> None:
+    browser.execute_async_script("const d = arguments[0]; requestAnimationFrame(() => setTimeout(d, 0))")
+
+
+def shown(browser: Any, name: str) -> dict[str, int]:
+    """How many traces of each arm a figure shows, counted in its SVG."""
+    body = (
+        "const counts = {}; plot(arguments[0]).querySelectorAll('.trace').forEach(t => {"
+        "const d = t.__data__[0].trace; if (d.meta.part !== 'band') counts[d.meta.arm] = (counts[d.meta.arm] || 0) + 1 });"
+        "return counts"
+    )
+    counts: dict[str, int] = ask(browser, body, name)
+    return counts
+
+
+@pytest.mark.slow
+class TestInBrowser:
+    @pytest.fixture(autouse=True)
+    def fresh(self, page: Any, folder: Path) -> None:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        open_report(page, folder)
+
+    def test_nothing_complains_and_nothing_is_asked_of_the_network(self, page: Any) -> None:
+        assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
+        events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+        asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+        assert asked
+        assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
+        assert page.title == rich().title
