@@ -1,0 +1,251 @@
+"""Training runs as processes of their own: skipped when finished, continued when broken.
+
+Nothing is remembered but the run directories, so the same call continues whatever ended the last one. A process writes
+its output to <run_dir>.log, beside its run directory. When a runner is killed outright, its processes get SIGTERM from
+the system on Linux (they save and end) and train on to their end elsewhere; a run directory's lock keeps both from
+harm, and the next runner waits a while for it. Imports no torch.
+"""
+
+import fcntl
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from omegaconf import DictConfig
+
+from configs import ConfigError, compose, differences
+from reproduce.processes import (
+    EXIT_STATUS,
+    GRACE_SECONDS,
+    TRAIN,
+    Process,
+    cuda_devices,
+    environments,
+    log_path,
+    read_result,
+)
+from reproduce.progress import Display, Standing
+
+POLL_SECONDS = 0.05
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`python train.py *overrides`; name is for people."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    status: "finished", "diverged", "stopped" (it can be continued) or "failed". result: the content of
+    result.json, None if there is none. message: the error that the process reported, None if it finished. seconds:
+    wall-clock time of the process, 0 if none was needed. exit_status: as train.py's; 128 + n if signal n ended it.
+    """
+
+    job: Job
+    run_dir: Path
+    status: str
+    result: dict[str, Any] | None
+    message: str | None
+    seconds: float
+    exit_status: int = 0
+
+
+class Interrupted(SystemExit):
+    """A signal asked to stop; all processes have ended and the same call continues. Uncaught, the command exits 75."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        super().__init__(EXIT_STATUS["stopped"])
+        self.outcomes = list(outcomes)
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, at_once: int = 1, ranks: int = 1, show: bool = True, script: Path = TRAIN
+) -> list[Outcome]:
+    """Runs the jobs in the order given, at_once at a time, each under torchrun if ranks > 1; how they ended, in order.
+
+    A job whose run directory holds its run, finished or diverged, starts no process. Failures stop no other job.
+    To be called from the main thread: it handles SIGINT, SIGTERM and SIGUSR1 while it runs.
+
+    Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
+    few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
+    """
+    with _Signals() as signals:
+        plans = [_planned(job) for job in jobs]
+        _check_run_dirs(plans)
+        on_cuda = any(plan.config.device != "cpu" for plan in plans)
+        slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
+        runner = _Runner(plans, slots, script, ranks)
+        with Display([plan.standing for plan in plans], show=show) as display:
+            _run(runner, signals, display)
+    if signals.count:
+        raise Interrupted(runner.outcomes)
+    return runner.outcomes
+
+
+def _run(runner: "_Runner", signals: "_Signals", display: Display) -> None:
+    try:
+        while not runner.is_done and not signals.count:
+            runner.advance()
+            display.refresh()
+            time.sleep(POLL_SECONDS)
+    finally:
+        _stop(runner, signals, display)  # nothing to do, if all have ended
+
+
+@dataclass
+class _Plan:
+    """A composed job."""
+
+    job: Job
+    config: DictConfig
+    run_dir: Path
+    standing: Standing
+    outcome: Outcome | None = None
+
+    def settle(self, outcome: Outcome, note: str) -> None:
+        """Records how it ended."""
+        self.outcome = outcome
+        self.standing.update()
+        self.standing.state, self.standing.note = outcome.status, note
+
+    def has_ended_before(self) -> bool:
+        """Settles the job if the run directory holds this very run and it has ended."""
+        saved, found = self.run_dir / "config.yaml", read_result(self.run_dir)
+        if found is None or found.get("status") not in ("finished", "diverged") or not saved.is_file():
+            return False
+        if differences(self.config, saved):
+            return False  # train.py will say which
+        status = found["status"]
+        message = None if status == "finished" else f"diverged at step {found.get('step')}"
+        self.settle(Outcome(self.job, self.run_dir, status, found, message, 0.0, EXIT_STATUS[status]), "before")
+        return True
+
+    def is_in_use(self) -> bool:
+        """Whether a live process holds the run directory."""
+        with suppress(FileNotFoundError), (self.run_dir / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def _planned(job: Job) -> _Plan:
+    try:
+        config = compose(job.overrides)
+    except ConfigError as error:
+        raise ConfigError(f"job {job.name!r}: {error}") from None
+    run_dir = Path(config.run_dir)
+    return _Plan(job, config, run_dir, Standing(job.name, run_dir, config.max_steps))
+
+
+def _check_run_dirs(plans: Sequence[_Plan]) -> None:
+    owners: dict[Path, _Plan] = {}
+    for plan in plans:
+        owner = owners.setdefault(plan.run_dir.resolve(), plan)
+        if owner is not plan:
+            raise ConfigError(
+                f"jobs {owner.job.name!r} and {plan.job.name!r} would both write run_dir={plan.run_dir}; leave run_dir "
+                "out and let them differ in what they train, or give each its own"
+            )
+
+
+class _Runner:
+    """Keeps a process in every slot as long as jobs wait."""
+
+    def __init__(self, plans: Sequence[_Plan], slots: Sequence[dict[str, str]], script: Path, ranks: int) -> None:
+        self._plans, self._script, self._ranks, self._began = plans, script, ranks, time.monotonic()
+        self._waiting = [plan for plan in plans if not plan.has_ended_before()]
+        self._free = list(slots)
+        self.running: list[tuple[_Plan, Process, dict[str, str]]] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to start or to wait for."""
+        return not self._waiting and not self.running
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How the jobs ended, those that have."""
+        return [plan.outcome for plan in self._plans if plan.outcome is not None]
+
+    def advance(self) -> None:
+        """Records what ended, starts what can start."""
+        self.collect()
+        while self._free and (plan := self._next()) is not None:
+            self._waiting.remove(plan)
+            if not plan.has_ended_before():
+                self._start(plan)
+
+    def collect(self) -> None:
+        """Records the processes that ended."""
+        for plan, process, slot in list(self.running):
+            if (ending := process.ending()) is not None:
+                plan.settle(Outcome(plan.job, plan.run_dir, *ending), ending.message or "")
+                self.running.remove((plan, process, slot))
+                self._free.insert(0, slot)
+
+    def _next(self) -> _Plan | None:
+        """The first job whose directory is free; after a while the first one, whose process then says what is wrong."""
+        is_late = time.monotonic() - self._began > GRACE_SECONDS
+        return next((plan for plan in self._waiting if is_late or not plan.is_in_use()), None)
+
+    def _start(self, plan: _Plan) -> None:
+        slot = self._free[0]
+        try:
+            process = Process(self._script, plan.job.overrides, plan.run_dir, ranks=self._ranks, environment=slot)
+        except OSError as error:
+            plan.settle(Outcome(plan.job, plan.run_dir, "failed", None, str(error), 0.0, 1), str(error))
+            return
+        self._free.remove(slot)
+        self.running.append((plan, process, slot))
+        plan.standing.state, plan.standing.note = "running", f"log {log_path(plan.run_dir)}"
+
+
+class _Signals:
+    """Counts the signals that ask to stop, while it is entered; the handlers of before return on exit."""
+
+    def __init__(self) -> None:
+        self.count = self.interrupts = 0
+
+    def __enter__(self) -> "_Signals":
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.interrupts += number == signal.SIGINT
+
+
+def _stop(runner: _Runner, signals: _Signals, display: Display) -> None:
+    """Asks the processes to end and waits for them, GRACE_SECONDS at most and not after a second SIGINT."""
+    if not runner.running:
+        return
+    display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")
+    for _, process, _ in runner.running:
+        process.ask_to_stop()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while runner.running:
+        if time.monotonic() > deadline or signals.interrupts > 1:
+            for _, process, _ in runner.running:
+                process.kill()
+        time.sleep(POLL_SECONDS)
+        runner.collect()
+        display.refresh()

@@ -1,0 +1,188 @@
+"""A train.py process: its command, its share of the machine, its log, and how it ended. Imports no torch."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from configs import ConfigError
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": 75}  # train.py's; any other is a failure
+GRACE_SECONDS = 120.0  # for a process to end its step and save
+
+# Becomes the command, in the same process, once the system knows to end it with its parent (PR_SET_PDEATHSIG = 1). Not
+# a preexec_fn, which may deadlock where the parent has threads.
+TIED_TO_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(75)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Ending(NamedTuple):
+    """How a process ended; the fields are those of jobs.Outcome."""
+
+    status: str
+    result: dict[str, Any] | None
+    message: str | None
+    seconds: float
+    exit_status: int
+
+
+class Process:
+    """A running train.py, in a session of its own: an interrupt at the keyboard reaches the caller alone.
+
+    overrides: of the run in run_dir. ranks: under torchrun if > 1. environment: set beside the caller's. Output goes to
+    log_path(run_dir). Raises: OSError: if it cannot be started.
+    """
+
+    def __init__(
+        self, script: Path, overrides: Sequence[str], run_dir: Path, *, ranks: int, environment: Mapping[str, str]
+    ) -> None:
+        self._run_dir, self._log, self._began = run_dir, log_path(run_dir), time.monotonic()
+        self._before = _stamp(run_dir)
+        command = [*_command(script, ranks), *overrides]
+        tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self._log_start = log.tell()
+            self._popen = subprocess.Popen(
+                [*tied, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    def ending(self) -> Ending | None:
+        """How it ended, None while it runs."""
+        code = self._popen.poll()
+        if code is None:
+            return None
+        result = read_result(self._run_dir)
+        status = self._status(code, result)
+        message = None if status == "finished" else self._message(code)
+        exit_status = EXIT_STATUS.get(status, code if code > 0 else 128 - code)
+        return Ending(status, result, message, time.monotonic() - self._began, exit_status)
+
+    def ask_to_stop(self) -> None:
+        """Lets it save and end."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """Ends it and whatever it started."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._popen.pid)
+            for each in [*process.children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+
+    def _status(self, code: int, result: dict[str, Any] | None) -> str:
+        """What this process wrote to result.json, if it did: torchrun exits with 1 whatever its ranks exited with."""
+        if result is not None and _stamp(self._run_dir) != self._before and result.get("status") in EXIT_STATUS:
+            return str(result["status"])
+        status = next((status for status, known in EXIT_STATUS.items() if known == code), "failed")
+        return "failed" if result is None and status != "stopped" else status
+
+    def _message(self, code: int) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 65536))
+            said = reported(log.read().decode(errors="replace"))
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}" + (f"; its last line: {said}" if said else "")
+        return said or f"exit status {code} without a word"
+
+
+def reported(log: str) -> str:
+    """The error that a process reported, of what it wrote: its "error:" line, else an exception, else the last line."""
+    lines = [re.sub(r"^\[rank\d+\]: *", "", line).strip() for line in log.splitlines()]
+    for pattern in (r"error: ", r"(?!.*ChildFailedError)[\w.]*(Error|Exception|Interrupt)\b", r"\S"):
+        if found := [line for line in lines if re.match(pattern, line)]:
+            return found[-1]
+    return ""
+
+
+def log_path(run_dir: Path) -> Path:
+    """Where the output of the run's processes goes; one after the other, if it was continued."""
+    return run_dir.with_name(f"{run_dir.name}.log")
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """The content of result.json, None if there is none."""
+    try:
+        found = json.loads((run_dir / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that processes may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[str, str]]:
+    """What is set in the environment of each of at_once jobs: its share of the cores and the devices.
+
+    The share depends on at_once, not on how many jobs are left: another number of threads gives other last bits.
+
+    Raises: ConfigError: if the devices do not suffice for the ranks (a single process may share one with others), or
+    at_once or ranks is < 1.
+    """
+    if at_once < 1 or ranks < 1:
+        raise ConfigError(f"at_once={at_once} and ranks={ranks} must be >= 1")
+    if devices and ranks > 1 and at_once * ranks > len(devices):
+        raise ConfigError(
+            f"{at_once} jobs of {ranks} ranks at once want {at_once * ranks} CUDA devices, there are {len(devices)}; "
+            "run fewer at once, or use fewer ranks"
+        )
+    shared = {"PYTHONUNBUFFERED": "1"}  # so that the log's last lines are what was written last
+    if "OMP_NUM_THREADS" not in os.environ:
+        shared["OMP_NUM_THREADS"] = str(max(1, _cores() // (at_once * ranks)))
+    if not devices:
+        return [shared] * at_once
+    own = [[devices[(slot * ranks + rank) % len(devices)] for rank in range(ranks)] for slot in range(at_once)]
+    return [{**shared, "CUDA_VISIBLE_DEVICES": ",".join(names)} for names in own]
+
+
+def _command(script: Path, ranks: int) -> list[str]:
+    if ranks == 1:
+        return [sys.executable, str(script)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*torchrun, f"--shutdown-timeout={GRACE_SECONDS:.0f}", str(script)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _stamp(run_dir: Path) -> tuple[int, int] | None:
+    """Changes when result.json is written."""
+    try:
+        found = (run_dir / "result.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

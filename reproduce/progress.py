@@ -1,0 +1,151 @@
+"""How far jobs are, from their run directories, and what a person watches of it: a live table, or plain lines."""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+REFRESH_SECONDS = 0.5
+LINE_SECONDS = 60.0  # between two lines about the same running job
+COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "stopped": "yellow"}
+
+
+@dataclass
+class Standing:
+    """How far a job is. state: "waiting", "running", or an Outcome's status; note: what else there is to say."""
+
+    name: str
+    run_dir: Path
+    max_steps: int
+    state: str = "waiting"
+    note: str = ""
+    step: int = 0
+    seconds: float = 0.0  # of training
+    val_loss: float | None = None
+    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes taken in
+
+    def update(self) -> None:
+        """Takes in what the run has written to metrics.jsonl since the last call."""
+        try:
+            file = (self.run_dir / "metrics.jsonl").open("rb")
+        except OSError:
+            return
+        with file:
+            inode = os.fstat(file.fileno()).st_ino
+            taken = self._read[1] if self._read[0] == inode else 0  # a run that continues replaces the file
+            file.seek(taken)
+            complete = file.read().rpartition(b"\n")[0]
+        self._read = inode, taken + len(complete) + bool(complete)
+        for line in complete.splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                self.step, self.seconds = int(row["step"]), row["seconds"]
+                self.val_loss = row.get("val/loss", self.val_loss)
+
+    @property
+    def eta(self) -> str:
+        """The time that the steps left will take, evaluations aside; empty if nothing can be said."""
+        if self.state != "running" or not self.step:
+            return ""
+        return str(timedelta(seconds=round(self.seconds / self.step * (self.max_steps - self.step))))
+
+
+class Display:
+    """Shows standings while it is entered: a live table on a terminal, lines elsewhere, nothing if not show."""
+
+    def __init__(self, standings: Sequence[Standing], *, show: bool) -> None:
+        self._standings, self._show = standings, show
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False) if show and self._console.is_terminal else None
+        self._refreshed = -REFRESH_SECONDS
+        self._said: dict[int, tuple[str, float]] = {}  # state and time of the last line, by index
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.refresh(at_once=True)
+        if self._live:
+            self._live.stop()
+
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Shows how the jobs stand, unless that was done a moment ago."""
+        now = time.monotonic()
+        if not self._show or (now - self._refreshed < REFRESH_SECONDS and not at_once):
+            return
+        self._refreshed = now
+        for standing in self._standings:
+            if standing.state == "running" or not standing.step:
+                standing.update()
+        if self._live:
+            self._live.update(table(self._standings, self._console.height - 6), refresh=True)
+        else:
+            self._print_news(now)
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the table."""
+        if self._show:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def _print_news(self, now: float) -> None:
+        for index, standing in enumerate(self._standings):
+            state, said = self._said.get(index, ("waiting", now))
+            if standing.state == state and (state != "running" or now - said < LINE_SECONDS):
+                continue
+            self._said[index] = standing.state, now
+            self.say(f"[{index + 1}/{len(self._standings)}] {standing.name}: {line(standing)}")
+        sys.stdout.flush()
+
+
+def table(standings: Sequence[Standing], rows: int) -> Table:
+    """The jobs that matter most now, in their order: all if there is room for them."""
+    urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
+    ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
+    shown = sorted(ranked[: max(rows, 1)])
+    counts = Counter(standing.state for standing in standings)
+    caption = ", ".join(f"{counts[state]} {state}" for state in urgency if counts[state])
+    if hidden := len(standings) - len(shown):
+        caption += f" ({hidden} not shown)"
+    made = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    made.add_column("job", overflow="ellipsis", no_wrap=True)
+    made.add_column("state", no_wrap=True)
+    for column in ("step", "val/loss", "ETA"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for standing in (standings[index] for index in shown):
+        made.add_row(
+            Text(standing.name),
+            Text(standing.state, style=COLOURS.get(standing.state, "")),
+            f"{standing.step}/{standing.max_steps}" if standing.step else "",
+            "" if standing.val_loss is None else f"{standing.val_loss:.4f}",
+            standing.eta,
+        )
+    return made
+
+
+def line(standing: Standing) -> str:
+    """How a job stands, in words."""
+    parts = [standing.state]
+    if standing.step:
+        parts.append(f"step {standing.step}/{standing.max_steps}")
+    if standing.val_loss is not None:
+        parts.append(f"val/loss {standing.val_loss:.4f}")
+    if standing.eta:
+        parts.append(f"ETA {standing.eta}")
+    return ", ".join(parts) + (f" ({standing.note})" if standing.note else "")
