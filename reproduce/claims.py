@@ -25,6 +25,7 @@ SHARED = ("data", "global_batch", "model.block_size")
 
 Point = tuple[str, ...]  # overrides of one set of hyperparameters
 TEXT, WORDS, NUMBER, COUNT, TABLE, ROWS = "a text", "a list of texts", "a number", "a count", "a mapping", "a list"
+FLAG = "true or false"
 
 # Fields of every claim, then those that a kind adds. True: required.
 FIELDS: dict[str, tuple[str, bool]] = {
@@ -46,6 +47,7 @@ TRAINING: dict[str, tuple[str, bool]] = {
     "warmup_fraction": (NUMBER, False),
     "evaluations": (COUNT, True),
     "differs": (WORDS, False),
+    "drop_checkpoints": (FLAG, False),  # of finished runs, which need none
 }
 KINDS: dict[str, dict[str, tuple[str, bool]]] = {
     "speed_up": {
@@ -56,7 +58,13 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
         "halving": (ROWS, True),
         "comparisons": (ROWS, True),
     },
-    "sweep": {**TRAINING, "axis": (TEXT, True), "chosen": (TEXT, True), "expect": (ROWS, True)},
+    "sweep": {
+        **TRAINING,
+        "axis": (TEXT, True),
+        "chosen": (TEXT, True),
+        "near": (ROWS, False),  # nats above the best, for the table of robustness
+        "expect": (ROWS, True),
+    },
     "overhead": {"settings": (TABLE, True), "expect": (ROWS, True)},
     "memory": {"settings": (TABLE, True)},
     "toy": {"settings": (TABLE, True)},
@@ -211,6 +219,7 @@ def _is(value: Any, type_: str) -> bool:
         NUMBER: is_number,
         COUNT: is_number and isinstance(value, int) and value >= 0,
         TABLE: isinstance(value, dict),
+        FLAG: isinstance(value, bool),
         ROWS: isinstance(value, list) and bool(value),
     }
     return checks[type_]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol as Structural
 
 import configs
@@ -284,8 +284,3 @@ def _speed_up_runs(
 
 def _open(runs: Sequence[Planned], outcomes: Outcomes) -> list[Planned]:
     return [run for run in runs if run.config_hash not in outcomes]
-
-
-def renamed(run: Planned, names: dict[str, str]) -> Planned:
-    """The run under the name that its configuration first got; names remembers them."""
-    return replace(run, name=names.setdefault(run.config_hash, run.name))

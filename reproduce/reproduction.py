@@ -1,0 +1,211 @@
+"""A claim from start to finish: plan, run, measure, write results.json and the report.
+
+Nothing is remembered but the run directories (and the step times, which no run holds), so the same command continues
+after any interruption and ends with the same results.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reproduce import findings, measures, protocols, report, statistics
+from reproduce.claims import Claim
+from reproduce.findings import Findings, Ratios
+from reproduce.jobs import Job, Outcome, run_jobs
+from reproduce.measures import Measured
+from reproduce.processes import log_path
+from reproduce.protocols import Planned
+from reproduce.results import Protocol, Results, Run, Table, read, write
+from reproduce.statistics import Interval
+
+RESULTS, STEP_TIMES = "results.json", "step_times.json"
+RunJobs = Callable[[Sequence[Job]], list[Outcome]]
+TimeArms = Callable[[Claim], Ratios]
+Measurement = Callable[[Claim], Findings]
+
+
+class ReproductionError(ValueError):
+    """A folder that cannot be used; one clear line."""
+
+
+class RunsFailedError(RuntimeError):
+    """Some runs crashed; the others are done, and the same command retries. One line per run."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        lines = [f"{each.job.name}: {each.message or each.status}; log: {log_path(each.run_dir)}" for each in outcomes]
+        super().__init__("\n".join(lines))
+
+
+def reproduce(
+    claim: Claim,
+    folder: Path,
+    command: str,
+    *,
+    run: RunJobs = run_jobs,
+    time_arms: TimeArms,
+    measurements: Mapping[str, Measurement],
+) -> Results:
+    """The results of the claim, which are also written to the folder, with the report.
+
+    run: runs jobs, by their own rules skipping those that are done. time_arms: step times beside the baselines'.
+    measurements: for kinds of claim that train nothing.
+
+    Raises: ReproductionError: if the folder holds something else.
+    RunsFailedError: if runs crashed; nothing final is written.
+    """
+    check_folder(folder, claim)
+    if claim.kind in measurements:
+        found, runs = measurements[claim.kind](claim), []
+    else:
+        wanted = protocols.of(claim)
+        runs = run_all(wanted, folder, run, drop_checkpoints=bool(claim.fields.get("drop_checkpoints")))
+        found = findings.training(claim, wanted, runs, step_times(claim, folder, time_arms))
+    results = assemble(claim, found, runs, command)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(results, folder / RESULTS)
+    report.write_report(results, folder)
+    return results
+
+
+def check_folder(folder: Path, claim: Claim) -> None:
+    """Raises: ReproductionError or ResultsError: if results of another claim, scale or version lie there."""
+    if not (folder / RESULTS).is_file():
+        return
+    before = read(folder / RESULTS)
+    if (before.claim, before.scale) != (claim.id, claim.scale):
+        raise ReproductionError(
+            f"{folder} holds results of claim={before.claim} scale={before.scale}, not of claim={claim.id} "
+            f"scale={claim.scale}; choose another out="
+        )
+
+
+def run_all(
+    wanted: Sequence[protocols.Protocol], folder: Path, run: RunJobs, *, drop_checkpoints: bool
+) -> list[Measured]:
+    """All runs of the protocols, batch by batch, each configuration once; what the run directories then say.
+
+    Raises: RunsFailedError. MeasuresError: if runs had different validation data.
+    """
+    outcomes: dict[str, float | None] = {}
+    done: list[Measured] = []
+    check_data(folder)
+    while batch := protocols.next_runs(wanted, outcomes):
+        ended = run([job(planned, folder) for planned in batch])
+        if failed := [each for each in ended if each.status not in ("finished", "diverged")]:
+            raise RunsFailedError(failed)
+        for planned in batch:
+            record = measures.read(run_dir(planned, folder))
+            done.append(Measured(planned, record))
+            outcomes[planned.config_hash] = record.loss
+            if drop_checkpoints:
+                shutil.rmtree(run_dir(planned, folder) / "checkpoints", ignore_errors=True)
+        check_data(folder)
+    return done
+
+
+def run_dir(planned: Planned, folder: Path) -> Path:
+    """Where a run lies."""
+    return folder / "runs" / planned.name
+
+
+def job(planned: Planned, folder: Path) -> Job:
+    """What a planned run is to the job runner."""
+    return Job(planned.name, (*planned.overrides, f"run_dir='{run_dir(planned, folder)}'"))
+
+
+def check_data(folder: Path) -> None:
+    """Raises: MeasuresError: if runs below the folder have different validation data."""
+    places = sorted(path.parent for path in (folder / "runs").glob("*/config.yaml"))
+    measures.check_same_data({place.name: measures.read(place) for place in places})
+
+
+def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> Ratios:
+    """Seconds per step of the arms beside the baselines', measured once per folder and set of arms."""
+    settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    path = folder / STEP_TIMES
+    known = json.loads(path.read_bytes()) if path.is_file() else {}
+    if known.get("key") != key:
+        ratios = time_arms(claim)
+        known = {"key": key, "ratios": [[*pair, *interval] for pair, interval in ratios.items()]}
+        path.write_text(json.dumps(known, indent=1) + "\n")
+    return {(ours, theirs): Interval(*numbers) for ours, theirs, *numbers in known["ratios"]}
+
+
+def assemble(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
+    """Everything that a report shows. The verdict is that of the last protocol."""
+    deciding = found.protocols[-1]
+    last = max(runs, key=lambda each: each.record.ended, default=None)
+    ended = last.record.ended if last else time.time()
+    environment = dict(last.record.environment) if last else here()
+    return Results(
+        claim=claim.id,
+        title=claim.title,
+        scale=claim.scale,
+        date=datetime.fromtimestamp(ended, UTC).date().isoformat(),
+        command=command,
+        source=claim.source,
+        contrary=claim.contrary,
+        rule=f"{statistics.RULE} {claim.rule}",
+        verdict=deciding.verdict,
+        sentence=_sentence(deciding),
+        protocols=found.protocols,
+        difference=found.difference,
+        arms=found.arms,
+        runs=[_run(each) for each in runs],
+        curves={each.plan.name: each.record.curve for each in runs},
+        figures=found.figures,
+        tables=[*_statements(claim), *found.tables],
+        environment={key: value for key, value in environment.items() if key != "data"},
+        data=last.record.data if last else {},
+        notes=[*claim.fields.get("notes", []), *found.notes],
+    )
+
+
+def here() -> dict[str, Any]:
+    """What this process computes on."""
+    from trainer import environment
+
+    return environment.describe(environment.pick_device("auto"))
+
+
+def _sentence(protocol: Protocol) -> str:
+    more = protocol.more_seeds
+    return protocol.sentence + (f"; about {more} more seed{'s' if more > 1 else ''} would decide it" if more else "")
+
+
+def _statements(claim: Claim) -> list[Table]:
+    rows = claim.fields.get("statements")
+    if not rows:
+        return []
+    cells = [[row["statement"], row["finding"], row["why"]] for row in rows]
+    return [Table("The statements, one by one", ["statement", "finding", "why"], cells)]
+
+
+def _run(each: Measured) -> Run:
+    plan, record = each
+    git = record.environment.get("git") or {}
+    return Run(
+        name=plan.name,
+        arm=plan.arm,
+        protocol=plan.protocol,
+        purpose=plan.purpose,
+        seed=plan.seed,
+        steps=plan.steps,
+        status=record.status,
+        overrides=list(plan.overrides),
+        config_hash=plan.config_hash,
+        loss=record.loss if record.loss is not None and math.isfinite(record.loss) else None,
+        seconds=record.seconds,
+        flops=record.flops,
+        peak_bytes=record.peak_bytes,
+        clipped_share=record.clipped_share,
+        win_rate=record.win_rate,
+        commit=git.get("commit"),
+    )
