@@ -79,7 +79,7 @@ class Process:
         result = read_result(self._run_dir)
         status = self._status(code, result)
         message = None if status == "finished" else self._message(code)
-        exit_status = EXIT_STATUS.get(status, code if code > 0 else 128 - code)
+        exit_status = EXIT_STATUS.get(status, code if code > 0 else 128 - code if code < 0 else 1)
         return Ending(status, result, message, time.monotonic() - self._began, exit_status)
 
     def ask_to_stop(self) -> None:

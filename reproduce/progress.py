@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -114,16 +114,16 @@ class Display:
         sys.stdout.flush()
 
 
-def table(standings: Sequence[Standing], rows: int) -> Table:
-    """The jobs that matter most now, in their order: all if there is room for them."""
+def table(standings: Sequence[Standing], rows: int) -> Group:
+    """The jobs that matter most now, in their order, all if there is room for them, and how many are in which state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
     ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
     counts = Counter(standing.state for standing in standings)
-    caption = ", ".join(f"{counts[state]} {state}" for state in urgency if counts[state])
+    counted = ", ".join(f"{counts[state]} {state}" for state in urgency if counts[state])
     if hidden := len(standings) - len(shown):
-        caption += f" ({hidden} not shown)"
-    made = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+        counted += f" ({hidden} not shown)"
+    made = Table(box=box.SIMPLE_HEAD)
     made.add_column("job", overflow="ellipsis", no_wrap=True)
     made.add_column("state", no_wrap=True)
     for column in ("step", "val/loss", "ETA"):
@@ -136,7 +136,7 @@ def table(standings: Sequence[Standing], rows: int) -> Table:
             "" if standing.val_loss is None else f"{standing.val_loss:.4f}",
             standing.eta,
         )
-    return made
+    return Group(made, Text(f"  {counted}"))
 
 
 def line(standing: Standing) -> str:

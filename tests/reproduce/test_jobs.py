@@ -1,0 +1,480 @@
+"""The job runner, mostly with a stand-in for train.py that starts in milliseconds."""
+
+import csv
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from configs import ConfigError, compose, expand
+from reproduce import jobs, processes
+from reproduce.jobs import Interrupted, Job, run_jobs
+from reproduce.processes import cuda_devices, environments, log_path, reported
+from reproduce.progress import Standing, line, table
+from reproduce.sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+
+# What it does follows from its seed. It notes its start and its end in `events`, its environment in the run directory.
+STAND_IN = """
+import json, os, signal, sys
+from pathlib import Path
+
+given = dict(override.split("=", 1) for override in sys.argv[1:])
+run_dir, seed = Path(given["run_dir"]), int(given["seed"])
+run_dir.mkdir(parents=True, exist_ok=True)
+shared, result = run_dir.parent, run_dir / "result.json"
+signal.alarm(20)  # whatever goes wrong
+
+def note(what):
+    with (shared / "events").open("a") as events:
+        events.write(f"{what} {run_dir.name}\\n")
+
+def end(status, code, message=None):
+    result.write_text(json.dumps({"status": status, "step": 10, "val/loss": None if code else seed / 10}))
+    note("end")
+    print("step 10/10")
+    if message:
+        print(message, file=sys.stderr)
+        print("hint: none")
+    sys.exit(code)
+
+def save(number, frame):
+    end("stopped", 75)
+
+note("start")
+keys = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+(run_dir / "environment").write_text(json.dumps({key: os.environ.get(key) for key in keys}))
+if seed == 11:
+    end("diverged", 3, "error: not finite at step 6")
+if seed == 12:
+    print("error: data.root holds nothing", file=sys.stderr)
+    sys.exit(2)
+if seed == 13:
+    raise RuntimeError("out of luck")
+if seed == 14:
+    os.kill(os.getpid(), signal.SIGKILL)
+if seed == 15 and not result.exists():  # trains until it is asked to stop; then continues to its end
+    signal.signal(signal.SIGTERM, save)
+    (shared / "waiting").open("w").close()
+    signal.pause()
+if seed == 16:  # hangs
+    signal.signal(signal.SIGTERM, lambda number, frame: (shared / "meeting").open("w").close())
+    (shared / "waiting").open("w").close()
+    while True:
+        signal.pause()
+if seed == 17:
+    sys.exit(0)
+if seed == 18:
+    end("finished", 139)
+if seed in (20, 21):  # each needs the other to run
+    (shared / "meeting").open("r" if seed == 20 else "w").close()
+end("finished", 0)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The stand-in; `waiting` and `meeting` are FIFOs: whoever opens one waits for somebody at the other end."""
+    (tmp_path / "runs").mkdir()
+    for name in ("waiting", "meeting"):
+        os.mkfifo(tmp_path / "runs" / name)
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def default() -> DictConfig:
+    return compose([])
+
+
+@pytest.fixture
+def job(tmp_path: Path, default: DictConfig) -> Callable[..., Job]:
+    """job(seed): a job in runs/<seed>, its config.yaml in place as train.py would write it."""
+
+    def make(seed: int, device: str = "cpu") -> Job:
+        run_dir = tmp_path / "runs" / str(seed)
+        run_dir.mkdir(exist_ok=True)
+        config = OmegaConf.merge(default, {"seed": seed, "device": device})
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        return Job(f"s{seed}", (f"seed={seed}", f"run_dir={run_dir}", f"device={device}"))
+
+    return make
+
+
+def events(tmp_path: Path) -> list[str]:
+    file = tmp_path / "runs" / "events"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def environment(tmp_path: Path, seed: int) -> dict[str, str | None]:
+    found: dict[str, str | None] = json.loads((tmp_path / "runs" / str(seed) / "environment").read_text())
+    return found
+
+
+def test_jobs_run_in_the_order_given_one_after_the_other(
+    script: Path, job: Callable[..., Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = run_jobs([job(3), job(1), job(2)], script=script)
+    assert [(outcome.job.name, outcome.status, outcome.exit_status) for outcome in outcomes] == [
+        ("s3", "finished", 0),
+        ("s1", "finished", 0),
+        ("s2", "finished", 0),
+    ]
+    assert events(tmp_path) == ["start 3", "end 3", "start 1", "end 1", "start 2", "end 2"]
+    assert all(outcome.message is None and outcome.seconds > 0 for outcome in outcomes)
+    assert [outcome.result["val/loss"] for outcome in outcomes if outcome.result] == [0.3, 0.1, 0.2]
+    assert "[2/3] s1: finished" in capsys.readouterr().out
+    assert "step 10/10" in log_path(outcomes[0].run_dir).read_text()
+
+
+def test_as_many_run_at_once_as_asked_for_and_no_more(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    outcomes = run_jobs([job(20), job(21), job(1), job(2)], at_once=2, show=False, script=script)
+    assert {outcome.status for outcome in outcomes} == {"finished"}
+    running, most = 0, 0
+    for event in events(tmp_path):
+        running += 1 if event.startswith("start") else -1
+        most = max(most, running)
+    assert most == 2
+
+
+def test_what_has_ended_starts_no_process_again(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    jobs = [job(1), job(11), job(2)]
+    first = run_jobs(jobs, show=False, script=script)
+    second = run_jobs(jobs, show=False, script=tmp_path / "absent.py")
+    assert [outcome.status for outcome in second] == ["finished", "diverged", "finished"]
+    assert [outcome.result for outcome in second] == [outcome.result for outcome in first]
+    assert [(outcome.seconds, outcome.exit_status) for outcome in second] == [(0, 0), (0, 3), (0, 0)]
+    assert second[1].message == "diverged at step 10"
+
+
+def test_another_run_in_the_directory_is_not_taken_for_the_jobs(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    run_jobs([job(1)], show=False, script=script)
+    saved = tmp_path / "runs" / "1" / "config.yaml"
+    saved.write_text(saved.read_text().replace("max_steps: 500", "max_steps: 400"))
+    run_jobs([Job("s1", ("seed=1", f"run_dir={tmp_path / 'runs' / '1'}", "device=cpu"))], show=False, script=script)
+    assert events(tmp_path).count("start 1") == 2  # train.py itself refuses then, and names the difference
+
+
+def test_failures_are_collected_and_stop_no_other(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    outcomes = run_jobs([job(seed) for seed in (11, 12, 13, 14, 17, 18, 1)], at_once=3, show=False, script=script)
+    assert [(outcome.job.name, outcome.status, outcome.exit_status) for outcome in outcomes] == [
+        ("s11", "diverged", 3),
+        ("s12", "failed", 2),
+        ("s13", "failed", 1),
+        ("s14", "failed", 128 + 9),
+        ("s17", "failed", 1),
+        ("s18", "finished", 0),
+        ("s1", "finished", 0),
+    ]
+    assert [outcome.message for outcome in outcomes] == [
+        "error: not finite at step 6",
+        "error: data.root holds nothing",
+        "RuntimeError: out of luck",
+        "ended by SIGKILL",
+        "exit status 0 without a word",
+        None,
+        None,
+    ]
+
+
+def test_a_job_that_cannot_start_is_a_failure_like_any_other(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    blocked = job(1)
+    log_path(tmp_path / "runs" / "1").mkdir()
+    outcomes = run_jobs([blocked, job(2)], show=False, script=script)
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert "Is a directory" in str(outcomes[0].message)
+
+
+def test_a_mistake_in_the_last_job_shows_before_the_first_starts(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="job 'odd': unknown key 'sede'; the nearest valid one is 'seed'"):
+        run_jobs([job(1), Job("odd", ("sede=1",))], script=script)
+    assert events(tmp_path) == []
+
+
+def test_two_jobs_of_one_run_directory_are_named(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    other = Job("other", ("seed=2", f"run_dir={tmp_path}/x/../runs/1"))
+    with pytest.raises(ConfigError, match="jobs 's1' and 'other' would both write run_dir="):
+        run_jobs([job(1), other], script=script)
+    assert events(tmp_path) == []
+
+
+@pytest.fixture
+def once_it_waits(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """once_it_waits(act): calls act when the stand-in has begun to wait."""
+    threads = []
+
+    def register(act: Callable[[], None]) -> None:
+        def wait() -> None:
+            (tmp_path / "runs" / "waiting").open().close()
+            act()
+
+        threads.append(threading.Thread(target=wait, daemon=True))
+        threads[-1].start()
+
+    yield register
+    for thread in threads:
+        thread.join(timeout=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_an_interrupted_call_lets_jobs_save_and_the_next_one_continues(
+    script: Path,
+    job: Callable[..., Job],
+    tmp_path: Path,
+    once_it_waits: Callable[..., None],
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    once_it_waits(lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted) as caught:
+        run_jobs([job(1), job(15), job(2)], show=False, script=script)
+    assert caught.value.code == 75
+    assert [outcome.status for outcome in caught.value.outcomes] == ["finished", "stopped"]
+    assert signal.getsignal(number) is before
+    outcomes = run_jobs([job(1), job(15), job(2)], show=False, script=script)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert events(tmp_path) == ["start 1", "end 1", *["start 15", "end 15"] * 2, "start 2", "end 2"]
+
+
+def test_a_job_that_hangs_is_killed_in_the_end(
+    script: Path, job: Callable[..., Job], once_it_waits: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
+    once_it_waits(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        run_jobs([job(16)], show=False, script=script)
+    assert [outcome.message for outcome in caught.value.outcomes] == ["ended by SIGKILL"]
+
+
+def test_a_second_interrupt_at_the_keyboard_kills(
+    script: Path, job: Callable[..., Job], tmp_path: Path, once_it_waits: Callable[..., None]
+) -> None:
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        (tmp_path / "runs" / "meeting").open().close()  # it was asked to save
+        os.kill(os.getpid(), signal.SIGINT)
+
+    once_it_waits(interrupt)
+    with pytest.raises(Interrupted) as caught:
+        run_jobs([job(16)], show=False, script=script)
+    assert [outcome.message for outcome in caught.value.outcomes] == ["ended by SIGKILL"]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from reproduce.jobs import Job, run_jobs
+run_jobs([Job("driven", tuple(sys.argv[2:]))], script=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such processes train on to their end")
+def test_no_process_outlives_a_runner_killed_outright(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(script), *job(15).overrides], cwd=ROOT) as driver:
+        (tmp_path / "runs" / "waiting").open().close()
+        driver.kill()
+    deadline = time.monotonic() + 10
+    while "end 15" not in events(tmp_path) and time.monotonic() < deadline:
+        pass
+    assert json.loads((tmp_path / "runs" / "15" / "result.json").read_text())["status"] == "stopped"
+
+
+def test_a_process_that_is_about_to_leave_is_waited_for(
+    script: Path, job: Callable[..., Job], tmp_path: Path, once_it_waits: Callable[..., None]
+) -> None:
+    first, second = job(1), job(20)
+    lock = (tmp_path / "runs" / "1" / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def leave() -> None:
+        (tmp_path / "runs" / "meeting").open("w").close()
+        lock.close()
+
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    run_jobs([first, second], show=False, script=script)
+    leaving.join()
+    assert events(tmp_path) == ["start 20", "end 20", "start 1", "end 1"]
+
+
+def test_a_process_that_does_not_leave_is_not_waited_for_forever(
+    script: Path, job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
+    waiting = job(1)
+    with (tmp_path / "runs" / "1" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_jobs([waiting], show=False, script=script)
+    assert events(tmp_path) == ["start 1", "end 1"]  # train.py itself says who holds the directory
+
+
+def test_jobs_share_the_cores_unless_the_user_said_otherwise(
+    script: Path, job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    run_jobs([job(1)], at_once=2, show=False, script=script)
+    assert environment(tmp_path, 1)["OMP_NUM_THREADS"] == "4"
+    assert environments(3, 4, [])[0]["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run_jobs([job(2)], at_once=2, show=False, script=script)
+    assert environment(tmp_path, 2)["OMP_NUM_THREADS"] == "7"
+
+
+def test_jobs_share_the_devices(
+    script: Path, job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def visible(at_once: int, ranks: int, devices: list[str]) -> list[str | None]:
+        return [each.get("CUDA_VISIBLE_DEVICES") for each in environments(at_once, ranks, devices)]
+
+    assert visible(2, 2, ["4", "5", "6", "7"]) == ["4,5", "6,7"]
+    assert visible(3, 1, ["0", "1"]) == ["0", "1", "0"]
+    assert visible(2, 2, []) == [None, None]
+    with pytest.raises(ConfigError, match="2 jobs of 2 ranks at once want 4 CUDA devices, there are 3; run fewer"):
+        visible(2, 2, ["0", "1", "2"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
+    run_jobs([job(20, "auto"), job(21, "auto")], at_once=2, show=False, script=script)
+    assert [environment(tmp_path, seed)["CUDA_VISIBLE_DEVICES"] for seed in (20, 21)] == ["GPU-a", "GPU-b"]
+
+
+def test_devices_are_those_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cuda_devices() == []
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'GPU 0: H200 (UUID: a)'\necho '  MIG 1g.18gb'\necho 'GPU 1: H200 (UUID: b)'\n")
+    fake.chmod(0o755)
+    assert cuda_devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert cuda_devices() == []
+
+
+@pytest.mark.parametrize(("at_once", "ranks"), [(0, 1), (1, 0)])
+def test_fewer_than_one_at_once_is_refused(at_once: int, ranks: int) -> None:
+    with pytest.raises(ConfigError, match=f"at_once={at_once} and ranks={ranks} must be >= 1"):
+        run_jobs([], at_once=at_once, ranks=ranks)
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("step 1\nerror: no disk\nhint: buy one\n", "error: no disk"),
+        ('Traceback\n  File "x", line 1\nValueError: bad\nrun directory x\n', "ValueError: bad"),
+        (
+            "[rank1]: KeyError: 'x'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\n",
+            "KeyError: 'x'",
+        ),
+        ("torch.OutOfMemoryError: CUDA out of memory\n", "torch.OutOfMemoryError: CUDA out of memory"),
+        ("Bus error\n\n", "Bus error"),
+        ("", ""),
+    ],
+)
+def test_the_message_is_the_error_among_what_a_process_wrote(log: str, message: str) -> None:
+    assert reported(log) == message
+
+
+@pytest.mark.slow
+def test_torchruns_ranks_tell_how_they_ended_through_the_run_directory(script: Path, job: Callable[..., Job]) -> None:
+    (outcome,) = run_jobs([job(11)], ranks=2, show=False, script=script)  # torchrun itself exits with 1
+    assert (outcome.status, outcome.exit_status, outcome.message) == ("diverged", 3, "error: not finite at step 6")
+    assert "--nproc_per_node=2" in log_path(outcome.run_dir).read_text()
+
+
+def test_progress_follows_metrics_as_they_grow_and_start_over(tmp_path: Path) -> None:
+    def write(mode: str, *rows: dict[str, Any], rest: str = "") -> None:
+        with metrics.open(mode) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows) + rest)
+
+    metrics, standing = tmp_path / "metrics.jsonl", Standing("a", tmp_path, 100, state="running")
+    standing.update()
+    assert (standing.step, standing.val_loss, standing.eta) == (0, None, "")
+    write("w", {"step": 10, "seconds": 20.0, "val/loss": 5.5}, rest='{"step": 20, "sec')
+    standing.update()
+    assert (standing.step, standing.val_loss, standing.eta) == (10, 5.5, "0:03:00")
+    write("a", rest='onds": 30.0}\n')
+    standing.update()
+    assert (standing.step, standing.val_loss, standing.eta) == (20, 5.5, "0:02:00")
+    metrics.rename(tmp_path / "before")
+    write("w", {"step": 5, "seconds": 1.0, "val/loss": None})
+    standing.update()
+    assert (standing.step, standing.val_loss) == (5, None)
+    assert line(standing) == "running, step 5/100, ETA 0:00:19"
+
+
+def test_the_table_keeps_to_the_screen_and_shows_first_what_runs_or_failed() -> None:
+    standings = [Standing(f"job{n}", Path("x"), 10, state="finished") for n in range(8)]
+    standings[3].state, standings[7].state = "failed", "running"
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(table(standings, 3))
+    shown = console.export_text()
+    assert [name for name in (f"job{n}" for n in range(8)) if name in shown] == ["job0", "job3", "job7"]
+    assert "1 running, 1 failed, 6 finished (5 not shown)" in shown
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_ends_with_its_jobs_best_first(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 11, 3, 12, 4)]
+    assert sweep(str(script), combinations, at_once=2, ranks=1) == 3
+    (path,) = Path("runs").glob("sweep-*.csv")
+    found = rows(path)
+    assert [row["seed"] for row in found] == ["3", "4", "5", "11", "12"]
+    assert [row["val/loss"] for row in found] == ["0.3", "0.4", "0.5", "", ""]
+    assert [row["status"] for row in found] == ["finished"] * 3 + ["diverged", "failed"]
+    assert "device" not in found[0]
+    printed = capsys.readouterr().out
+    assert "failed: seed=12 run_dir=runs/12: error: data.root holds nothing (log runs/12.log)" in printed
+    assert printed.endswith(f"summary  {path}\n")
+    ranked = [text.split() for text in printed.splitlines() if text.startswith(("  3 ", "  4 ", "  5 "))]
+    assert [cells[2] for cells in ranked] == ["0.3000", "0.4000", "0.5000"]
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    combinations = expand([*tiny, "seed=1,2"])
+    assert sweep(str(ROOT / "train.py"), combinations, at_once=2, ranks=1) == 0
+    (path,) = Path("runs").glob("sweep-*.csv")
+    first, logs = path.read_text(), [log.read_text() for log in sorted(Path("runs").glob("*.log"))]
+    assert sorted(row["seed"] for row in rows(path)) == ["1", "2"]
+    assert {row["run_dir"] for row in rows(path)} == {compose(each).run_dir for each in combinations}
+    assert all(float(row["val/loss"]) > 0 for row in rows(path))
+    assert sweep(str(ROOT / "train.py"), combinations, at_once=2, ranks=1) == 0
+    assert path.read_text() == first
+    assert [log.read_text() for log in sorted(Path("runs").glob("*.log"))] == logs
+    shutil.rmtree("runs")
+
+
+def test_the_runner_needs_no_torch() -> None:
+    code = "import sys, reproduce.sweep; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
