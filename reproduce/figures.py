@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from reproduce.results import Axis, Figure, Series
 
@@ -34,6 +34,7 @@ PAPER: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.2,
@@ -110,6 +111,8 @@ def draw(figure: Figure, places: Mapping[str, int], folder: Path) -> list[Path]:
         if figure.hline is not None:
             handles[_plain(figure.hline_label)] = axes.axhline(figure.hline, color="0.45", lw=0.8, ls=(0, (4, 3)))
         handles.pop("", None)
+        if _is_labelled(figure):
+            handles = {name: handle for name, handle in handles.items() if name == _plain(figure.hline_label)}
         if len(handles) > 1 or figure.hline_label:
             sheet.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=_columns(list(handles)))
         paths = [folder / f"{figure.name}.png", folder / f"{figure.name}.pdf"]
@@ -119,12 +122,11 @@ def draw(figure: Figure, places: Mapping[str, int], folder: Path) -> list[Path]:
 
 
 def compact(value: float) -> str:
-    """A number as a tick has it: 0.5, 20k, 1.5M, 3B, 2e+17."""
-    if not 1e3 <= abs(value) < 1e15:
+    """A number as a tick has it, with the prefixes of SI: 0.5, 5000, 20k, 1.5M, 3G, 2e+20."""
+    if not 1e4 <= abs(value) < 1e18:
         return f"{value:.4g}"
-    units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-    scale, suffix = next(each for each in units if abs(value) >= each[0])
-    return f"{value / scale:.4g}{suffix}"
+    power = int(math.log10(abs(value)) + 1e-9) // 3
+    return f"{value / 1000**power:.4g}{' kMGTP'[power]}"
 
 
 def _places(figure: Figure, places: Mapping[str, int]) -> list[int]:
@@ -144,14 +146,15 @@ def _places(figure: Figure, places: Mapping[str, int]) -> list[int]:
 def _trace(figure: Figure, series: Series, slot: int, first: bool) -> dict[str, Any]:
     between = series.low is not None and series.high is not None
     shown = "%{yaxis.title.text}: %{y:.5~g}" + (" [%{customdata[0]:.5~g}, %{customdata[1]:.5~g}]" if between else "")
-    x = "%{x}" if _categories(figure) is not None else "%{x:.5~s}"
+    are_small = max((abs(x) for x in series.x if not isinstance(x, str)), default=0.0) < 1  # as learning rates are
+    x = "%{x}" if _categories(figure) is not None else "%{x:.4~g}" if are_small else "%{x:.5~s}"
     trace: dict[str, Any] = {
         "type": "bar" if figure.kind == "bars" else "scatter",
         "name": html.escape(series.name),
         "y": series.y,
         "meta": {"slot": slot, "arm": series.arm, "part": "bars" if figure.kind == "bars" else "line"},
         "legendgroup": series.arm or series.name,
-        "showlegend": first,
+        "showlegend": first and not _is_labelled(figure),
         "hovertemplate": f"<b>%{{fullData.name}}</b><br>%{{xaxis.title.text}}: {x}<br>{shown}<extra></extra>",
     }
     if between:
@@ -216,7 +219,7 @@ def _layout(figure: Figure) -> dict[str, Any]:
     layout: dict[str, Any] = {"xaxis": x, "yaxis": y, "barmode": "group" if _grouped(figure) else "overlay"}
     if figure.hline is not None:
         line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": figure.hline, "y1": figure.hline}
-        label = {"text": html.escape(figure.hline_label), "textposition": "end", "yanchor": "bottom"}
+        label = {"text": html.escape(figure.hline_label), "textposition": "start", "yanchor": "bottom"}
         layout["shapes"] = [{**line, "line": {"width": 1.2, "dash": "dash"}, "label": label}]
     return layout
 
@@ -233,6 +236,11 @@ def _grouped(figure: Figure) -> bool:
     return len(counts) != len(set(counts))
 
 
+def _is_labelled(figure: Figure) -> bool:
+    """Whether the x axis says already what a legend would."""
+    return figure.kind == "bars" and all(set(each.x) == {each.name} for each in figure.series)
+
+
 def _draw_series(axes: Axes, figure: Figure, places: Sequence[int]) -> dict[str, Any]:
     """Draws; what the legend shows, by text."""
     handles: dict[str, Any] = {}
@@ -244,7 +252,9 @@ def _draw_series(axes: Axes, figure: Figure, places: Sequence[int]) -> dict[str,
             handle: Any = _draw_bars(axes, figure, series, xs, number, style)
         elif figure.kind == "points":
             marker = MARKERS[slot % len(MARKERS)][1]
-            handle = axes.errorbar(xs, _numbers(series.y), yerr=_errors(series), fmt=marker, capsize=2, **style)
+            handle = axes.errorbar(
+                xs, _numbers(series.y), yerr=_errors(series), fmt=marker, capsize=2, elinewidth=0.8, **style
+            )
         else:
             marker = MARKERS[slot % len(MARKERS)][1] if len(xs) <= FEW else ""
             (handle,) = axes.plot(xs, _numbers(series.y), marker=marker, ls="--" if series.dashed else "-", **style)
@@ -260,7 +270,7 @@ def _draw_series(axes: Axes, figure: Figure, places: Sequence[int]) -> dict[str,
 
 def _draw_bars(axes: Axes, figure: Figure, series: Series, xs: list[float], number: int, style: dict[str, Any]) -> Any:
     share = len(figure.series) if _grouped(figure) else 1
-    width = 0.8 / share
+    width = 0.6 if share == 1 else 0.8 / share
     shift = width * (number - (share - 1) / 2) if share > 1 else 0.0
     errors: dict[str, Any] = {"yerr": _errors(series), "error_kw": {"lw": 0.8, "capsize": 2}}
     return axes.bar([x + shift for x in xs], _numbers(series.y), width, **errors, **style)
@@ -275,7 +285,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def _finish_axis(axes: Axes, side: str, axis: Axis, categories: bool) -> None:
-    """Label, scale and ticks. A log axis within one power of ten has plain numbers, as a loss needs."""
+    """Label, scale and ticks. A log axis that spans little has plain numbers, as a loss needs."""
     axes.set(**{f"{side}label": _plain(axis.label)})
     if categories:
         axes.grid(False, axis="x")
@@ -284,9 +294,9 @@ def _finish_axis(axes: Axes, side: str, axis: Axis, categories: bool) -> None:
     if axis.log:
         axes.set(**{f"{side}scale": "log"})
         low, high = limits()
-        if high / low > 10:
+        if high / low > 1000:
             return
-        own.set_major_locator(MaxNLocator(5))
+        own.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low > 6 else MaxNLocator(5, steps=[1, 2, 5, 10]))
         own.set_minor_locator(NullLocator())
     own.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 

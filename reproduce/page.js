@@ -39,6 +39,7 @@ class Plot {
     this.canvas = element.querySelector(".canvas");
     this.choice = 0;
     this.log = { x: spec.layout.xaxis.type === "log", y: spec.layout.yaxis.type === "log" };
+    this.dtick = { x: null, y: null };
     this.dragging = !COARSE.matches; // a finger that scrolls the page must not zoom
     this.fill(element.querySelector(".controls"));
   }
@@ -89,6 +90,10 @@ class Plot {
       const made = { gridcolor: edge, linecolor: quiet, tickcolor: quiet, zeroline: false, automargin: true, ...given };
       if (given.type === "category") return { ...made, fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
       made.type = this.log[side] ? "log" : "linear";
+      made.exponentformat = "SI";
+      if (this.log[side]) {
+        Object.assign(made, { nticks: 4, dtick: this.dtick[side], tickformat: this.isSmall(side) ? "~g" : "~s" });
+      }
       made.uirevision = `${this.choice} ${made.type}`; // a zoom survives all but these
       return { ...made, ticks: "outside", fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
     };
@@ -104,7 +109,8 @@ class Plot {
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: text },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 12, r: 12, t: 12, b: 12 },
+      margin: { l: 12, r: 26, t: 12, b: 12 },
+      bargap: 0.4,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: variable("--card"), bordercolor: quiet, font: { color: text } },
       dragmode: this.dragging ? "zoom" : false,
@@ -113,12 +119,31 @@ class Plot {
     };
   }
 
+  isSmall(side) { // such as learning rates, which read badly in thousandths
+    const values = side === "x" ? this.spec.x[this.choice].values : this.spec.data.map((trace) => trace.y);
+    return Math.max(...values.flat().filter(Number.isFinite).map(Math.abs)) < 1;
+  }
+
   draw() {
     this.paint();
     this.spec.data.forEach((trace, place) => { trace.x = this.spec.x[this.choice].values[place]; });
     const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons, displayModeBar: false };
-    return Plotly.react(this.canvas, this.spec.data, this.layout(), config);
+    const drawn = Plotly.react(this.canvas, this.spec.data, this.layout(), config);
+    if (!this.canvas.dataset.drawn) this.canvas.on("plotly_relayout", () => this.fitTicks());
+    this.canvas.dataset.drawn = "yes";
+    return drawn.then(() => this.fitTicks());
+  }
+
+  // Between one and two powers of ten, plotly would label 1, 2, 3, ... 9; 1, 2, 5 are enough.
+  fitTicks() {
+    const changes = {};
+    for (const side of ["x", "y"]) {
+      const [low, high] = this.canvas.layout[`${side}axis`].range;
+      const dtick = this.log[side] && high - low >= 0.8 && high - low < 2.2 ? "D2" : null;
+      if (dtick !== this.dtick[side]) changes[`${side}axis.dtick`] = this.dtick[side] = dtick;
+    }
+    return Object.keys(changes).length ? Plotly.relayout(this.canvas, changes) : null;
   }
 
   show(arm, shown) {

@@ -22,6 +22,7 @@ from reproduce.results import Figure, Measure
 HERE = Path(__file__).parent
 SIGNS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?"}
 MISSING = "–"
+NUMBER = rf"{MISSING}|not measured|[-+<]?\d[\d,.]*(e[-+]?\d+)?\s?\S{{0,4}}"
 
 
 class Piece(Protocol):
@@ -142,8 +143,9 @@ class Interval:
         for name, value in marks.items():
             if value is not None:
                 parts.append(self._mark(name, place(value), middle, width))
-        if self.measure.low is not None and self.measure.high is not None:
-            low, high = place(self.measure.low), place(self.measure.high)
+        if (self.measure.low, self.measure.high) != (None, None):  # open towards where it has no bound
+            low = 0.0 if self.measure.low is None else place(self.measure.low)
+            high = width if self.measure.high is None else place(self.measure.high)
             parts.append(f'<rect x="{low:.1f}" y="{middle - 4:g}" width="{max(high - low, 1):.1f}" height="8" rx="2"/>')
         parts.append(f'<circle cx="{place(self.measure.estimate):.1f}" cy="{middle:g}" r="5"/>')
         box = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
@@ -256,12 +258,13 @@ class Grid:
     def html(self) -> str:
         """See Piece."""
         kept = self._kept([[_html(cell) for cell in row] for row in self.rows])
-        head = "".join(f'<th scope="col">{html.escape(self.columns[i])}</th>' for i in kept)
-        body = "".join(f"<tr>{''.join(self._cell(row[i]) for i in kept)}</tr>" for row in self.rows)
-        kind = "scroll long" if self.is_long else "scroll"
+        kinds = {i: self._kind([row[i] for row in self.rows]) for i in kept}
+        head = "".join(f'<th scope="col"{kinds[i]}>{html.escape(self.columns[i])}</th>' for i in kept)
+        body = "".join(f"<tr>{''.join(f'<td{kinds[i]}>{_html(row[i])}</td>' for i in kept)}</tr>" for row in self.rows)
+        shape = "scroll long" if self.is_long else "scroll"
         note = f'<p class="quiet">{html.escape(self.note)}</p>' if self.note else ""
         return (
-            f'<div class="{kind}" tabindex="0" role="region" aria-label="table">'
+            f'<div class="{shape}" tabindex="0" role="region" aria-label="table">'
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
         )
 
@@ -282,9 +285,12 @@ class Grid:
     def _kept(self, cells: Sequence[Sequence[str]]) -> list[int]:
         return [i for i in range(len(self.columns)) if any(row[i] not in ("", MISSING) for row in cells)]
 
-    def _cell(self, cell: Inline) -> str:
-        is_number = isinstance(cell, str) and re.fullmatch(r"[-+<]?\d[\d,.]*(e[-+]?\d+)?\s?\S{0,4}", cell)
-        return f"<td{' class=number' if is_number else ''}>{_html(cell)}</td>"
+    def _kind(self, column: Sequence[Inline]) -> str:
+        """How the browser sets a column: numbers to the right, sentences in a block, all else on one line."""
+        texts = [cell if isinstance(cell, str) else cell.text for cell in column if isinstance(cell, str | Alarm)]
+        if len(texts) == len(column) and all(re.fullmatch(NUMBER, text) for text in texts):
+            return ' class="number"'
+        return ' class="prose"' if max(map(len, texts), default=0) > 30 else ""
 
 
 @dataclass(frozen=True)
@@ -333,7 +339,8 @@ class Headline:
     verdict: str
     sentence: str
     number: str
-    beside: str  # what the number is, and its interval
+    interval: str
+    beside: str  # what the number is
     picture: Interval | None
     scale: str
     scale_note: str
@@ -341,7 +348,8 @@ class Headline:
     def html(self) -> str:
         """See Piece."""
         kind, sign = html.escape(self.verdict.replace(" ", "-")), SIGNS.get(self.verdict, "")
-        number = f'<p class="number">{html.escape(self.number)}</p>' if self.number else ""
+        interval = f" <small>{html.escape(self.interval)}</small>" if self.interval else ""
+        number = f'<p class="number">{html.escape(self.number)}{interval}</p>' if self.number else ""
         return (
             f'<section class="headline {kind}" id="verdict">'
             f'<p class="verdict"><span aria-hidden="true">{sign}</span> {html.escape(self.verdict.capitalize())}</p>'
@@ -354,7 +362,8 @@ class Headline:
 
     def markdown(self) -> str:
         """See Piece."""
-        number = f"**{_escaped(self.number)}** {_escaped(self.beside)}" if self.number else _escaped(self.beside)
+        number = f"**{_escaped(self.number)}**" if self.number else ""
+        number = ", ".join(part for part in (number, _escaped(self.interval), _escaped(self.beside)) if part)
         scale = f"**Scale: {_escaped(self.scale)}.** {_escaped(self.scale_note)}"
         head = f"## Verdict: {_escaped(self.verdict)}"
         return "\n\n".join(part for part in (head, _escaped(self.sentence), number, scale) if part)

@@ -121,27 +121,25 @@ def _opening(results: Results) -> list[Piece]:
 def _headline(results: Results) -> Headline:
     measure = _key_measure(results)
     note = results.scale_note or (SCALES.get(results.scale, "") if results.runs else NO_TRAINING)
-    number, beside, picture = "", "No number was measured.", None
+    number, interval, beside, picture = "", "", "No number was measured.", None
     if measure is not None and measure.estimate is None:
         beside = f"{measure.label} could not be measured: {measure.note}"
     elif measure is not None:
-        number = _with_unit(_digits(measure.estimate, measure), measure.unit)
-        seeds = f", {measure.n} seeds" if measure.n else ""
-        beside = f"{measure.label}{_interval_words(measure)}{seeds}"
+        number, interval = _with_unit(_digits(measure.estimate, measure), measure.unit), _interval_words(measure)
+        beside = measure.label + (f", {measure.n} seeds" if measure.n else "")
         words = {"no_effect": "no effect", "claimed": "claimed"}
         marks = {"no_effect": measure.no_effect, "claimed": measure.claimed}
         picture = Interval(
             measure,
             {k: f"{words[k]} {_with_unit(_digits(v), measure.unit)}" for k, v in marks.items() if v is not None},
         )
-    return Headline(results.verdict, results.sentence, number, beside, picture, results.scale, note)
+    return Headline(results.verdict, results.sentence, number, interval, beside, picture, results.scale, note)
 
 
 def _key_measure(results: Results) -> Measure | None:
-    """The number beside the verdict: of a protocol that found it, "tuned" first, and there one that the rule judges."""
+    """The number beside the verdict: of the last protocol that found it, and there one that the rule judges so."""
     agreeing = [each for each in results.protocols if each.verdict == results.verdict] or results.protocols
-    agreeing = sorted(agreeing, key=lambda each: each.name != "tuned")
-    measures = [measure for protocol in agreeing for measure in protocol.measures]
+    measures = [measure for protocol in reversed(agreeing) for measure in protocol.measures]
     judged = [each for each in measures if each.verdict == results.verdict]
     return next(iter([*judged, *(each for each in measures if each.verdict), *measures]), None)
 
@@ -190,26 +188,24 @@ def _protocols(protocols: Sequence[Protocol]) -> list[Piece]:
 
 
 def _measures(measures: Sequence[Measure]) -> Grid:
-    columns = ["measure", "estimate", "95 % interval", "no effect ┆ claimed ┃", "claimed", "no effect"]
-    columns += ["seeds", "sd", "p", "verdict", "note"]
-    return Grid(columns, [_measure_row(each) for each in measures])
+    columns = ["measure", "estimate", "95 % interval", "no effect ┆ claimed ┃", "verdict", "claimed", "no effect"]
+    return Grid([*columns, "seeds", "sd", "p", "note"], [_measure_row(each) for each in measures])
 
 
 def _measure_row(measure: Measure) -> list[Inline]:
-    interval = MISSING
-    if measure.low is not None and measure.high is not None:
-        interval = f"{_digits(measure.low, measure)} to {_digits(measure.high, measure)}"
+    is_short = len(measure.unit) < 4  # longer units stand once, behind the label
+    unit = measure.unit if is_short else ""
     return [
-        measure.label,
-        "not measured" if measure.estimate is None else _with_unit(_digits(measure.estimate, measure), measure.unit),
-        interval,
+        measure.label if is_short else f"{measure.label} ({measure.unit})",
+        "not measured" if measure.estimate is None else _with_unit(_digits(measure.estimate, measure), unit),
+        _bounds(measure) or MISSING,
         Interval(measure, {}),
-        _with_unit(_digits(measure.claimed), measure.unit),
-        _with_unit(_digits(measure.no_effect), measure.unit),
+        Verdict(measure.verdict) if measure.verdict else MISSING,
+        _with_unit(_digits(measure.claimed), unit),
+        _with_unit(_digits(measure.no_effect), unit),
         _digits(measure.n),
         _digits(measure.sd, significant=2),
         _p_value(measure.p_value),
-        Verdict(measure.verdict) if measure.verdict else MISSING,
         measure.note or MISSING,
     ]
 
@@ -333,21 +329,29 @@ def _exact(value: float | None) -> str:
 def _number_and_interval(measure: Measure) -> str:
     if measure.estimate is None:
         return "not measured"
-    return _with_unit(_digits(measure.estimate, measure), measure.unit) + _interval_words(measure)
+    interval = _interval_words(measure)
+    return _with_unit(_digits(measure.estimate, measure), measure.unit) + (f" ({interval})" if interval else "")
 
 
 def _interval_words(measure: Measure) -> str:
-    if measure.low is None or measure.high is None:
-        return ""
-    return f" (95 % interval {_digits(measure.low, measure)} to {_digits(measure.high, measure)})"
+    return f"95 % interval {_bounds(measure)}" if _bounds(measure) else ""
+
+
+def _bounds(measure: Measure) -> str:
+    """The interval; one without a bound on a side is open there. Empty if nothing is known."""
+    low, high = _digits(measure.low, measure), _digits(measure.high, measure)
+    if measure.low is not None and measure.high is not None:
+        return f"{low} to {high}"
+    return f"at least {low}" if measure.low is not None else f"at most {high}" if measure.high is not None else ""
 
 
 def _digits(value: float | None, measure: Measure | None = None, significant: int = 4) -> str:
     """The value to the place that the measure's interval leaves certain: one or two digits of its half width."""
     if value is None:
         return MISSING
-    if measure is not None and measure.low is not None and measure.high is not None and measure.high > measure.low:
-        size = math.log10((measure.high - measure.low) / 2)
+    known = [each for each in (measure.low, measure.estimate, measure.high) if each is not None] if measure else []
+    if known and (width := (max(known) - min(known)) / (len(known) - 1 or 1)) > 0:
+        size = math.log10(width)
         two = size - math.floor(size) < math.log10(3.5)  # 0.012 keeps its 2, 0.065 is 0.07
         return f"{value:,.{min(max(two - math.floor(size), 0), 8)}f}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.{significant}g}"

@@ -20,6 +20,7 @@ from reproduce.report import ledger_table, write_ledger, write_report
 from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table
 
 NASTY = "</script><script>document.title='owned'</script> | `pipe` <b>β₂ = .99</b> $x$ & “Ünï” 优化"
+FLOPS, SECONDS = "FLOPs, curvature passes included", "seconds in training steps"
 STEPS = [float(step) for step in range(0, 1001, 50)]
 
 
@@ -46,7 +47,7 @@ def lines() -> Figure:
         Axis("steps"),
         Axis("val/loss (nats per token)"),
         series=[],
-        alternatives={"tokens": [], "FLOPs": [], "seconds": []},
+        alternatives={"tokens": [], FLOPS: [], SECONDS: []},
         caption="Final comparison, three seeds per arm; the same data in the same order.",
         hline=4.21,
         hline_label="AdamW, end",
@@ -58,7 +59,7 @@ def lines() -> Figure:
         if (arm, seed) == ("lion", 2):
             ys[9:] = [None] * (len(ys) - 9)  # diverged
         figure.series.append(Series(labels[arm], list(STEPS), ys, arm=arm))
-        for label, key in (("tokens", "tokens"), ("FLOPs", "flops"), ("seconds", "seconds")):
+        for label, key in (("tokens", "tokens"), (FLOPS, "flops"), (SECONDS, "seconds")):
             figure.alternatives[label].append([x for x in points[key] if x is not None])
     return figure
 
@@ -311,7 +312,7 @@ def test_a_figure_that_cannot_be_drawn_says_so_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.25, "0.25"), (500.0, "500"), (2e4, "20k"), (-1.5e6, "-1.5M"), (2e17, "2e+17")]
+    ("value", "text"), [(0.25, "0.25"), (5e3, "5000"), (2e4, "20k"), (-1.5e6, "-1.5M"), (1e9, "1G"), (2e20, "2e+20")]
 )
 def test_ticks_are_short(value: float, text: str) -> None:
     assert compact(value) == text
@@ -322,6 +323,23 @@ def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.0212, 1.1519, "1.02 to 1.15"), (1.0712, 1.0919, "1.071 to 1.092"), (1.02, None, "at least 1.02"),
+     (None, 1.1519, "at most 1.15"), (None, None, "1.083×"), (1.0834, 1.0834, "1.083 to 1.083")],
+)  # fmt: skip
+def test_an_interval_is_written_to_the_place_it_leaves_certain(
+    low: float | None, high: float | None, words: str, tmp_path: Path
+) -> None:
+    measure = replace(measures()[0], low=low, high=high)
+    protocol = Protocol("tuned", "", "not reproduced", "", None, [measure])
+    text = ledger_table([replace(rich(), protocols=[protocol])])
+    assert words in text
+    assert ("interval" in text) == (low is not None or high is not None)
+    write_report(replace(rich(), protocols=[protocol], figures=[]), tmp_path)
+    assert words in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("theme", "page"), [("light", "#ffffff"), ("dark", "#14171c")])
@@ -344,8 +362,8 @@ def test_the_ledger_links_every_claim_to_its_report(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser that has the report open and logs what it says and asks for."""
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser that logs what pages say and ask for."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("no chromium and chromedriver on this machine")
@@ -362,8 +380,6 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
-        browser.set_script_timeout(15)
-        open_report(browser, folder)
         yield browser
     finally:
         browser.quit()
@@ -372,30 +388,46 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
 def open_report(browser: Any, folder: Path) -> None:
     """Loads the report anew and returns when every figure is drawn."""
     browser.get((folder / "report.html").as_uri())
-    drawn = "const done = arguments[0], look = () => document.documentElement.dataset.drawn ? done() : setTimeout(look, 20); look()"
-    browser.execute_async_script(drawn)
+    wait(
+        browser, "return document.documentElement.dataset.drawn === String(document.querySelectorAll('figure').length)"
+    )
+
+
+def wait(browser: Any, condition: str, *arguments: Any) -> None:
+    """Returns when the JavaScript returns true; fails after seconds."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 10, poll_frequency=0.02).until(lambda _: ask(browser, condition, *arguments))
 
 
 def ask(browser: Any, body: str, *arguments: Any) -> Any:
-    """What the JavaScript returns, two frames later than what it did: plotly has drawn by then."""
-    helpers = "const plot = n => document.querySelector(`[data-figure='${n}'] .canvas`);"
-    helpers += "const press = (n, t) => [...document.querySelectorAll(`[data-figure='${n}'] button`)].find(b => b.textContent === t).click();"
-    return browser.execute_script(helpers + body, *arguments)
-
-
-def settle(browser: Any) -> None:
-    browser.execute_async_script("const d = arguments[0]; requestAnimationFrame(() => setTimeout(d, 0))")
-
-
-def shown(browser: Any, name: str) -> dict[str, int]:
-    """How many traces of each arm a figure shows, counted in its SVG."""
-    body = (
-        "const counts = {}; plot(arguments[0]).querySelectorAll('.trace').forEach(t => {"
-        "const d = t.__data__[0].trace; if (d.meta.part !== 'band') counts[d.meta.arm] = (counts[d.meta.arm] || 0) + 1 });"
-        "return counts"
+    """What the JavaScript returns; plot(name) is a figure's canvas."""
+    return browser.execute_script(
+        "const plot = name => document.querySelector(`[data-figure='${name}'] .canvas`);" + body, *arguments
     )
-    counts: dict[str, int] = ask(browser, body, name)
-    return counts
+
+
+def press(browser: Any, figure: str, text: str) -> None:
+    """Clicks a button above a figure."""
+    find = "const all = document.querySelectorAll(`[data-figure='${arguments[0]}'] button`);"
+    browser.execute_script(find + "[...all].find(each => each.textContent === arguments[1]).click()", figure, text)
+
+
+# Lines, bars and points that are in the figure's SVG, by arm.
+SHOWN = """
+const counts = {};
+for (const drawn of plot(arguments[0]).querySelectorAll('.trace')) {
+  const { meta } = drawn.__data__[0].trace;
+  if (meta.part !== 'band') counts[meta.arm] = (counts[meta.arm] || 0) + 1;
+}
+"""
+EACH = {"adamw": 1, "sophiag": 1, "lion": 1}
+DRAWN = {
+    "loss-curves": {"adamw": 3, "sophiag": 3, "lion": 3},
+    "fitted-curve": {"adamw": 1, "sophiag": 1},
+    "state-bytes": EACH,
+    "loss-over-lr": EACH,
+}
 
 
 @pytest.mark.slow
@@ -403,13 +435,108 @@ class TestInBrowser:
     @pytest.fixture(autouse=True)
     def fresh(self, page: Any, folder: Path) -> None:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        self.prefer(page, "light")
+        for name in ("browser", "performance"):
+            page.get_log(name)  # reading empties it
         open_report(page, folder)
 
-    def test_nothing_complains_and_nothing_is_asked_of_the_network(self, page: Any) -> None:
-        assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
+    @staticmethod
+    def prefer(page: Any, scheme: str) -> None:
+        """Sets what the system asks of pages; that they jump instead of gliding, too, so a click hits its aim."""
+        wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def test_nothing_complains_and_nothing_is_asked_of_the_network(self, page: Any, folder: Path) -> None:
+        assert page.get_log("browser") == []
         events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
         asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-        assert asked
-        assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
+        assert {url for url in asked if not url.startswith("data:")} == {(folder / "report.html").as_uri()}
         assert page.title == rich().title
+
+    @pytest.mark.parametrize("name", DRAWN)
+    def test_every_series_of_every_figure_is_drawn(self, page: Any, name: str) -> None:
+        assert ask(page, SHOWN + "return counts", name) == DRAWN[name]
+        heights = "return [...plot(arguments[0]).querySelectorAll('.trace path')].map(path => path.getBBox().height)"
+        assert max(ask(page, heights, name)) > 1
+
+    def test_an_arms_button_hides_it_everywhere_and_brings_it_back(self, page: Any) -> None:
+        chip = page.find_element("css selector", "[data-arm=sophiag]")
+        for pressed, more in (("false", 0), ("true", 1)):
+            chip.click()
+            assert chip.get_attribute("aria-pressed") == pressed
+            for name, counts in DRAWN.items():
+                expected = counts["sophiag"] * more
+                wait(page, SHOWN + "return (counts.sophiag || 0) === arguments[1]", name, expected)
+                assert ask(page, SHOWN + "return counts.adamw", name) == counts["adamw"]
+
+    def test_the_legend_hides_an_arm_in_its_figure(self, page: Any) -> None:
+        from selenium.webdriver import ActionChains
+
+        entry = page.find_elements("css selector", "[data-figure=loss-curves] .legendtoggle")[0]
+        ActionChains(page).move_to_element(entry).click().perform()
+        wait(page, SHOWN + "return counts.adamw === undefined && counts.lion === 3", "loss-curves")
+        press(page, "loss-curves", "tokens")
+        assert ask(page, SHOWN + "return [counts.adamw, counts.lion]", "loss-curves") == [None, 3]
+        assert ask(page, SHOWN + "return counts", "fitted-curve") == DRAWN["fitted-curve"]
+
+    @pytest.mark.parametrize(("label", "key"), [("tokens", "tokens"), (FLOPS, "flops"), (SECONDS, "seconds")])
+    def test_the_x_axis_turns_to_other_quantities_and_back(self, page: Any, label: str, key: str) -> None:
+        look = "const p = plot('loss-curves');"
+        look += "return [p.querySelector('.xtitle').textContent, p.data.map(trace => trace.x.at(-1))]"
+        press(page, "loss-curves", label)
+        ends = [curve(arm, seed)[key][-1] for arm in EACH for seed in (0, 1, 2)]
+        assert ask(page, look) == [label, ends]
+        press(page, "loss-curves", "steps")
+        assert ask(page, look) == ["steps", [1000] * 9]
+
+    @pytest.mark.parametrize("side", ["x", "y"])
+    def test_an_axis_turns_logarithmic_and_back(self, page: Any, side: str) -> None:
+        look = f"return plot('loss-curves')._fullLayout.{side}axis.type"
+        for expected in ("log", "linear"):
+            press(page, "loss-curves", f"log {side}")
+            assert ask(page, look) == expected
+        assert ask(page, look.replace("loss-curves", "fitted-curve")) == "log"  # as its axis says
+
+    def test_a_drag_zooms_and_reset_returns(self, page: Any) -> None:
+        from selenium.webdriver import ActionChains
+
+        look = "return plot('loss-curves').layout.xaxis.range"
+        low, high = whole = ask(page, look)
+        area = page.find_element("css selector", "[data-figure=loss-curves] .nsewdrag")
+        ActionChains(page, 50).move_to_element(area).click_and_hold().move_by_offset(150, 60).release().perform()
+        range_is = "const [low, high] = plot('loss-curves').layout.xaxis.range; return "
+        wait(page, range_is + f"high - low < {(high - low) / 2}")
+        press(page, "loss-curves", "reset")
+        wait(page, range_is + f"low === {whole[0]} && high === {whole[1]}")
+
+    def test_pointing_at_a_bar_says_its_numbers(self, page: Any) -> None:
+        from selenium.webdriver import ActionChains
+
+        bar = page.find_elements("css selector", "[data-figure=state-bytes] .point path")[2]
+        ActionChains(page, 50).move_to_element(bar).move_by_offset(3, 3).perform()
+        said = "plot('state-bytes').querySelector('.hoverlayer').textContent"
+        wait(page, f"return {said}.includes('bytes per parameter: 4')")
+        assert "Lion <i>" in ask(page, f"return {said}")
+
+    def test_dark_and_light_follow_the_system_and_the_button(self, page: Any) -> None:
+        look = (
+            "const stroke = plot('loss-curves').querySelector('.trace .js-line').style.stroke;"
+            "return [getComputedStyle(document.body).backgroundColor, stroke].join(' ')"
+        )
+        first = {name: tuple(int(PALETTE[name][0][i : i + 2], 16) for i in (1, 3, 5)) for name in PALETTE}
+        seen = {"light": f"rgb(255, 255, 255) rgb{first['light']}", "dark": f"rgb(20, 23, 28) rgb{first['dark']}"}
+        assert ask(page, look) == seen["light"]
+        self.prefer(page, "dark")
+        wait(page, f"return (() => {{{look}}})() === arguments[0]", seen["dark"])
+        for scheme in ("light", "dark"):
+            page.find_element("id", "theme").click()
+            assert ask(page, look) == seen[scheme]
+
+    def test_a_phone_shows_it_without_sideways_scrolling(self, page: Any, folder: Path) -> None:
+        metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        open_report(page, folder)
+        assert ask(page, "return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+        pieces = "[...document.querySelectorAll('.canvas svg, h1, h3, p')]"
+        assert ask(page, f"return {pieces}.filter(each => each.getBoundingClientRect().right > 360).length") == 0
