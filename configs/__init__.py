@@ -7,14 +7,14 @@ expand(overrides)   the jobs of a sweep
 
 import hashlib
 import json
-import subprocess
 import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -35,6 +35,13 @@ GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "l
 
 class ConfigError(ValueError):
     """One clear line for the user: which key, what was expected, what came, what to do."""
+
+
+class Sweep(Protocol):
+    """Runs the script once for each combination of overrides; the exit status."""
+
+    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, at_once: int, ranks: int) -> int:
+        """at_once: processes at a time. ranks: of each, under torchrun if > 1."""
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -79,21 +86,24 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in product(*choices)]
 
 
-def from_command_line(script: str, doc: str) -> DictConfig:
-    """The configuration that the command line asks for; --help, --cfg, -m and bad input end the process."""
-    arguments = sys.argv[1:]
-    flags = {"-h", "--help", "--cfg", "-m", "--multirun"} & set(arguments)
-    overrides = [argument for argument in arguments if argument not in flags]
+def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> DictConfig:
+    """The configuration that the command line asks for; --help, --cfg, -m and bad input end the process.
+
+    sweep: what -m runs, on the script and the combinations of overrides; None: the script has no -m.
+    """
     try:
-        if flags & {"-h", "--help"}:
+        asked = _asked(sys.argv[1:])
+        if asked.help:
             sys.exit(print(doc))
-        if flags & {"-m", "--multirun"}:
-            sys.exit(_run_all(script, expand(overrides)))
-        config = compose(overrides)
+        if asked.multirun:
+            if sweep is None:
+                raise ConfigError(f"{Path(script).name} runs no sweeps; leave out -m")
+            sys.exit(sweep(script, expand(asked.overrides), at_once=asked.at_once or 1, ranks=asked.ranks or 1))
+        config = compose(asked.overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if "--cfg" in flags:
+    if asked.cfg:
         sys.exit(print(OmegaConf.to_yaml(config)))
     return config
 
@@ -109,20 +119,39 @@ def plug_in(node: DictConfig, /, **arguments: Any) -> Any:
         raise ConfigError(str(error.__cause__ or error).partition("\n")[0]) from error
 
 
-def _run_all(script: str, jobs: Sequence[Sequence[str]]) -> int:
-    """Runs the jobs of a sweep one after the other; the exit status of the first that fails, after all have run."""
-    for overrides in jobs:
-        compose(overrides)  # a mistake in the last job shows before the first one starts
-    statuses = []
-    for n, overrides in enumerate(jobs, 1):
-        print(f"job {n} of {len(jobs)}: {' '.join(overrides)}", flush=True)
-        statuses.append(subprocess.run([sys.executable, script, *overrides], check=False).returncode)
-    return next((status for status in statuses if status), 0)
-
-
 def flat(config: DictConfig) -> dict[str, Any]:
     """Dotted keys to plain values; lists stay whole."""
     return dict(_leaves(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), ""))
+
+
+class _Arguments(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _asked(arguments: Sequence[str]) -> Namespace:
+    """The flags, and the overrides around them."""
+    parser = _Arguments(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("--at-once", type=_count)
+    parser.add_argument("--ranks", type=_count)
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_intermixed_args(arguments)
+    if asked.cfg and asked.multirun:
+        parser.error("--cfg shows the configuration of one run; leave out -m and give every key one value")
+    if (asked.at_once or asked.ranks) and not asked.multirun:
+        parser.error("--at-once and --ranks are for sweeps; add -m")
+    return asked
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return int(text)
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import configs
-from configs import ConfigError, compose, differences, expand, plug_in
+from configs import ConfigError, Sweep, compose, differences, expand, from_command_line, plug_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +102,85 @@ def test_a_plug_in_that_refuses_its_arguments_says_so_in_its_own_words() -> None
         plug_in(compose(["schedule.warmup_steps=9"]).schedule, max_steps=5)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'foo'"):
         plug_in(compose(["+schedule.foo=1"]).schedule, max_steps=50)
+
+
+class Sweeps:
+    """Stands for the runner of sweeps."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.asked: list[Any] = []
+
+    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, at_once: int, ranks: int) -> int:
+        self.asked.append((script, combinations, at_once, ranks))
+        return self.status
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str, sweep: Sweep | None = None) -> DictConfig:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    return from_command_line("train.py", "What it does.", sweep)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "at_once", "ranks"),
+    [
+        (["-m", "seed=1,2", "max_steps=7"], 1, 1),
+        (["seed=1,2", "--multirun", "max_steps=7"], 1, 1),
+        (["seed=1,2", "-m", "--at-once", "3", "max_steps=7", "--ranks=2"], 3, 2),
+    ],
+)
+def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], at_once: int, ranks: int
+) -> None:
+    sweep = Sweeps(status=3)
+    with pytest.raises(SystemExit) as ended:
+        command_line(monkeypatch, *arguments, sweep=sweep)
+    assert ended.value.code == 3
+    assert sweep.asked == [("train.py", [["seed=1", "max_steps=7"], ["seed=2", "max_steps=7"]], at_once, ranks)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at-once", "2"], "--at-once and --ranks are for sweeps; add -m"),
+        (["-m", "--at-once", "0"], "argument --at-once: must be a whole number >= 1, got '0'"),
+        (["-m", "--ranks", "two"], "argument --ranks: must be a whole number >= 1, got 'two'"),
+        (["-m", "--cfg"], "--cfg shows the configuration of one run; leave out -m"),
+        (["--cgf"], "unrecognized arguments: --cgf"),
+        (["max_steps"], "overrides read key=value"),
+        (["-m", "seed=1,2", "max_steps"], "overrides read key=value"),
+    ],
+)
+def test_a_bad_command_line_gets_one_line_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    sweep = Sweeps(status=0)
+    with pytest.raises(SystemExit) as ended:
+        command_line(monkeypatch, *arguments, sweep=sweep)
+    assert (ended.value.code, sweep.asked) == (2, [])
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_script_without_sweeps_refuses_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line(monkeypatch, "-m", "seed=1,2")
+    assert capsys.readouterr().err == "error: train.py runs no sweeps; leave out -m\n"
+
+
+def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(monkeypatch).seed == 1337
+    assert command_line(monkeypatch, "~optim.fused", "+optim.amsgrad=true", "seed=3").seed == 3
+    with pytest.raises(SystemExit) as ended:
+        command_line(monkeypatch, "seed=3", "--cfg", "optim.lr=-1")
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert "\nseed: 3\n" in printed
+    assert "lr: -1\n" in printed
+    with pytest.raises(SystemExit):
+        command_line(monkeypatch, "seed=3", "-h")
+    assert capsys.readouterr().out == "What it does.\n"
