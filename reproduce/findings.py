@@ -197,10 +197,13 @@ def _speed_up_interval(pair: Pair) -> Interval | None:
 
 
 def _gap(pair: Pair) -> Interval | None:
-    candidate = pair.losses(pair.candidate, HALF)
-    if not candidate:
-        return None
-    return statistics.gap_closed(candidate, pair.losses(pair.baseline, HALF), pair.losses(pair.baseline, WHOLE))
+    """None where the protocol does not run both arms for T/2."""
+    candidate, baseline = pair.losses(pair.candidate, HALF), pair.losses(pair.baseline, HALF)
+    return (
+        statistics.gap_closed(candidate, baseline, pair.losses(pair.baseline, WHOLE))
+        if candidate and baseline
+        else None
+    )
 
 
 def _flops_ratio(pair: Pair) -> float | None:

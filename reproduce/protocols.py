@@ -268,13 +268,14 @@ def best(batch: Sequence[Planned], outcomes: Outcomes, keep: int) -> dict[str, l
 def _speed_up_runs(
     claim: Claim, protocol: str, points: Mapping[str, Sequence[Point]], fractions: Sequence[float]
 ) -> Iterator[Planned]:
-    """Baselines at T and T/2; candidates at the fractions of T."""
-    comparisons = claim.fields["comparisons"]
-    baselines = {row["baseline"] for row in comparisons}
-    candidates = {row["candidate"] for row in comparisons}
+    """Baselines at T, and at T/2 for the half-budget test; candidates at the fractions of T."""
     for arm in claim.arms:
-        wanted = {HALF, WHOLE} if arm.name in baselines else set()
-        wanted |= set(fractions) if arm.name in candidates else set()
+        wanted: set[float] = set()
+        for row in claim.fields["comparisons"]:
+            if arm.name == row["baseline"]:
+                wanted |= {HALF, WHOLE} if "gap" in row["claimed"] else {WHOLE}
+            if arm.name == row["candidate"]:
+                wanted |= set(fractions)
         for fraction in sorted(wanted):
             purpose = {WHOLE: "full budget", HALF: "half budget"}.get(fraction, "curve")
             for seed in claim.seeds:
