@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import optim
 from reproduce.evidence import Evidence
 from reproduce.results import Axis, Figure, Measure, Series, Table
+from reproduce.statistics import Interval, decide
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
 LOWEST_LR, HIGHEST_LR = 1e-3, 1e3
@@ -307,28 +308,37 @@ def _growths(found: Mapping[str, list[Tuned]], settings: Settings, kind: str) ->
 
     Along the axes Sophia's is compared with the paper's 1, no effect being the least growth of another method.
     """
-    rotated = kind == "rotated"
-    prefix, where = ("steps_growth_rotated_", "rotated, ") if rotated else ("steps_growth_", "")
-    ends = {name: (each[0].steps, each[-1].steps) for name, each in found.items()}
-    others = [last / first for name, (first, last) in ends.items() if name not in CLAIMED and first and last]
+    is_rotated = kind == "rotated"
+    prefix, where = ("steps_growth_rotated_", "rotated, ") if is_rotated else ("steps_growth_", "")
     smallest, largest = settings.conditions[0], settings.conditions[-1]
+    growths = {name: growth(each[0].steps, each[-1].steps) for name, each in found.items()}
+    others = [each.estimate for name, each in growths.items() if name not in CLAIMED and each is not None]
     measures = []
     for method in METHODS:
-        measure = _ratio(*ends[method.name], settings, largest)
-        measure.name = prefix + method.name
-        measure.label = f"steps at condition {largest:.0e} over {smallest:.0e}, {where}{method.label}"
-        if not rotated and method.name in CLAIMED:
-            measure.claimed, measure.no_effect = 1.0, min(others, default=None)
+        interval, no_effect = growths[method.name], min(others, default=1.0)
+        measure = Measure(
+            prefix + method.name,
+            f"steps at condition {largest:.0e} over {smallest:.0e}, {where}{method.label}",
+            "x",
+            interval.estimate if interval else None,
+            interval.low if interval else None,
+            interval.high if interval and math.isfinite(interval.high) else None,
+            log_scale=True,
+            note="" if interval else f"more than {settings.max_steps:,} steps",
+        )
+        if not is_rotated and method.name in CLAIMED:
+            measure.claimed, measure.no_effect, measure.verdict = 1.0, no_effect, "undecided"
+            if interval and no_effect > 1:
+                measure.verdict = decide(interval, claimed=1.0, no_effect=no_effect, log_scale=True)
         measures.append(measure)
     return measures
 
 
-def _ratio(first: int | None, last: int | None, settings: Settings, largest: float) -> Measure:
-    if first and last:
-        ratio = last / first
-        return Measure("", "", "x", ratio, ratio, ratio, log_scale=True)
-    note = f"more than {settings.max_steps:,} steps at {largest if first else settings.conditions[0]:.0e}"
-    return Measure("", "", "x", None, settings.max_steps / first if first else None, log_scale=True, note=note)
+def growth(first: int | None, last: int | None) -> Interval | None:
+    """last / first, between the bounds that whole steps leave: the error crossed its bound during the last of them."""
+    if first is None or last is None:
+        return None
+    return Interval(last / first, (last - 1) / first, last / (first - 1) if first > 1 else math.inf)
 
 
 def _steps_figure(found: Mapping[str, list[Tuned]], settings: Settings, kind: str) -> Figure:
