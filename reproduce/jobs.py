@@ -89,6 +89,7 @@ def run_jobs(
         with Display([plan.standing for plan in plans], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
+        display.say("interrupted; the same command continues")
         raise Interrupted(runner.outcomes)
     return runner.outcomes
 

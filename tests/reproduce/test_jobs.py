@@ -244,12 +244,14 @@ def test_an_interrupted_call_lets_jobs_save_and_the_next_one_continues(
     tmp_path: Path,
     once_it_waits: Callable[..., None],
     number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = signal.getsignal(number)
     once_it_waits(lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted) as caught:
-        run_jobs([job(1), job(15), job(2)], show=False, script=script)
+        run_jobs([job(1), job(15), job(2)], script=script)
     assert caught.value.code == 75
+    assert capsys.readouterr().out.endswith("interrupted; the same command continues\n")
     assert [outcome.status for outcome in caught.value.outcomes] == ["finished", "stopped"]
     assert signal.getsignal(number) is before
     outcomes = run_jobs([job(1), job(15), job(2)], show=False, script=script)
