@@ -46,6 +46,7 @@ TRAINING: dict[str, tuple[str, bool]] = {
     "warmup_steps": (COUNT, False),
     "warmup_fraction": (NUMBER, False),
     "evaluations": (COUNT, True),
+    "timing_steps": (COUNT, True),  # of a block; a multiple of what the optimizers do every so many steps
     "differs": (WORDS, False),
     "drop_checkpoints": (FLAG, False),  # of finished runs, which need none
 }
