@@ -39,7 +39,7 @@ class Plot {
     this.canvas = element.querySelector(".canvas");
     this.choice = 0;
     this.log = { x: spec.layout.xaxis.type === "log", y: spec.layout.yaxis.type === "log" };
-    this.dtick = { x: null, y: null };
+    this.ticks = { x: {}, y: {} };
     this.dragging = !COARSE.matches; // a finger that scrolls the page must not zoom
     this.fill(element.querySelector(".controls"));
   }
@@ -90,10 +90,7 @@ class Plot {
       const made = { gridcolor: edge, linecolor: quiet, tickcolor: quiet, zeroline: false, automargin: true, ...given };
       if (given.type === "category") return { ...made, fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
       made.type = this.log[side] ? "log" : "linear";
-      made.exponentformat = "SI";
-      if (this.log[side]) {
-        Object.assign(made, { nticks: 4, dtick: this.dtick[side], tickformat: this.isSmall(side) ? "~g" : "~s" });
-      }
+      Object.assign(made, { exponentformat: "SI" }, this.ticks[side]);
       made.uirevision = `${this.choice} ${made.type}`; // a zoom survives all but these
       return { ...made, ticks: "outside", fixedrange: !this.dragging, title: { ...title, standoff: 8 } };
     };
@@ -126,6 +123,7 @@ class Plot {
 
   draw() {
     this.paint();
+    this.fitHeight();
     this.spec.data.forEach((trace, place) => { trace.x = this.spec.x[this.choice].values[place]; });
     const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons, displayModeBar: false };
@@ -135,15 +133,36 @@ class Plot {
     return drawn.then(() => this.fitTicks());
   }
 
-  // Between one and two powers of ten, plotly would label 1, 2, 3, ... 9; 1, 2, 5 are enough.
+  // What a log axis labels follows from the powers of ten it shows: powers alone; 1, 2, 5 of each; or plain numbers.
   fitTicks() {
     const changes = {};
     for (const side of ["x", "y"]) {
       const [low, high] = this.canvas.layout[`${side}axis`].range;
-      const dtick = this.log[side] && high - low >= 0.8 && high - low < 2.2 ? "D2" : null;
-      if (dtick !== this.dtick[side]) changes[`${side}axis.dtick`] = this.dtick[side] = dtick;
+      const fit = { dtick: null, nticks: this.log[side] ? 4 : 0, tickformat: "", exponentformat: "SI" };
+      if (this.log[side] && high - low > 2.5) fit.exponentformat = "power";
+      else if (this.log[side]) {
+        fit.dtick = high - low > 0.8 ? "D2" : null;
+        fit.tickformat = this.isSmall(side) ? "~g" : "~s";
+      }
+      for (const [key, value] of Object.entries(fit)) {
+        if ((this.ticks[side][key] ?? null) !== value) changes[`${side}axis.${key}`] = value;
+      }
+      this.ticks[side] = fit;
     }
     return Object.keys(changes).length ? Plotly.relayout(this.canvas, changes) : null;
+  }
+
+  // A legend of several rows must not take its room from the plot.
+  fitHeight() {
+    const entries = this.spec.data.filter((trace) => trace.showlegend).map((trace) => 50 + 7 * trace.name.length);
+    let rows = 0;
+    let left = 0;
+    for (const width of entries) {
+      if (width > left) [rows, left] = [rows + 1, this.canvas.clientWidth - 70];
+      left -= width;
+    }
+    this.canvas.style.height = "";
+    this.canvas.style.height = `${this.canvas.clientHeight + 22 * Math.max(rows - 1, 0)}px`;
   }
 
   show(arm, shown) {

@@ -134,7 +134,7 @@ class Interval:
         """See Piece."""
         marks = {"no_effect": self.measure.no_effect, "claimed": self.measure.claimed}
         ends = (self.measure.estimate, self.measure.low, self.measure.high)
-        if self.measure.estimate is None:
+        if self.measure.estimate is None or not any(value is not None for value in (*ends[1:], *marks.values())):
             return ""
         values = [value for value in (*ends, *marks.values()) if value is not None]
         width, middle, height = (320.0, 32.0, 64.0) if self.words else (132.0, 11.0, 22.0)

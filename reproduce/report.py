@@ -353,7 +353,7 @@ def _digits(value: float | None, measure: Measure | None = None, significant: in
     if known and (width := (max(known) - min(known)) / (len(known) - 1 or 1)) > 0:
         size = math.log10(width)
         two = size - math.floor(size) < math.log10(3.5)  # 0.012 keeps its 2, 0.065 is 0.07
-        return f"{value:,.{min(max(two - math.floor(size), 0), 8)}f}"
+        return f"{value:,.{min(max(two - math.floor(size), 0), 8) if abs(value) < 1e4 else 0}f}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.{significant}g}"
 
 
