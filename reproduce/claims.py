@@ -46,7 +46,6 @@ TRAINING: dict[str, tuple[str, bool]] = {
     "warmup_steps": (COUNT, False),
     "warmup_fraction": (NUMBER, False),
     "evaluations": (COUNT, True),
-    "timing_steps": (COUNT, True),  # of a block; a multiple of what the optimizers do every so many steps
     "differs": (WORDS, False),
     "drop_checkpoints": (FLAG, False),  # of finished runs, which need none
 }
@@ -58,6 +57,7 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
         "fractions": (TABLE, True),
         "halving": (ROWS, True),
         "comparisons": (ROWS, True),
+        "timing_steps": (COUNT, True),  # of a block; a multiple of what the optimizers do every so many steps
     },
     "sweep": {
         **TRAINING,
@@ -134,6 +134,11 @@ def names(folder: Path = FOLDER) -> list[str]:
 def scales(name: str, folder: Path = FOLDER) -> list[str]:
     """The scales that a claim has, smallest first."""
     return list(_content(name, folder).get("scales") or {})
+
+
+def title(name: str, folder: Path = FOLDER) -> str:
+    """Of a claim."""
+    return str(_content(name, folder).get("title"))
 
 
 def load(

@@ -65,7 +65,9 @@ def reproduce(
     else:
         wanted = protocols.of(claim)
         runs = run_all(wanted, folder, run, drop_checkpoints=bool(claim.fields.get("drop_checkpoints")))
-        found = findings.training(claim, wanted, runs, step_times(claim, folder, time_arms))
+        ratios, note = step_times(claim, folder, time_arms)
+        found = findings.training(claim, wanted, runs, ratios)
+        found.notes += [note] if note else []
     results = assemble(claim, found, runs, command)
     folder.mkdir(parents=True, exist_ok=True)
     write(results, folder / RESULTS)
@@ -125,17 +127,20 @@ def check_data(folder: Path) -> None:
     measures.check_same_data({place.name: measures.read(place) for place in places})
 
 
-def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> Ratios:
-    """Seconds per step of the arms beside the baselines', measured once per folder and set of arms."""
+def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> tuple[Ratios, str]:
+    """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not."""
     settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     path = folder / STEP_TIMES
     known = json.loads(path.read_bytes()) if path.is_file() else {}
     if known.get("key") != key:
-        ratios = time_arms(claim)
+        try:
+            ratios = time_arms(claim)
+        except ValueError as error:
+            return {}, f"Nothing is known in seconds: {error}"
         known = {"key": key, "ratios": [[*pair, *interval] for pair, interval in ratios.items()]}
         path.write_text(json.dumps(known, indent=1) + "\n")
-    return {(ours, theirs): Interval(*numbers) for ours, theirs, *numbers in known["ratios"]}
+    return {(ours, theirs): Interval(*numbers) for ours, theirs, *numbers in known["ratios"]}, ""
 
 
 def assemble(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:

@@ -1,0 +1,129 @@
+"""What the runs of a claim will cost, before any of them starts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from configs import plug_in
+from model import GPT, GPTConfig
+from model.flops import flops_per_token
+from optim.memory import state_bytes
+from reproduce.claims import Claim, Point, composed
+from reproduce.protocols import Planned, expected, of
+
+START_SECONDS = 6.0  # of a process, until its first step
+Calibrate = Callable[[Sequence[Point]], dict[Point, float]]  # overrides of runs -> seconds per step
+VOCABULARIES = {"bytes": 257, "gpt2": 50257}  # of tokenizers that are not asked for a size
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs of one arm for one purpose."""
+
+    protocol: str
+    purpose: str
+    arm: str
+    runs: int
+    steps: int  # of all of them
+    tokens: float
+    flops: float  # curvature passes included
+    seconds: float | None  # of training, one run at a time; None: unknown
+    checkpoint_bytes: float  # that stay when they are done
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """lines: in the order of the runs. hours: with so many at once. note: why hours are unknown."""
+
+    lines: list[Line]
+    hours: float | None
+    disk_bytes: float
+    note: str = ""
+
+
+def forecast(claim: Claim, calibrate: Calibrate, *, at_once: int = 1) -> Forecast:
+    """The cost of all runs, as if none were done yet; calibrate measures for some seconds."""
+    runs = expected(of(claim))
+    alike = {(run.arm, run.point): run.overrides for run in runs}
+    try:
+        measured, note = calibrate(list(alike.values())), ""
+    except ValueError as error:  # data that are not there, for instance
+        measured, note = {}, f"hours are unknown: {error}"
+    seconds = {key: measured[overrides] for key, overrides in alike.items() if overrides in measured}
+    groups: dict[tuple[str, str, str], list[Planned]] = {}
+    for run in runs:
+        groups.setdefault((run.protocol, run.purpose, run.arm), []).append(run)
+    lines = [_line(claim, group, seconds) for group in groups.values()]
+    known = [line.seconds for line in lines if line.seconds is not None]
+    hours = sum(known) / 3600 / at_once if len(known) == len(lines) else None
+    stay = sum(line.checkpoint_bytes for line in lines)
+    largest = max((line.checkpoint_bytes / line.runs for line in lines), default=0.0)
+    disk = at_once * 2 * largest if claim.fields.get("drop_checkpoints") else stay
+    return Forecast(lines, hours, disk, note)
+
+
+def table(found: Forecast) -> Table:
+    """For a terminal."""
+    shown = Table("protocol", "purpose", "arm")
+    for heading in ("runs", "steps", "tokens", "FLOPs", "hours"):
+        shown.add_column(heading, justify="right")
+    for line in found.lines:
+        hours = "?" if line.seconds is None else f"{line.seconds / 3600:.2f}"
+        cost = (f"{line.tokens:.3g}", f"{line.flops:.3g}", hours)
+        shown.add_row(line.protocol, line.purpose, line.arm, str(line.runs), f"{line.steps:,}", *cost)
+    total = [sum(getattr(line, key) for line in found.lines) for key in ("runs", "steps", "tokens", "flops")]
+    hours = "?" if found.hours is None else f"{found.hours:.2f}"
+    shown.add_section()
+    shown.add_row("all", "", "", str(total[0]), f"{total[1]:,}", f"{total[2]:.3g}", f"{total[3]:.3g}", hours)
+    return shown
+
+
+def _line(claim: Claim, runs: Sequence[Planned], seconds: Mapping[tuple[str, Point], float]) -> Line:
+    first, config = runs[0], composed(runs[0].overrides)
+    steps = sum(run.steps for run in runs)
+    shape = gpt_config(config)
+    tokens = float(steps * config.global_batch * shape.block_size)
+    per_step = [run.steps * seconds[run.arm, run.point] for run in runs if (run.arm, run.point) in seconds]
+    flops = tokens * flops_per_token(shape) * (1 + _curvature_share(config))
+    return Line(
+        first.protocol,
+        first.purpose,
+        claim.arm(first.arm).label,
+        len(runs),
+        steps,
+        tokens,
+        flops,
+        sum(per_step) + len(runs) * START_SECONDS if len(per_step) == len(runs) else None,
+        len(runs) * config.keep_checkpoints * _checkpoint_bytes(config, shape),
+    )
+
+
+def gpt_config(config: DictConfig) -> GPTConfig:
+    """The model's, with the vocabulary that the tokenizer is asked for."""
+    settings: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]  # it is a mapping
+    tokenizer = plug_in(config.data.tokenizer)
+    asked = settings.pop("vocab_size") or VOCABULARIES.get(tokenizer.name) or tokenizer.vocab_size
+    return GPTConfig(vocab_size=asked, **settings)
+
+
+def _curvature_share(config: DictConfig) -> float:
+    """Sequences for estimates of the curvature beside those for steps."""
+    node: Any = OmegaConf.select(config, "optim.curvature")
+    if node is None:
+        return 0.0
+    sequences = node.sequences or max(1, round(node.fraction * config.global_batch))
+    share: float = sequences / config.global_batch / node.every
+    return share
+
+
+def _checkpoint_bytes(config: DictConfig, shape: GPTConfig) -> int:
+    """Parameters in fp32 and the optimizer's state."""
+    with torch.device("meta"):
+        model = GPT(shape)
+    parameters = dict(model.named_parameters())
+    node: Any = OmegaConf.to_container(config.optim, resolve=True)
+    return state_bytes(node, parameters, model.roles()) + 4 * sum(param.numel() for param in parameters.values())

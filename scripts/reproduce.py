@@ -1,0 +1,216 @@
+"""Re-runs a paper's claim: python scripts/reproduce.py claim=sophia_2x scale=nano [key=value ...].
+
+claim    one of those below, or all
+scale    nano (two CPU cores, minutes), micro (hours), small, medium, large (the paper's size, GPUs)
+jobs     runs at once, 1
+ranks    processes of each run, under torchrun, 1
+seeds    of the comparison, how many; the claim's own, 3
+out      the folder, reproductions/<claim>-<scale>
+ledger   of claim=all: the folder for the reports of all claims, docs/claims
+--dry-run   only says what would run, and what it costs
+
+Any other key=value goes to every run, for example data.root=/scratch. The same command continues what was interrupted.
+Exit status: 0 done, whatever the verdict; 1 runs failed; 2 bad input; 75 interrupted.
+"""
+
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
+
+from rich.console import Console
+
+from reproduce import claims
+from reproduce.claims import Claim, ClaimError
+from reproduce.results import Results, read
+
+COUNTS = ("jobs", "ranks", "seeds")
+OWN = ("claim", "scale", "out", "ledger", *COUNTS)
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+COPIED = ("report.md", "results.json", "*.csv", "*.png")  # to the ledger: report.html holds all of plotly's code
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    claim: str
+    scale: str
+    out: Path | None
+    ledger: Path
+    jobs: int
+    ranks: int
+    seeds: int | None
+    overrides: tuple[str, ...]
+    is_dry: bool
+
+    def load(self, name: str) -> Claim:
+        """The claim of that name."""
+        return claims.load(name, self.scale, self.overrides, n_seeds=self.seeds)
+
+    def folder(self, name: str) -> Path:
+        """Where the claim's runs and results lie."""
+        own = f"{name}-{self.scale}"
+        if self.out is None:
+            return Path("reproductions") / own
+        return self.out / own if self.claim == "all" else self.out
+
+    def command(self, name: str) -> str:
+        """That does it again for one claim."""
+        words = [f"claim={name}", f"scale={self.scale}"]
+        words += [f"seeds={self.seeds}"] if self.seeds is not None else []
+        return shlex.join(["python", "scripts/reproduce.py", *words, *self.overrides])
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """The request.
+
+    Raises: ClaimError: for an argument that is none.
+    """
+    settings: dict[str, str] = {}
+    overrides = []
+    for argument in (argument for argument in arguments if argument != "--dry-run"):
+        key, is_pair, value = argument.partition("=")
+        if not is_pair:
+            raise ClaimError(f"{argument!r} must read key=value, or be --dry-run or --help")
+        if key in OWN:
+            settings[key] = value
+        else:
+            overrides.append(argument)
+    for key in ("claim", "scale"):
+        if not settings.get(key):
+            raise ClaimError(f"{key}= is missing; claims: {', '.join(claims.names())}; for example scale=nano")
+    counts = {key: _count(key, settings[key]) for key in COUNTS if key in settings}
+    return Request(
+        claim=settings["claim"],
+        scale=settings["scale"],
+        out=Path(settings["out"]) if "out" in settings else None,
+        ledger=Path(settings.get("ledger", "docs/claims")),
+        jobs=counts.get("jobs", 1),
+        ranks=counts.get("ranks", 1),
+        seeds=counts.get("seeds"),
+        overrides=tuple(overrides),
+        is_dry="--dry-run" in arguments,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Reproduces; the exit status."""
+    if not arguments or {"-h", "--help", "claim="} & set(arguments):
+        print(f"{__doc__}\n{listing()}")
+        return 0 if arguments else BAD_INPUT
+    try:
+        request = parse(arguments)
+        if request.claim == "all":
+            return _all(request)
+        return _one(request, request.load(request.claim))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def listing() -> str:
+    """The claims, each with its title and scales."""
+    lines = [f"{name:22} {claims.title(name)} ({', '.join(claims.scales(name))})" for name in claims.names()]
+    return "\n".join(["claims:", *lines])
+
+
+def _all(request: Request) -> int:
+    """Every claim that has the scale; those that fail do not stop the others. Then the ledger."""
+    chosen = {name: request.load(name) for name in claims.names() if request.scale in claims.scales(name)}
+    if not chosen:
+        raise ClaimError(f"no claim has the scale {request.scale!r}")
+    statuses = []
+    for name, claim in chosen.items():
+        print(f"\n{name}: {claim.title}", flush=True)
+        try:
+            statuses.append(_one(request, claim))
+        except ValueError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            statuses.append(BAD_INPUT)
+    if not request.is_dry:
+        write_ledger({name: request.folder(name) for name in chosen}, request.ledger)
+    return next((status for status in statuses if status), 0)
+
+
+def _one(request: Request, claim: Claim) -> int:
+    if request.is_dry:
+        return _dry(request, claim)
+    from reproduce import measurements, reproduction  # torch comes with them
+    from reproduce.jobs import run_jobs
+
+    folder = request.folder(claim.id)
+    try:
+        results = reproduction.reproduce(
+            claim,
+            folder,
+            request.command(claim.id),
+            run=partial(run_jobs, at_once=request.jobs, ranks=request.ranks),
+            time_arms=measurements.time_arms,
+            measurements=measurements.MEASUREMENTS,
+        )
+    except reproduction.RunsFailedError as error:
+        print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
+        return FAILED
+    print(f"\n{results.sentence}\n\nreport  {folder / 'report.html'}")
+    return 0
+
+
+def _dry(request: Request, claim: Claim) -> int:
+    """Prints what would run."""
+    from reproduce import forecast, measurements, timing
+
+    if claim.kind in measurements.MEASUREMENTS:
+        print(f"{claim.id} trains nothing: {measurements.DESCRIPTIONS[claim.kind]}")
+        return 0
+    found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
+    console = Console(highlight=False)
+    console.width = max(console.width, 120)
+    console.print(forecast.table(found))
+    hours = found.note or f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}"
+    print(f"{hours}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {_free(request.folder(claim.id)) / 1e9:.0f} GB free")
+    print("Tuning decides which points later runs are of, not how many there are; runs that are finished are skipped.")
+    return 0
+
+
+def _free(folder: Path) -> int:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
+    """Copies what is worth keeping of every claim that has results, and writes the table of all."""
+    from reproduce.report import write_ledger as write_table
+
+    rows: list[Results] = []
+    for name, folder in folders.items():
+        if not (folder / "results.json").is_file():
+            continue
+        results = read(folder / "results.json")
+        place = ledger / f"{results.claim}-{results.scale}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for path in (path for pattern in COPIED for path in folder.glob(pattern)):
+            shutil.copy(path, place / path.name)
+        rows.append(results)
+        print(f"{name:22} {results.verdict}")
+    print(f"ledger  {write_table(rows, ledger)}")
+
+
+def _count(key: str, value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise ClaimError(f"{key}={value} must be a whole number of at least 1")
+    return int(value)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # outside of runs; run_jobs has its own
+    sys.exit(main(sys.argv[1:]))
