@@ -58,6 +58,7 @@ class Plot {
       if (this.spec.layout[`${side}axis`].type === "category") continue;
       scales.push(button(`log ${side}`, this.log[side], (pressed) => {
         this.log[side] = flip(pressed);
+        this.ticks[side] = {}; // those of the other scale may mean thousands on this one
         this.draw();
       }));
     }

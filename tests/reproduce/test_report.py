@@ -496,6 +496,7 @@ class TestInBrowser:
         for expected in ("log", "linear"):
             press(page, "loss-curves", f"log {side}")
             assert ask(page, look) == expected
+            assert 3 <= ask(page, f"return plot('loss-curves').querySelectorAll('.{side}tick').length") <= 12
         assert ask(page, look.replace("loss-curves", "fitted-curve")) == "log"  # as its axis says
 
     def test_a_drag_zooms_and_reset_returns(self, page: Any) -> None:
