@@ -58,7 +58,9 @@ class Settings:
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.conditions, self.conditions[1:], strict=False))
         self._require(
-            len(self.conditions) >= 2 and ascending and self.conditions[0] >= 1, "conditions", "ascend from 1"
+            len(self.conditions) >= 2 and ascending and self.conditions[0] >= 1,
+            "conditions",
+            "name two or more, ascending from 1",
         )
         self._require(self.dimensions >= 2, "dimensions", "be at least 2")
         self._require(0 < self.tolerance < 1, "tolerance", "lie in (0, 1)")
