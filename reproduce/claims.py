@@ -197,7 +197,7 @@ def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, A
     if odd := [arm for arm in changed if arm not in arms]:
         raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {_nearest(odd[0], [*arms])}")
     merged_arms = {name: {**arm, **(changed.get(name) or {})} for name, arm in arms.items()}
-    return {**content, **scale, "arms": merged_arms}
+    return {**content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
 
 
 def _check_fields(fields: Mapping[str, Any], where: str) -> None:

@@ -104,12 +104,22 @@ def overall(verdicts: Sequence[str | None]) -> str:
     return "reproduced" if known and set(known) == {"reproduced"} else "undecided"
 
 
+def sentence(verdict: str, rows: Sequence[Measure]) -> str:
+    """The verdict in words, with the numbers that it follows from, or the first two of them and how many there are."""
+    deciding = [row for row in rows if row.verdict == verdict]
+    counted = f"{len(deciding)} of {len(rows)} numbers: " if len(rows) > 2 else ""
+    rest = " ..." if len(deciding) > 2 else ""
+    return f"{verdict}: {counted}{'; '.join(in_words(row) for row in deciding[:2])}{rest}"
+
+
 def in_words(row: Measure) -> str:
     """A measure as a sentence's end: label, number, interval and claim."""
     if row.estimate is None:
         return f"{row.label} could not be measured{f': {row.note}' if row.note else ''}"
     bounds = [f"{value:.3g}" if value is not None else "unbounded" for value in (row.low, row.high)]
-    text = f"{row.label} is {row.estimate:.3g}{_unit(row.unit)}, 95 % interval {bounds[0]} to {bounds[1]}"
+    text = f"{row.label} is {row.estimate:.3g}{_unit(row.unit)}"
+    if row.low != row.high:
+        text += f", 95 % interval {bounds[0]} to {bounds[1]}"
     return text if row.claimed is None else f"{text}, claimed {row.claimed:.3g}{_unit(row.unit)}"
 
 
@@ -355,7 +365,7 @@ def _judged(claim: Claim, protocol: Protocol, rows: list[Measure]) -> Found:
     judged = [row for row in rows if row.verdict]
     deciding = judged[:1] if claim.kind == "speed_up" else judged
     verdict = overall([row.verdict for row in deciding])
-    sentence = f"{verdict}: {'; '.join(in_words(row) for row in deciding)}"
+    words = sentence(verdict, deciding)
     more = _more_seeds(deciding, len(claim.seeds)) if verdict == "undecided" else None
     if protocol.name == "paper" and "untuned" in claim.fields:
         for row in judged:
@@ -365,7 +375,7 @@ def _judged(claim: Claim, protocol: Protocol, rows: list[Measure]) -> Found:
             )
         numbers = "; ".join(in_words(row) for row in deciding)
         return Found(protocol.name, protocol.description, "undecided", f"{UNTUNED}: {numbers}", None, rows)
-    return Found(protocol.name, protocol.description, verdict, sentence, more, rows)
+    return Found(protocol.name, protocol.description, verdict, words, more, rows)
 
 
 def _more_seeds(rows: Sequence[Measure], n: int) -> int | None:

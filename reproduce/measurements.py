@@ -6,7 +6,7 @@ from typing import Any
 from reproduce import memory, timing, toy
 from reproduce.claims import ArmSpec, Claim
 from reproduce.evidence import Evidence
-from reproduce.findings import Expected, Findings, Ratios, in_words, measure, overall
+from reproduce.findings import Expected, Findings, Ratios, measure, overall, sentence
 from reproduce.results import Arm, Measure, Protocol
 from reproduce.statistics import Interval
 
@@ -88,7 +88,7 @@ def _found(claim: Claim, evidence: Evidence) -> Findings:
     """The evidence under one protocol: every judged number must hold."""
     judged = [row for row in evidence.measures if row.verdict]
     verdict = overall([row.verdict for row in judged])
-    sentence = f"{verdict}: {'; '.join(in_words(row) for row in judged)}"
-    protocol = Protocol(claim.kind, DESCRIPTIONS[claim.kind], verdict, sentence, None, evidence.measures)
+    words = sentence(verdict, judged)
+    protocol = Protocol(claim.kind, DESCRIPTIONS[claim.kind], verdict, words, None, evidence.measures)
     arms = [Arm(arm.name, arm.label, arm.role, {claim.kind: [*claim.common, *arm.overrides]}) for arm in claim.arms]
     return Findings([protocol], arms, evidence.figures, evidence.tables, evidence.notes)

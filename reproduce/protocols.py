@@ -230,18 +230,20 @@ def expected(protocols: Sequence[Protocol]) -> list[Planned]:
 
 def plan(claim: Claim, arm: ArmSpec, protocol: str, purpose: str, seed: int, steps: int, point: Point) -> Planned:
     """The run of an arm at a point, with a full schedule of its own over its steps."""
-    evaluate_every = max(1, math.ceil(steps / claim.fields["evaluations"]))
-    own = (f"seed={seed}", f"max_steps={steps}", f"eval_every={evaluate_every}", f"save_every={evaluate_every}")
-    warmup = f"schedule.warmup_steps={warmup_steps(claim, steps)}"
-    overrides = (*claim.common, *arm.overrides, *point, *own, warmup)
-    digest = config_hash(overrides)
+    every = max(1, math.ceil(steps / claim.fields["evaluations"]))
+    own = {"seed": seed, "max_steps": steps, "eval_every": every, "save_every": every}
+    own["schedule.warmup_steps"] = warmup_steps(claim, steps)
+    base = (*claim.common, *arm.overrides, *point)
+    overrides = (*base, *(f"{key}={value}" for key, value in own.items()))
+    digest = config_hash(base, own)
     name = f"{arm.name}-{steps}-s{seed}-{digest[:8]}"
     return Planned(name, arm.name, protocol, purpose, seed, steps, point, overrides, digest)
 
 
-def config_hash(overrides: Point) -> str:
-    """What two runs have in common exactly when they are the same run."""
-    settings = configs.identity(composed(overrides))
+def config_hash(base: Point, own: Mapping[str, int]) -> str:
+    """What two runs have in common exactly when they are the same run; own: keys that every run sets, after base."""
+    settings = configs.identity(composed(base))
+    settings |= {key: value for key, value in own.items() if key in settings}  # composing each run would take long
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,127 @@
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import ConfigError
+from reproduce import claims
+from reproduce.claims import ClaimError, load
+
+ARMS: dict[str, Any] = {
+    "a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"], "grid": [["optim.lr=1e-3"]]},
+    "b": {"label": "B", "role": "candidate", "overrides": ["optim=lion"], "grid": [["optim.lr=1e-4"]]},
+}
+SHIPPED = [(name, scale) for name in claims.names() for scale in claims.scales(name)]
+
+
+@pytest.mark.slow  # composes every point of every grid
+@pytest.mark.parametrize("name", claims.names())
+def test_every_shipped_claim_loads_and_has_its_source_contrary_evidence_and_rule(name: str) -> None:
+    claim = load(name, "nano")
+    assert claim.source.sentence and claim.source.unverified and claim.contrary and claim.rule
+
+
+def test_every_shipped_claim_has_the_scale_that_needs_no_gpu() -> None:
+    assert {name for name, scale in SHIPPED if scale == "nano"} == set(claims.names())
+
+
+def test_a_scale_replaces_fields_and_an_arms_fields(write_claim: Callable[..., Path]) -> None:
+    folder = write_claim(scales={"nano": {"budget": 8, "warmup_steps": 1, "arms": {"a": {"paper": ["optim.lr=9e-3"]}}}})
+    claim = load("twice", "nano", ["grad_clip=2"], folder=folder)
+    assert (claim.budget, claim.arm("a").paper, claim.arm("b").paper) == (8, ("optim.lr=9e-3",), ("optim.lr=5e-4",))
+    assert claim.common == ("grad_clip=2",)
+
+
+def test_more_seeds_continue_the_files_and_avoid_tunings(write_claim: Callable[..., Path]) -> None:
+    folder = write_claim(seeds=[5, 6])
+    assert load("twice", "nano", folder=folder, n_seeds=4).seeds == [5, 6, 8, 9]  # 7 is tuning's
+    assert load("twice", "nano", folder=folder, n_seeds=1).seeds == [5]
+
+
+def test_an_unknown_claim_or_scale_lists_those_there_are(write_claim: Callable[..., Path]) -> None:
+    folder = write_claim()
+    with pytest.raises(ClaimError, match=r"there is no claim 'twise'; the nearest one is 'twice' \(all: twice\)"):
+        load("twise", "nano", folder=folder)
+    with pytest.raises(ClaimError, match=r"no scale 'nanno'; the nearest one is 'nano' \(all: nano, small\)"):
+        load("twice", "nanno", folder=folder)
+
+
+@pytest.mark.parametrize("field", ["title", "source", "contrary", "rule", "arms", "overrides", "seeds", "halving"])
+def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callable[..., Path]) -> None:
+    with pytest.raises(ClaimError, match=rf"twice\.yaml, scale nano: field '{field}' .*is missing"):
+        load("twice", "nano", folder=write_claim(**{field: None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "speedup"}, "kind='speedup' does not exist; the nearest one is 'speed_up'"),
+        ({"buget": 3}, "has no field 'buget'; the nearest one is 'budget'"),
+        ({"contrary": "none"}, "field 'contrary' must be a list of texts"),
+        ({"source": {"paper": "P"}}, "source missing 3 required positional arguments"),
+        ({"seeds": [1, 7]}, "tuning_seed=7 is among the seeds"),
+        ({"seeds": [1, 1]}, "must be different counts"),
+        ({"warmup_steps": 3}, "give one of warmup_steps and warmup_fraction"),
+        ({"protocols": ["papr"]}, "protocol 'papr' does not exist; the nearest one is 'paper'"),
+        ({"fractions": {"paper": [0.5]}}, "fractions.tuned must list"),
+        ({"halving": [{"fraction": 0.5, "keep": 2}]}, "the last round of halving must keep 1"),
+        ({"comparisons": [{"candidate": "c", "baseline": "a", "claimed": {}}]}, "there is no arm 'c'"),
+        ({"comparisons": [{"candidate": "b", "baseline": "a"}]}, "lacks 'claimed'"),
+    ],
+)
+def test_a_wrong_field_gets_one_clear_line(
+    changes: dict[str, Any], message: str, write_claim: Callable[..., Path]
+) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(**changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"role": "hero"}, "arm b: role='hero' must be one of"),
+        ({"label": None}, "arm b: field 'label' is missing"),
+        ({"girds": []}, "arm b has no field 'girds'; the nearest one is 'grid'"),
+        ({"grid": ["optim.lr=1"]}, "must be a list of overrides"),
+        ({"grid": [["optim.lr=1e-4"], ["optim.lr=2e-4"]]}, "every arm needs a grid of the same size"),
+    ],
+)
+def test_a_wrong_arm_gets_one_clear_line(arm: dict[str, Any], message: str, write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["b"] |= arm
+    with pytest.raises(ClaimError, match=message.replace("[", r"\[")):
+        load("twice", "nano", folder=write_claim(arms=arms))
+
+
+@pytest.mark.parametrize("override", ["global_batch=16", "data=synthetic", "model.block_size=128"])
+def test_arms_that_see_other_data_must_say_so(override: str, write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["b"]["overrides"].append(override)
+    key = override.partition("=")[0]
+    with pytest.raises(ClaimError, match=rf"arm b has {key}.*; arms must agree in it, or say so: differs: \[{key}"):
+        load("twice", "nano", folder=write_claim(arms=arms))
+    load("twice", "nano", folder=write_claim(arms=arms, differs=[key]))
+
+
+def test_an_unknown_key_in_the_last_point_of_a_grid_is_an_error_at_once(write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["a"]["grid"].append(["optim.lrr=1"])
+    arms["b"]["grid"].append(["optim.lr=1"])
+    with pytest.raises(ConfigError, match=r"unknown key 'optim\.lrr'; the nearest valid one is 'optim\.lr'"):
+        load("twice", "nano", folder=write_claim(arms=arms))
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("a: [")
+    with pytest.raises(ClaimError, match=r"odd\.yaml is no YAML"):
+        load("odd", "nano", folder=tmp_path)
+
+
+def test_a_point_of_a_sweep_needs_a_place_on_the_axis(write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["b"]["grid"] = [["optim=lion"]]
+    with pytest.raises(ClaimError, match="must be key=number"):
+        load("twice", "nano", folder=write_claim(base="sweep", arms=arms))
