@@ -1,27 +1,35 @@
 """One training run: python train.py [group=option] [key=value ...], see README and configs/schema.py.
 
--m runs every combination of overrides with several values (optim.lr=1e-3,3e-4), one after the other; --cfg prints the
-resolved configuration. Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (the same command
-continues).
+Several ranks: torchrun --standalone --nproc_per_node=N train.py parallel=ddp (or fsdp2).
+-m runs every combination of overrides with several values (optim=adamw,soap seed=0,1), each as a process of its own:
+--at-once N of them at a time, --ranks N under torchrun. Finished ones are skipped, broken ones continued; a summary,
+best first, is printed and written as CSV. --cfg prints the resolved configuration.
+Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (the same command continues); of a sweep 0 if
+all finished, 75, or that of the first that failed. torchrun itself exits with 1 unless all is well: see result.json.
 """
 
 from configs import from_command_line
 
 if __name__ == "__main__":
-    CONFIG = from_command_line(__file__, __doc__)  # a misspelt key ends here, before the heavy imports
+    from reproduce.sweep import sweep
+
+    CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from configs import differences, flat, plug_in
 from data import (
@@ -41,13 +49,14 @@ from optim.build import OptimizerSet
 from optim.curvature import hashed
 from trainer import environment
 from trainer.allocator import tune_allocator
-from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, copy_into, parameters_sha256
+from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, parameters_sha256
 from trainer.clock import Clock
 from trainer.console import Console
 from trainer.divergence import Divergence
 from trainer.metrics import JsonLines, Sink, read_rows
-from trainer.parallel import Single
+from trainer.parallel import Strategy
 from trainer.plot import plot_loss
+from trainer.ranks import is_lost_peer, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
 from trainer.schedule import Schedule
 from trainer.stopping import StopRequest
@@ -64,7 +73,7 @@ class Run:
     directory: RunDirectory
     train_data: TokenDataset
     val_data: TokenDataset
-    strategy: Single
+    strategy: Strategy
     loader: TokenLoader
     model: GPT
     optimizer: OptimizerSet
@@ -95,30 +104,31 @@ def loop(run: Run) -> str:
             torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
             batches = run.loader.batches(step)
             for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
-                estimator.update(step, batches, strategy.forward_backward)
+                estimator.update(step, batches, strategy.extra_backward)
             loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
             grad_norm = strategy.clip_grad_norm_(config.grad_clip)
             run.clipped_steps += grad_norm > (config.grad_clip or math.inf)
             lr = run.schedule.apply(optimizer, step)
             is_last = step + 1 == config.max_steps
             log_due = step % config.log_every == 0 or is_last
-            optimizer.step(measured=log_due)
+            is_finite = run.divergence.observe(step, loss, grad_norm)
+            optimizer.step(measured=log_due, is_finite=is_finite)
             optimizer.zero_grad()
-            run.divergence.observe(step, loss, grad_norm)
             run.step = step + 1
 
-            save_due = run.step % config.save_every == 0 or is_last or stop.asked
+            is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
+            save_due = run.step % config.save_every == 0 or is_last or is_asked_to_stop
             if (log_due or save_due) and run.divergence.step is not None:
                 return "diverged"
             if log_due:
                 row |= {"train/loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)} | diagnostics(run)
-                row["clipped_steps"] = int(run.clipped_steps)
+                row |= {"clipped_steps": int(run.clipped_steps), "skipped_steps": run.divergence.skipped_steps}
             if row:
                 write(run, row_start | row)
             if save_due:
                 run.losses["train/loss"] = float(loss)
                 save(run)
-            if stop.asked and not is_last:
+            if is_asked_to_stop and not is_last:
                 return "stopped"
         row = evaluate(run)
         write(run, counters(run) | row)
@@ -140,6 +150,8 @@ def eval_slice(run: Run) -> Iterator[Batch]:
         n_sequences=run.config.eval_sequences,
         micro_batch=run.config.micro_batch,
         device=run.strategy.device,
+        rank=run.strategy.rank,
+        world_size=run.strategy.world_size,
     )
 
 
@@ -158,7 +170,12 @@ def diagnostics(run: Run) -> dict[str, float]:
     """What optimizer and memory have to say on a log step."""
     values = {key: float(value) for key, value in run.optimizer.diagnostics().items()}
     run.hints = run.optimizer.hints(values)
-    return values | {"memory/peak_bytes": environment.memory_bytes(run.strategy.device)}
+    own = run.optimizer.state_bytes(), environment.memory_bytes(run.strategy.device)
+    of_ranks = zip(*run.strategy.ranks.gather(own), strict=True)
+    values |= dict(zip(("optim/state_bytes", "memory/peak_bytes"), map(max, of_ranks), strict=True))
+    if (written := run.store.written) is not None:
+        values |= {f"checkpoint/{name}": value for name, value in asdict(written).items()}
+    return values
 
 
 def write(run: Run, row: dict[str, float]) -> None:
@@ -178,27 +195,37 @@ def save(run: Run) -> None:
             "optim": optim_state,
             "sequences_computed": run.strategy.sequences_computed,
             "clipped_steps": int(run.clipped_steps),
+            "divergence": run.divergence.state(),
             "data": data_checksums(run),
         }
         run.store.save(Checkpoint(tensors | {f"optim.{name}": t for name, t in optim_tensors.items()}, state))
 
 
 def restore(run: Run) -> None:
-    """Continues from the newest checkpoint, if there is one."""
-    checkpoint = run.store.load_newest()
-    if checkpoint is None:
+    """Continues from the newest checkpoint, if there is one, whatever ranks and strategy wrote it."""
+    saved = run.store.newest()
+    if saved is None:
         return
-    if checkpoint.state["data"] != data_checksums(run):
+    if saved.state["data"] != data_checksums(run):
         raise CheckpointError(
-            f"the run in {run.directory.path} was trained on other data (checksum {checkpoint.state['data']['train']}, "
+            f"the run in {run.directory.path} was trained on other data (checksum {saved.state['data']['train']}, "
             f"now {run.train_data.checksum}): bring that data set back, or choose another run_dir"
         )
-    copy_into(dict(run.model.named_parameters()), checkpoint.group("model"))
-    run.optimizer.load_state(checkpoint.group("optim"), checkpoint.state["optim"])
-    run.step, run.losses = checkpoint.state["step"], dict(checkpoint.state["losses"])
-    run.strategy.sequences_computed = checkpoint.state["sequences_computed"]
-    run.clipped_steps = checkpoint.state["clipped_steps"]
-    run.clock = Clock(checkpoint.state["seconds"], run.strategy.synchronize)
+    model = {f"model.{name}": p.detach() for name, p in run.model.named_parameters()}
+    state = run.optimizer.empty_state(saved.group("optim"))
+    saved.read_into(model | {f"optim.{name}": tensor for name, tensor in state.items()})
+    run.optimizer.load_state(state, saved.state["optim"])
+    run.step, run.losses = saved.state["step"], dict(saved.state["losses"])
+    run.strategy.sequences_computed = saved.state["sequences_computed"]
+    run.clipped_steps = saved.state["clipped_steps"]
+    run.divergence = watch(run.config, run.strategy, saved.state["divergence"])
+    run.clock = Clock(saved.state["seconds"], run.strategy.synchronize)
+
+
+def watch(config: DictConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:
+    """What ends the run if it diverges."""
+    limits = {"max_nonfinite": config.max_nonfinite, "spike_factor": config.spike_factor}
+    return Divergence(strategy.device, saved=saved, **limits)
 
 
 def data_checksums(run: Run) -> dict[str, str]:
@@ -230,7 +257,7 @@ def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=wanted or vocab_size, **settings)
 
 
-def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, strategy: Single) -> TokenLoader:
+def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
     """This rank's loader of the training data."""
     return TokenLoader(
         train_data,
@@ -245,27 +272,41 @@ def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, stra
     )
 
 
-def set_up(config: DictConfig, directory: RunDirectory, stack: ExitStack) -> Run:
+def open_strategy(config: DictConfig) -> Strategy:
+    """The strategy, which meets the other ranks; what can be checked without them is checked before.
+
+    Raises: ValueError: if the configuration does not allow the run.
+    """
+    optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
+    optimizers.check(optim)
+    plug_in(config.schedule, max_steps=config.max_steps)
+    device = environment.pick_device(config.device)
+    strategy: Strategy = plug_in(
+        config.parallel,
+        device=device,
+        precision=environment.pick_precision(config.precision, device),
+        compiled=device.type == "cuda" if config.compile == "auto" else config.compile == "true",
+        timeout_seconds=config.timeout_seconds,
+    )
+    return strategy
+
+
+def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stack: ExitStack) -> Run:
     """Builds the parts of the run and continues from its last checkpoint; cheap checks come first.
 
     Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
     """
     optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
-    optimizers.check(optim)
-    schedule = plug_in(config.schedule, max_steps=config.max_steps)
-    device = environment.pick_device(config.device)
-    precision = environment.pick_precision(config.precision, device)
-    compiled = device.type == "cuda" if config.compile == "auto" else config.compile == "true"
-    strategy = plug_in(config.parallel, device=device, precision=precision, compiled=compiled)
-    path = data_path(config)
+    path = strategy.ranks.main_first(lambda: data_path(config))
     train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     gpt_config = model_config(config, train_data.vocab_size)
     loader = open_loader(config, train_data, gpt_config.block_size, strategy)
     stack.callback(loader.close)
     torch.manual_seed(config.seed)
     model = GPT(gpt_config)
-    strategy.prepare(model)
-    parameters, roles = dict(model.named_parameters()), model.roles()
+    roles = model.roles()
+    strategy.prepare(model, list(model.h), config.activation_checkpointing)
+    sizes = {"seed": config.seed, "global_batch": config.global_batch}
     run = Run(
         config=config,
         directory=directory,
@@ -274,14 +315,18 @@ def set_up(config: DictConfig, directory: RunDirectory, stack: ExitStack) -> Run
         strategy=strategy,
         loader=loader,
         model=model,
-        optimizer=optimizers.build(optim, parameters, roles, seed=config.seed, global_batch=config.global_batch),
-        schedule=schedule,
+        optimizer=optimizers.build(optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
+        schedule=plug_in(config.schedule, max_steps=config.max_steps),
         store=CheckpointStore(
-            directory.checkpoints, keep=config.keep_checkpoints, permanent_every=config.permanent_every
+            directory.checkpoints,
+            keep=config.keep_checkpoints,
+            permanent_every=config.permanent_every,
+            ranks=strategy.ranks,
         ),
-        divergence=Divergence(device),
+        divergence=watch(config, strategy),
         clock=Clock(0.0, strategy.synchronize),
     )
+    stack.callback(run.store.wait)
     next(eval_slice(run))  # a slice longer than the data fails here
     restore(run)
     begin(run, stack)
@@ -289,13 +334,17 @@ def set_up(config: DictConfig, directory: RunDirectory, stack: ExitStack) -> Run
 
 
 def begin(run: Run, stack: ExitStack) -> None:
-    """Opens the sinks, records what the run is and says what will happen."""
+    """On the main rank, opens the sinks, records what the run is and says what will happen."""
     config, strategy, path = run.config, run.strategy, run.directory.path
+    if not strategy.is_main:
+        return
     plugged = [plug_in(node, run_dir=path, settings=flat(config)) for node in config.logging.values()]
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
+    facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
     run.directory.begin(OmegaConf.to_yaml(config, resolve=True), environment.describe(strategy.device, **facts))
     n_parameters, where = parameter_count(run.model.config), environment.device_name(strategy.device)
-    print(f"{n_parameters:,} parameters on {where}, {strategy.precision}; run directory {path}")
+    ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
+    print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
     console = Console(max_steps=config.max_steps, first_step=run.step)
@@ -306,34 +355,45 @@ def begin(run: Run, stack: ExitStack) -> None:
 
 def finish(run: Run, status: str) -> None:
     """Writes the result and the picture, and tells the user."""
-    path, stands = run.directory.path, counters(run)
-    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
+    run.store.wait()
+    stands, whole = counters(run), run.strategy.whole
     result = {
         "status": status,
         **stands,
         "tokens_per_second": stands["tokens"] / stands["seconds"],
         "train/loss": run.losses.get("train/loss"),
         "val/loss": run.losses.get("val/loss"),
-        "params_sha256": parameters_sha256(dict(run.model.named_parameters())),
+        "skipped_steps": run.divergence.skipped_steps,
+        "params_sha256": parameters_sha256((name, whole(p)) for name, p in sorted(run.model.named_parameters())),
     }
+    if status == "diverged":
+        result["step"] = run.divergence.step
+    continuation = sample(run) if status == "finished" else ""
+    if run.strategy.is_main:
+        tell(run, status, continuation)
+    run.directory.finish(result)
+
+
+def tell(run: Run, status: str, continuation: str) -> None:
+    """Draws the picture; the last words to the user."""
+    path = run.directory.path
+    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
     if status == "finished":
-        print(f"\nval/loss {run.losses['val/loss']:.4f}", sample(run), sep="\n\n", end="\n\n")
+        print(f"\nval/loss {run.losses['val/loss']:.4f}", continuation, sep="\n\n", end="\n\n")
     elif status == "stopped":
         print(f"stopped after {run.step} steps; the same command continues")
     else:
-        result["step"] = run.divergence.step
         print(diverged(run), file=sys.stderr)
     for hint in run.hints:
         print(f"hint: {hint}")
     print(f"run directory  {path}\nloss curve     {path / 'loss.png'}")
-    run.directory.finish(result)
 
 
 def diverged(run: Run) -> str:
-    """The line for a run whose loss or gradient norm was not finite."""
-    checkpoints = run.store.list()
+    """The line for a run that diverged."""
+    checkpoints = run.store.paths()
     return (
-        f"error: the loss or the gradient norm was not finite at step {run.divergence.step}; last good checkpoint: "
+        f"error: at step {run.divergence.step} {run.divergence.diagnosis}; last good checkpoint: "
         f"{checkpoints[-1] if checkpoints else 'none'}; try a lower optim.lr, more schedule.warmup_steps, a smaller "
         "grad_clip, or precision=fp32"
     )
@@ -368,35 +428,61 @@ def main(config: DictConfig) -> int:
     logging.basicConfig(format="%(message)s")
     tune_allocator()
     try:
-        directory = RunDirectory(
-            Path(config.run_dir), resume=config.resume, differences=lambda path: differences(config, path)
-        )
+        strategy = open_strategy(config)
     except ValueError as error:
         return bad_input(error)
-    with closing(directory):
-        if (status := ended_before(directory)) is not None:
+    with closing(strategy):
+        try:
+            return train(config, strategy)
+        except ValueError as error:
+            return bad_input(error)
+
+
+def train(config: DictConfig, strategy: Strategy) -> int:
+    """Trains with these ranks; the exit status.
+
+    Raises: ValueError: if the configuration, the data or the run directory do not allow the run.
+    """
+    ranks = strategy.ranks
+    open_directory = partial(
+        RunDirectory, Path(config.run_dir), resume=config.resume, differences=partial(differences, config)
+    )
+    with closing(ranks.main_first(lambda: open_directory(is_main=ranks.is_main))) as directory:
+        status = ranks.from_main(lambda: ended_before(directory))
+        if status is not None:
             return status
         with ExitStack() as parts:
-            try:
-                run = set_up(config, directory, parts)
-            except ValueError as error:
-                return bad_input(error)
-            try:
-                outcome = loop(run)
-            except CheckpointError as error:  # the disk is full
-                return bad_input(error)
+            run = set_up(config, strategy, directory, parts)
+            outcome = loop(run)
         finish(run, outcome)
     return STATUS[outcome]
 
 
 def bad_input(error: ValueError) -> int:
-    """Tells the user; the exit status."""
+    """Tells the user, once, whatever the number of ranks; the exit status."""
+    wait_for_the_cause(int(os.environ.get("RANK", "0")))
     print(f"error: {error}", file=sys.stderr)
     return STATUS["bad input"]
 
 
-if __name__ == "__main__":
+def run_and_leave(config: DictConfig) -> None:
+    """main(), as one of several processes if a launcher started them; ends this one."""
     try:
-        sys.exit(main(CONFIG))
+        status = main(config)
     except KeyboardInterrupt:
-        sys.exit(STATUS["stopped"])
+        status = STATUS["stopped"]
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        wait_for_the_cause(1)
+        print(f"error: rank {os.environ.get('RANK')} lost another rank: {error}", file=sys.stderr)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if started_processes() > 1:
+        os._exit(status)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    record(run_and_leave)(CONFIG)

@@ -35,11 +35,16 @@ class RunConfig:
     permanent_every: int | None = None  # steps; checkpoints that are never deleted
     sample_tokens: int = 200  # of the continuation printed at the end; 0: none
 
+    max_nonfinite: int | None = 10  # steps in a row, skipped as loss or gradient is not finite, that end the run
+    spike_factor: float | None = 3.0  # a loss above this times its running mean ends the run
+    activation_checkpointing: str = "none"  # of each block: none; full keeps its input; selective also its products
+
     run_dir: str | None = None  # null: runs/<model>-<data>-<optim>-s<seed>-<hash of the configuration>
     resume: str = "auto"  # auto: continue an unfinished run; never: refuse a used folder; must: refuse a fresh one
     device: str = "auto"  # auto: CUDA if there is one; cpu; cuda
     precision: str = "auto"  # auto: bf16 where the device computes it natively; bf16 (autocast); fp32
     compile: str = "auto"  # auto: on CUDA; true; false
+    timeout_seconds: float = 600.0  # how long a rank may hang before the run ends and names it
 
 
 CHOICES = {
@@ -47,6 +52,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "bf16", "fp32"),
     "compile": ("auto", "true", "false"),
+    "activation_checkpointing": ("none", "selective", "full"),
 }
 AT_LEAST = {
     "max_steps": 1,
@@ -60,10 +66,27 @@ AT_LEAST = {
     "keep_checkpoints": 1,
     "permanent_every": 1,
     "sample_tokens": 0,
+    "max_nonfinite": 1,
+    "spike_factor": 1,
+    "timeout_seconds": 1,
 }
 # Where a run lies and what it shows: not in the name of its folder, free to change when it continues.
-PLACE = frozenset({"run_dir", "resume", "logging", "sample_tokens", "data.root", "data.workers", "data.prompt"})
+PLACE = frozenset(
+    {"run_dir", "resume", "logging", "sample_tokens", "timeout_seconds", "data.root", "data.workers", "data.prompt"}
+)
 # How it computes and what it keeps: in the name of its folder, yet free to change when it continues.
 CONDUCT = frozenset(
-    {"micro_batch", "log_every", "save_every", "keep_checkpoints", "permanent_every", "device", "compile", "parallel"}
+    {
+        "activation_checkpointing",
+        "compile",
+        "device",
+        "keep_checkpoints",
+        "log_every",
+        "max_nonfinite",
+        "micro_batch",
+        "parallel",
+        "permanent_every",
+        "save_every",
+        "spike_factor",
+    }
 )

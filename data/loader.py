@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # (B, T) int64, on the device
     targets: Tensor  # (B, T) int64: inputs, one token later
-    rows: Sequence[int]  # index of each row within the global batch
+    rows: Sequence[int]  # index of each row within the global batch; -1: to be computed, but counted for nothing
 
 
 class TokenLoader:
@@ -113,7 +113,7 @@ def eval_batches(
 
     Spread, because neighbouring windows are of one document: the first few would measure how odd that one is. Rank r
     takes micro-batches r, r + world_size, ...; together the ranks cover the slice once. The last micro-batch may be
-    smaller, and a rank may get none.
+    smaller. All ranks get as many: at the end, one that lacks a micro-batch gets a first window that is row -1.
     """
     _check_length(dataset, seq_len)
     available = (dataset.n_tokens - 1) // seq_len
@@ -122,12 +122,13 @@ def eval_batches(
             f"evaluation wants {n_sequences} sequences of {seq_len} tokens, but {dataset.split} has {available}: "
             "evaluate on fewer, shorten block_size, or raise data.val_fraction"
         )
-    for first in range(rank * micro_batch, n_sequences, world_size * micro_batch):
-        rows = np.arange(first, min(first + micro_batch, n_sequences))
-        starts = rows * available // n_sequences * seq_len
+    for start in range(0, n_sequences, world_size * micro_batch):
+        first = start + rank * micro_batch
+        rows = range(first, min(first + micro_batch, n_sequences))
+        starts = np.arange(rows.start, rows.stop) * available // n_sequences * seq_len if rows else np.zeros(1, int)
         windows = _inputs_and_targets(dataset, starts, seq_len, torch.device(device))
         inputs, targets = windows.to(device, non_blocking=True)
-        yield Batch(inputs, targets, range(first, first + len(starts)))
+        yield Batch(inputs, targets, rows or (-1,))
 
 
 def permuted(index: Indices, n: int, seed: int, epoch: int) -> Indices:

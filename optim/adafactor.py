@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .factored import column_means, stored
+from .factored import column_means, mean, stored
 
 
 class Adafactor(Optimizer):
@@ -22,6 +22,8 @@ class Adafactor(Optimizer):
     Raises: ValueError: if lr <= 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
     weight_decay < 0.
     """
+
+    splits_rows = True
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class Adafactor(Optimizer):
         momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape)}
         if len(shape) != 2:
             return {"exp_avg_sq": Spec(shape), **momentum}
-        return {"exp_avg_sq_row": Spec(shape[:1]), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
+        return {"exp_avg_sq_row": Spec(shape[:1], by_row=True), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
         """See Optimizer."""
@@ -78,7 +80,7 @@ class Adafactor(Optimizer):
         else:
             row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
             col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square))  # l. 5
-            u = grad * stored((row / row.mean()).rsqrt())[:, None] * stored(col.rsqrt())  # ll. 6-7
+            u = grad * stored((row / mean(row)).rsqrt())[:, None] * stored(col.rsqrt())  # ll. 6-7
         u = u * stored(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
         if hp.beta1 is not None:
             u = state["exp_avg"].lerp_(u, 1 - hp.beta1)
@@ -88,4 +90,4 @@ class Adafactor(Optimizer):
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()
+    return mean(x.square()).sqrt()

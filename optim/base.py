@@ -16,6 +16,8 @@ and declares
     elementwise = True                     if every number is updated from its own past alone, and all state has the
                                            parameter's shape. The rule then sees flat pieces of many parameters,
                                            otherwise every parameter whole
+    splits_rows = True                     if, of a parameter cut along its rows across ranks, direction may see some
+                                           rows alone: its sums over rows go through factored.py
     decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
 hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
 all but direction.
@@ -25,6 +27,7 @@ The engine turns u into param <- (1 - lr weight_decay) param - lr u, and owns
 * the working dtype: fp32 for narrower parameters, which get a working copy; float64 stays float64 throughout;
 * the execution (execution.py): eager, or compiled from the same lines; a new lr compiles nothing anew;
 * load_state_dict: verbatim, where torch's own casts state to the parameter's dtype;
+* ranks (sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
 * skipping parameters without gradient, closures, and messages about bad values.
 
 Memory of a step beyond state: eager, a few pieces of execution.CACHED numbers for elementwise rules, otherwise what
@@ -34,11 +37,12 @@ A measured step (diagnostics) copies the pieces of one call, at most execution.T
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from .execution import (
@@ -50,10 +54,13 @@ from .execution import (
     Update,
     compiled,
     flat_pieces,
+    owned_tensors,
+    restore,
     update_pieces,
     whole_tensors,
     working_dtype,
 )
+from .sharding import Owners, group_of, is_cut, total, zeros
 
 __all__ = ["Hyper", "Optimizer", "Params", "Shape", "Spec", "State", "within", "working_dtype"]
 
@@ -62,10 +69,12 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
 class Spec(NamedTuple):
-    """A tensor of state, zero at first."""
+    """A tensor of state, zero at first, or ones on the diagonal."""
 
     shape: Shape
     dtype: torch.dtype | None = None  # None: the working dtype
+    by_row: bool | None = None  # whether dimension 0 is the parameter's rows; None: yes if it has the parameter's shape
+    is_identity: bool = False
 
 
 class Optimizer(torch.optim.Optimizer, ABC):
@@ -78,6 +87,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
     """
 
     elementwise: ClassVar[bool] = False
+    splits_rows: ClassVar[bool] = False
     decays_after_update: ClassVar[bool] = False
 
     def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto") -> None:
@@ -86,12 +96,23 @@ class Optimizer(torch.optim.Optimizer, ABC):
             raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
         self.execution = execution
         self.measures = False  # whether steps take down what diagnostics() then says about updates
+        self.found_inf: Tensor | None = None  # as torch's fused optimizers: a step does nothing where it is not 0
         self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
         self._compiled: Update | None = None
+        self._group: dist.ProcessGroup | None = None  # of ranks with the same plain parameters and gradients
+        self._owners: Owners | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own leaves out what a rule keeps on itself; compiled code is made anew.
-        return {**vars(self), "_compiled": None}
+        # torch's own leaves out what a rule keeps on itself; compiled code is made anew, ranks are of this process.
+        return {**vars(self), "_compiled": None, "_group": None, "_owners": None}
+
+    def distribute(self, group: dist.ProcessGroup | None) -> None:
+        """Shares the work among the ranks of a group that have the same plain parameters and gradients, as under DDP.
+
+        Only for rules that are neither elementwise nor split rows: each parameter's owner alone keeps its state and
+        computes. To be called before there is any state. FSDP2's parameters know their ranks themselves.
+        """
+        self._group = group
 
     @abstractmethod
     def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:
@@ -133,6 +154,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """
         super().add_param_group(param_group)
         self.check(Hyper(self.param_groups[-1]))
+        self._owners = None
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -153,6 +175,12 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 self._advance(params, Hyper({**group, "t": t}))
         return loss
 
+    def skip(self) -> None:
+        """Counts a step for every parameter that has a gradient, and changes nothing else."""
+        for group in self.param_groups:
+            for t, params in self._due(group).items():
+                self._count(params, t)
+
     def init_state(self) -> None:
         """Makes the state of every parameter that has none yet, as the first step would."""
         for group in self.param_groups:
@@ -163,11 +191,14 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """What users tune by, as 0-dim tensors on the device.
 
         update_ratio/<role>: RMS of the last step's update, decay included, over that of the parameters before it; there
-        only if `measures` was true. Rules add their own.
+        only if `measures` was true, and 0 if the step did not move. Rules add their own. All ranks must ask, and get
+        the same.
         """
+        nothing = torch.zeros(2, device=self.device)
         sums = {
-            role: torch.stack(found).sum(0) for role, found in self._changes.items() if found
-        }  # a step may not move
+            role: self.total(torch.stack(found).sum(0) if found else nothing.clone())
+            for role, found in self._changes.items()
+        }
         return {f"update_ratio/{role}": (s[0] / s[1].clamp(min=1e-30)).sqrt() for role, s in sums.items()}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
@@ -192,18 +223,51 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
         Raises: ValueError: if names, shapes or dtypes are not those of the spec.
         """
-        expected = self._spec(param, group) | {"step": Spec((), torch.float32)}
-        found = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+        keeps = self._keeps_state_of(param)
+        own = {name: tensor for name, tensor in state.items() if keeps or name == "step"}
+        self._check_fit(param, group, {name: (tuple(t.shape), t.dtype) for name, t in own.items()}, keeps)
+        place = {name: torch.device("cpu") if name == "step" else param.device for name in own}
+        self.state[param] = {
+            name: tensor.clone(memory_format=torch.contiguous_format).to(place[name]) for name, tensor in own.items()
+        }
+
+    def empty_state(
+        self, param: Tensor, group: Mapping[str, Any], saved: Mapping[str, tuple[Shape, torch.dtype]]
+    ) -> State:
+        """Tensors for a checkpoint to be read into: what this rank keeps for a parameter.
+
+        saved: shape and dtype of what the checkpoint has for it, by name. Raises: ValueError: if that does not fit.
+        """
+        self._check_fit(param, group, saved, keeps=True)
+        return self._new_state(param, group)
+
+    def _check_fit(
+        self,
+        param: Tensor,
+        group: Mapping[str, Any],
+        found: Mapping[str, tuple[Shape, torch.dtype]],
+        keeps: bool,
+    ) -> None:
+        specs = self._spec(param, group) if keeps else {}
+        expected = {name: (spec.shape, spec.dtype) for name, spec in specs.items()} | {"step": ((), torch.float32)}
         if found != expected:
             odd = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
             raise ValueError(
                 f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)} should be "
                 f"{expected.get(odd[0], 'absent')}, is {found.get(odd[0], 'absent')}"
             )
-        place = {name: torch.device("cpu") if name == "step" else param.device for name in expected}
-        self.state[param] = {
-            name: state[name].to(place[name], copy=True, memory_format=torch.contiguous_format) for name in expected
-        }
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first parameter."""
+        found: torch.device = self.param_groups[0]["params"][0].device
+        return found
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks that keep parts of the state; where this rank keeps all, the tensor itself."""
+        first = self.param_groups[0]["params"][0]
+        owners = self._sharing()
+        return total(tensor, group_of(first) if owners is None else owners.group)
 
     def _due(self, group: Mapping[str, Any]) -> dict[int, list[Tensor]]:
         """The parameters that have a gradient, by the 1-based step that comes next."""
@@ -213,28 +277,51 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 due.setdefault(int(self._state_of(param, group)["step"]) + 1, []).append(param)
         return due
 
+    def _count(self, params: Sequence[Tensor], t: int) -> None:
+        for param in params:
+            self.state[param]["step"].fill_(t)
+
     def _advance(self, params: Sequence[Tensor], hp: Hyper) -> None:
         moves = self.moves(hp)
-        for param in params:
-            self.state[param]["step"].fill_(hp.t)
-        is_compiled = self._is_compiled()
-        if self.elementwise:
-            batches = flat_pieces(params, self.state, compiled=is_compiled)
-        else:
-            batches = whole_tensors(params, self.state)
+        self._count(params, hp.t)
+        # Collectives in compiled code are another story; whoever cuts parameters has small pieces anyway.
+        is_compiled = self._is_compiled() and not (self.splits_rows and is_cut(params[0]))
         update = self._update(hp, is_compiled)
         if self.measures:
             update = self._measured(update, getattr(hp, "role", "all"))
-        for pieces in batches:
+        for pieces in self._pieces(params, is_compiled):
             if not self.elementwise:
                 self._refresh(pieces, hp)
             if moves:
                 update(pieces)
 
+    def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
+        if self.elementwise:
+            return flat_pieces(params, self.state, compiled=is_compiled)
+        owners = self._sharing()
+        return whole_tensors(params, self.state) if owners is None else owned_tensors(params, self.state, owners)
+
+    def _sharing(self) -> Owners | None:
+        """Who computes what, where ranks share parameters that the rule needs whole."""
+        if self._owners is None and not (self.elementwise or self.splits_rows):
+            costs = {p: self._cost(p, group) for group in self.param_groups for p in group["params"]}
+            ranks = group_of(next(iter(costs))) or self._group
+            self._owners = None if ranks is None else Owners(costs, ranks)
+        return self._owners
+
+    def _cost(self, param: Tensor, group: Mapping[str, Any]) -> float:
+        """Arithmetic of a step, relative: square state multiplies the parameter and is factorised."""
+        shape = tuple(param.shape)
+        found = [spec.shape for spec in self.state_spec(shape, Hyper(group)).values()]
+        squares = [s[0] for s in found if len(s) == 2 and s[0] == s[1] and s != shape]
+        return float(param.numel() + sum(n**3 + n * param.numel() for n in squares))
+
     def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
         for param, grad, state in pieces:
             dtype = working_dtype(param)
+            before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
             self.refresh(grad.to(dtype), param.to(dtype), state, hp)
+            restore(before, state, self.found_inf)
 
     def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
         """The step of some pieces, for this step's numbers."""
@@ -246,10 +333,10 @@ class Optimizer(torch.optim.Optimizer, ABC):
             function = self._compiled
             tensors = torch.tensor(list(numbers.values()), dtype=torch.float64).unbind()
             numbers = dict(zip(numbers, tensors, strict=True))
-        lr, shrink = numbers.pop("lr"), numbers.pop("shrink")
+        lr, shrink, found_inf = numbers.pop("lr"), numbers.pop("shrink"), self.found_inf
         settings = {name: value for name, value in vars(hp).items() if name not in ("params", "lr", "initial_lr", "t")}
         visible = Hyper(settings | numbers)
-        return lambda pieces: function(self, pieces, visible, lr, shrink)
+        return lambda pieces: function(self, pieces, visible, lr, shrink, found_inf)
 
     def _measured(self, update: Callable[[Sequence[Piece]], None], role: str) -> Callable[[Sequence[Piece]], None]:
         """The step of some pieces that also notes how far it went, at the cost of a copy of them."""
@@ -271,17 +358,32 @@ class Optimizer(torch.optim.Optimizer, ABC):
         return self.execution == "compiled"
 
     def _state_of(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        if not self.state[param]:
+            self.state[param] = self._new_state(param, group)
         state: State = self.state[param]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            for name, spec in self._spec(param, group).items():
-                state[name] = torch.zeros(spec.shape, dtype=spec.dtype, device=param.device)
         return state
+
+    def _new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        state = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
+        if not self._keeps_state_of(param):
+            return state
+        is_owned = self._sharing() is not None
+        for name, spec in self._spec(param, group).items():
+            assert spec.dtype is not None
+            by_row = not is_owned and (spec.shape == tuple(param.shape) if spec.by_row is None else spec.by_row)
+            state[name] = zeros(param, spec.shape, spec.dtype, by_row=by_row)
+            if spec.is_identity:
+                state[name].fill_diagonal_(1)
+        return state
+
+    def _keeps_state_of(self, param: Tensor) -> bool:
+        owners = self._sharing()
+        return owners is None or owners.owns(param)
 
     def _spec(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Spec]:
         """The state of a parameter, dtypes filled in."""
         specs = self.state_spec(tuple(param.shape), Hyper(group))
-        return {name: Spec(spec.shape, spec.dtype or working_dtype(param)) for name, spec in specs.items()}
+        return {name: spec._replace(dtype=spec.dtype or working_dtype(param)) for name, spec in specs.items()}
 
 
 def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

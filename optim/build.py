@@ -12,14 +12,16 @@ parameters of a role. `rest` stands for the roles not named.
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .base import Optimizer
 from .curvature import Curvature
+from .sharding import local, zeros
 
 ROLES = ("embedding", "matrix", "head", "vector")
 OURS = ("_target_", "decay_roles", "role_settings")  # keys that are no arguments
@@ -42,12 +44,23 @@ class OptimizerSet:
         """The live groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
-    def step(self, *, measured: bool = False) -> None:
-        """Updates all parameters; measured: also takes down update_ratio for diagnostics(), which costs some time."""
+    def step(self, *, measured: bool = False, is_finite: Tensor | None = None) -> None:
+        """Updates all parameters; measured: also takes down update_ratio for diagnostics(), which costs some time.
+
+        is_finite: 0-dim, whether the step may be taken. Where not, parameters and state stay as they are, while ours
+        count it as a step. On a CPU the tensor is read, on other devices it stays there, unless an optimizer, neither
+        ours nor one of torch's fused ones, cannot do without.
+        """
         for member in self.members:
             if isinstance(member, Optimizer):
                 member.measures = measured
-            member.step()
+            if is_finite is None:
+                member.step()
+            elif is_finite.device.type == "cpu" or not _stops_on_device(member):
+                _step_if(bool(is_finite), member)
+            else:
+                member.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's name for it
+                member.step()
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""
@@ -55,8 +68,8 @@ class OptimizerSet:
             member.zero_grad()
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """What the members have to say, as "optim/..." to 0-dim tensors on the device, and the state's bytes."""
-        found = {"optim/state_bytes": torch.tensor(self.state_bytes())}
+        """What the members have to say, as "optim/..." to 0-dim tensors on the device; the same on all ranks."""
+        found: dict[str, Tensor] = {}
         for member in self.members:
             if isinstance(member, Optimizer):
                 found |= {f"optim/{name}": value for name, value in member.diagnostics().items()}
@@ -68,12 +81,15 @@ class OptimizerSet:
         return [hint for member in self.members if isinstance(member, Optimizer) for hint in member.hints(own)]
 
     def state_bytes(self) -> int:
-        """Bytes of all state tensors that exist; those of one number (steps) aside."""
+        """Bytes of all state tensors that exist on this rank; those of one number (steps) aside."""
         tensors = (value for _, _, state in self._states() for value in state.values() if isinstance(value, Tensor))
-        return sum(tensor.nbytes for tensor in tensors if tensor.ndim)
+        return sum(local(tensor).nbytes for tensor in tensors if tensor.ndim)
 
     def save_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors, named "<FQN>.<state name>", and all that is JSON: numbers in the state, and the groups."""
+        """The tensors, named "<FQN>.<state name>", and all that is JSON: numbers in the state, and the groups.
+
+        Across ranks the tensors are DTensors, the same everywhere, or on their owner alone, see sharding.py.
+        """
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, dict[str, Any]] = {}
         for _, param, state in self._states():
@@ -83,24 +99,38 @@ class OptimizerSet:
                 else:
                     numbers.setdefault(self.names[param], {})[name] = value
         groups = [{k: v for k, v in group.items() if k != "params" and _is_json(v)} for group in self.param_groups]
-        return tensors, {"numbers": numbers, "groups": groups, "tensors": sorted(tensors)}
+        return tensors, {"numbers": numbers, "groups": groups}
+
+    def empty_state(self, saved: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
+        """Tensors for a checkpoint to be read into, then to be given to load_state: those that this rank keeps.
+
+        saved: shape and dtype of all that was saved, by name, whatever the ranks it was saved on. Raises: ValueError:
+        if it is not the state of these optimizers and parameters.
+        """
+        by_param: dict[str, dict[str, Any]] = {}
+        for full_name, found in saved.items():
+            fqn, _, name = full_name.rpartition(".")
+            by_param.setdefault(fqn, {})[name] = found
+        self._check_known(by_param)
+        tensors: dict[str, Tensor] = {}
+        for member in self.members:
+            for group in member.param_groups:
+                for param in group["params"]:
+                    fqn = self.names[param]
+                    empty = _empty(member, param, group, by_param[fqn]) if fqn in by_param else {}
+                    tensors |= {f"{fqn}.{name}": tensor for name, tensor in empty.items()}
+        return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Takes over what save_state gave, bit for bit.
 
-        Raises: ValueError: if a tensor is missing or was never saved, its name belongs to no parameter, or the state
-        does not fit its optimizer.
+        Raises: ValueError: if a name belongs to no parameter, or the state does not fit its optimizer.
         """
-        if odd := sorted(tensors.keys() ^ set(rest["tensors"])):
-            what = "is missing from" if odd[0] in rest["tensors"] else "does not belong to"
-            raise ValueError(f"{odd[0]} {what} the saved optimizer state")
         states: dict[str, dict[str, Any]] = {name: dict(found) for name, found in rest["numbers"].items()}
         for full_name, tensor in tensors.items():
             fqn, _, name = full_name.rpartition(".")
             states.setdefault(fqn, {})[name] = tensor
-        unknown = sorted(states.keys() - set(self.names.values()))
-        if unknown:
-            raise ValueError(f"the saved optimizer state is of a parameter that the model lacks: {unknown[0]}")
+        self._check_known(states)
         if len(self.param_groups) != len(rest["groups"]):
             ours, theirs = len(self.param_groups), len(rest["groups"])
             raise ValueError(f"the saved optimizer state has {theirs} parameter groups, this one {ours}")
@@ -111,6 +141,10 @@ class OptimizerSet:
                 for param in group["params"]:
                     if self.names[param] in states:
                         _load(member, param, group, states[self.names[param]])
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        if unknown := sorted(set(names) - set(self.names.values())):
+            raise ValueError(f"the saved optimizer state is of a parameter that the model lacks: {unknown[0]}")
 
     def _states(self) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter, dict[str, Any]]]:
         for member in self.members:
@@ -133,10 +167,12 @@ def build(
     *,
     seed: int,
     global_batch: int,
+    group: dist.ProcessGroup | None = None,
 ) -> OptimizerSet:
     """The optimizers of a config for a model's parameters.
 
-    parameters, roles: by FQN. seed: of whatever an optimizer draws. global_batch: in sequences, for curvature.
+    parameters, roles: by FQN. seed: of whatever an optimizer draws. global_batch: in sequences, for curvature. group:
+    the ranks that have the same plain parameters and gradients (DDP), to share the work of matrix methods.
 
     Raises: ValueError: if the config is wrong, or a parameter is owned by no optimizer or by two.
     """
@@ -149,6 +185,8 @@ def build(
         curvature = getattr(member, "curvature", None)
         if isinstance(curvature, Curvature):
             curvature.bind(member, parameters.values(), seed=seed, global_batch=global_batch)
+        if isinstance(member, Optimizer):
+            member.distribute(group)
         members.append(member)
     return OptimizerSet(members, {param: name for name, param in parameters.items()})
 
@@ -269,6 +307,30 @@ def _load(
         else value
         for name, value in state.items()
     }
+
+
+def _empty(
+    member: torch.optim.Optimizer,
+    param: nn.Parameter,
+    group: Mapping[str, Any],
+    saved: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+) -> dict[str, Tensor]:
+    if isinstance(member, Optimizer):
+        return member.empty_state(param, group, saved)
+    return {
+        name: zeros(param, shape, dtype, by_row=shape == tuple(param.shape)) for name, (shape, dtype) in saved.items()
+    }
+
+
+def _stops_on_device(member: torch.optim.Optimizer) -> bool:
+    return isinstance(member, Optimizer) or all(group.get("fused") for group in member.param_groups)
+
+
+def _step_if(is_finite: bool, member: torch.optim.Optimizer) -> None:
+    if is_finite:
+        member.step()
+    elif isinstance(member, Optimizer):
+        member.skip()
 
 
 def _is_json(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 The loop calls update(step, batches, forward_backward) on every step, before the ordinary forward and backward pass:
     batches            this rank's micro-batches, with inputs and targets (B, T) int64 and rows, their indices in the
-                       global batch
+                       global batch, -1 for one that counts for nothing
     forward_backward   (batches, loss_fn, sequences): adds the gradient of loss_fn(model, batch)'s mean over
                        `sequences` rows to .grad, over all ranks
 What an estimate is made of depends on (seed, step, global row) only: the same on any world size and micro-batch.
@@ -18,8 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .sharding import is_cut
+
 Batch = Any  # a NamedTuple, see the module; this package does not know whose
 LossFn = Callable[[nn.Module, Any], Tensor]
+NO_ROW = -1  # the index of a row that takes part in the computation and counts for nothing
 
 
 class ForwardBackward(Protocol):
@@ -159,6 +162,21 @@ class Hutchinson(Curvature):
     ) -> None:
         super().__init__(every, sequences, fraction, paper_code)
 
+    def bind(
+        self, optimizer: TakesCurvature, parameters: Iterable[nn.Parameter], *, seed: int, global_batch: int
+    ) -> None:
+        """See Curvature.
+
+        Raises: ValueError: also if parameters are cut across ranks, whose hooks cut the second derivative's graph.
+        """
+        parameters = list(parameters)
+        if any(is_cut(param) for param in parameters):
+            raise ValueError(
+                "Hutchinson needs second derivatives, which parallel=fsdp2 does not have: use parallel=ddp, or "
+                "GaussNewtonBartlett (optim=sophiag)"
+            )
+        super().bind(optimizer, parameters, seed=seed, global_batch=global_batch)
+
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
     ) -> dict[Tensor, Tensor]:
@@ -190,17 +208,25 @@ class Hutchinson(Curvature):
 
 
 def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
-    """The micro-batches cut down to `sequences` rows of the global batch, spread evenly over its rows."""
+    """This rank's micro-batches of `sequences` rows of the global batch, spread evenly over its rows.
+
+    As large as those given, and as many on every rank, since ranks compute in step: where rows are lacking, one of the
+    others stands in as row -1, which counts for nothing.
+    """
+    rows = [row for batch in batches for row in batch.rows]
+    chosen = [
+        i for i, row in enumerate(rows) if row * sequences // global_batch < (row + 1) * sequences // global_batch
+    ]
+    if len(chosen) == len(rows):
+        return list(batches)
+    inputs, targets = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets"))
+    size, most = len(batches[0].rows), -(-len(rows) * sequences // global_batch)  # rows that any rank can have
     found = []
-    for batch in batches:
-        before = [row * sequences // global_batch for row in batch.rows]  # how many of the rows above are chosen
-        after = [(row + 1) * sequences // global_batch for row in batch.rows]
-        chosen = [i for i, counts in enumerate(zip(before, after, strict=True)) if counts[0] < counts[1]]
-        if len(chosen) == len(batch.rows):
-            found.append(batch)
-        elif chosen:
-            inputs, targets = batch.inputs[chosen], batch.targets[chosen]
-            found.append(batch._replace(inputs=inputs, targets=targets, rows=[batch.rows[i] for i in chosen]))
+    for first in range(0, most, size):
+        part = chosen[first : first + size]
+        index = part or [0]
+        named = [rows[i] for i in part] or [NO_ROW]
+        found.append(batches[0]._replace(inputs=inputs[index], targets=targets[index], rows=named))
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .sharding import Owners, local, rows_of
+
 EXECUTIONS = ("auto", "eager", "compiled")
 COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
@@ -50,9 +52,21 @@ class Piece(NamedTuple):
     state: State
 
 
-def update_pieces(rule: Rule, pieces: Sequence[Piece], hp: Hyper, lr: float | Tensor, shrink: float | Tensor) -> None:
-    """param <- shrink param - lr u, in place. lr and shrink: numbers, or 0-dim tensors for compiled code."""
+def update_pieces(
+    rule: Rule,
+    pieces: Sequence[Piece],
+    hp: Hyper,
+    lr: float | Tensor,
+    shrink: float | Tensor,
+    found_inf: Tensor | None = None,
+) -> None:
+    """param <- shrink param - lr u, in place. lr and shrink: numbers, or 0-dim tensors for compiled code.
+
+    found_inf: a 0-dim tensor on the device; where it is not 0, parameter and state stay, and no host has to know.
+    """
     for param, grad, state in pieces:
+        changed = {} if found_inf is None else {**state, "": param}
+        before = {name: tensor.clone() for name, tensor in changed.items()}
         dtype = working_dtype(param)
         working = param.to(dtype)
         update = rule.direction(grad.to(dtype), working, state, hp)
@@ -63,6 +77,14 @@ def update_pieces(rule: Rule, pieces: Sequence[Piece], hp: Hyper, lr: float | Te
             working.mul_(shrink)
         if dtype != param.dtype:
             param.copy_(working)
+        restore(before, changed, found_inf)
+
+
+def restore(before: State, changed: State, found_inf: Tensor | None) -> None:
+    """Undoes what was changed, on the device, where found_inf is not 0; before is empty if there is no found_inf."""
+    if found_inf is not None:
+        for name, tensor in before.items():
+            changed[name].copy_(torch.where(found_inf == 0, changed[name], tensor))
 
 
 def compiled(update: Update) -> Update:
@@ -82,10 +104,17 @@ def compiled(update: Update) -> Update:
 
 
 def whole_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[list[Piece]]:
-    """Every parameter as it is, one at a time."""
+    """Every parameter as it is, one at a time; of one that is cut across ranks this rank's rows."""
     for param in params:
         assert param.grad is not None
-        yield [Piece(param.detach(), param.grad, _named(states[param]))]
+        with rows_of(param):
+            yield [Piece(local(param.detach()), local(param.grad), _named(states[param]))]
+
+
+def owned_tensors(params: Sequence[Tensor], states: Mapping[Tensor, State], owners: Owners) -> Iterator[list[Piece]]:
+    """The parameters that this rank computes, whole, one at a time; all ranks have all updates at the end."""
+    for param, values, grad in owners.wholes(params):
+        yield [Piece(values, grad, _named(states[param]))]
 
 
 def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, compiled: bool) -> Iterator[list[Piece]]:
@@ -93,20 +122,21 @@ def flat_pieces(params: Sequence[Tensor], states: Mapping[Tensor, State], *, com
 
     compiled: long tensors come uncut, and together. Otherwise, on a CPU, in parts of at most CACHED numbers.
     """
-    packs: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    packs: dict[tuple[torch.device, torch.dtype], list[Piece]] = {}
     views: list[Piece] = []
     for param in params:
-        if param.numel() >= PACKED_BELOW and param.is_contiguous():
-            views += _views(
-                param, states[param], CACHED if param.device.type == "cpu" and not compiled else param.numel()
-            )
+        assert param.grad is not None
+        piece = Piece(local(param.detach()), local(param.grad), _named(states[param]))
+        if piece.param.numel() >= PACKED_BELOW and piece.param.is_contiguous():
+            on_cpu = piece.param.device.type == "cpu"
+            views += _views(piece, CACHED if on_cpu and not compiled else piece.param.numel())
             continue
-        pack = packs.setdefault((param.device, param.dtype), [])
-        pack.append(param)
-        if sum(p.numel() for p in pack) >= PACK:
-            yield from _packed(packs.pop((param.device, param.dtype)), states)
+        kind = (piece.param.device, piece.param.dtype)
+        packs.setdefault(kind, []).append(piece)
+        if sum(p.param.numel() for p in packs[kind]) >= PACK:
+            yield from _packed(packs.pop(kind))
     for pack in packs.values():
-        yield from _packed(pack, states)
+        yield from _packed(pack)
     together = TOGETHER if compiled else 1
     full = len(views) - len(views) % together
     for i in range(0, full, together):
@@ -120,25 +150,24 @@ def working_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def _views(param: Tensor, state: State, size: int) -> list[Piece]:
-    assert param.grad is not None
-    named = _named(state)
-    flat = [param.detach().view(-1), param.grad.reshape(-1), *(tensor.view(-1) for tensor in named.values())]
+def _views(piece: Piece, size: int) -> list[Piece]:
+    flat = [piece.param.view(-1), piece.grad.reshape(-1), *(tensor.view(-1) for tensor in piece.state.values())]
     cut = zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
-    return [Piece(p, g, dict(zip(named, parts, strict=True))) for p, g, *parts in cut]
+    return [Piece(p, g, dict(zip(piece.state, parts, strict=True))) for p, g, *parts in cut]
 
 
-def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State]) -> Iterator[list[Piece]]:
-    names = list(_named(states[params[0]]))
-    piece = Piece(
-        _joined(params),
-        _joined([param.grad for param in params if param.grad is not None]),
-        {name: _joined([states[param][name] for param in params]) for name in names},
+def _packed(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    joined = Piece(
+        _joined([piece.param for piece in pieces]),
+        _joined([piece.grad for piece in pieces]),
+        {name: _joined([piece.state[name] for piece in pieces]) for name in pieces[0].state},
     )
-    yield [piece]
-    _split_into(params, piece.param)
-    for name in names:
-        _split_into([states[param][name] for param in params], piece.state[name])
+    if not joined.param.numel():  # ranks may hold no rows
+        return
+    yield [joined]
+    _split_into([piece.param for piece in pieces], joined.param)
+    for name, tensor in joined.state.items():
+        _split_into([piece.state[name] for piece in pieces], tensor)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -151,4 +180,4 @@ def _split_into(tensors: Sequence[Tensor], joined: Tensor) -> None:
 
 
 def _named(state: State) -> State:
-    return {name: tensor for name, tensor in state.items() if name != "step"}
+    return {name: local(tensor) for name, tensor in state.items() if name != "step"}

@@ -27,9 +27,15 @@ class Refreshes:
         self.count += 1
         self.seconds += time.perf_counter() - self._start
 
-    def diagnostics(self) -> dict[str, Tensor]:
-        """For an optimizer's diagnostics(): the host's seconds for a parameter's refresh, 0 before the first."""
-        return {"seconds_per_refresh": torch.tensor(self.seconds / max(self.count, 1))}
+    @property
+    def totals(self) -> tuple[float, int]:
+        """Seconds and count, to be summed over ranks."""
+        return self.seconds, self.count
+
+
+def per_refresh(seconds: Tensor, count: Tensor) -> Tensor:
+    """The host's seconds for a parameter's refresh, 0 before the first."""
+    return seconds / count.clamp(min=1)
 
 
 def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .kronecker import Refreshes, add_outer, eigen, mirrored
+from .kronecker import Refreshes, add_outer, eigen, mirrored, per_refresh
 
 GRAFTINGS = (None, "adam", "sgd")
 
@@ -75,7 +75,8 @@ class Shampoo(Optimizer):
         if not sides or hp.grafting == "adam":
             spec["exp_avg_sq"] = Spec(shape)
         for side, axis in sides.items():
-            spec |= {f"{name}_{side}": Spec((shape[axis], shape[axis])) for name in ("factor", "root")}
+            square = Spec((shape[axis], shape[axis]))
+            spec |= {f"factor_{side}": square, f"root_{side}": square._replace(is_identity=True)}
         return spec | ({"kept_roots": Spec(())} if sides else {})
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
@@ -91,8 +92,6 @@ class Shampoo(Optimizer):
         sides, (keep, weight) = _sides(tuple(grad.shape), hp), _weights(hp)
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
-            if hp.t == 1:
-                state[f"root_{side}"].fill_diagonal_(1)
         if sides and hp.t % hp.precondition_frequency == 0:
             with self._refreshes:
                 for side in sides:
@@ -124,9 +123,11 @@ class Shampoo(Optimizer):
         """
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         kept = [state["kept_roots"] for state in states if "kept_roots" in state]
-        if not kept:
+        numbers = [sum(map(float, kept)), len(kept), *self._refreshes.totals]
+        kept_roots, n, *refreshes = self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device))
+        if not n:
             return super().diagnostics()
-        return super().diagnostics() | self._refreshes.diagnostics() | {"kept_roots": torch.stack(kept).sum()}
+        return super().diagnostics() | {"kept_roots": kept_roots, "seconds_per_refresh": per_refresh(*refreshes)}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
         """See Optimizer."""

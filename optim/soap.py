@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .kronecker import Refreshes, add_outer, eigen, mirrored, orthonormal_rows
+from .kronecker import Refreshes, add_outer, eigen, mirrored, orthonormal_rows, per_refresh
 
 FIRST_STEPS = ("skip", "adam")
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
@@ -81,7 +81,8 @@ class SOAP(Optimizer):
         spec = {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
         for side, axis in _sides(shape, hp).items():
             square = Spec((shape[axis], shape[axis]))
-            spec |= {f"factor_{side}": square, f"basis_{side}": square, f"off_diagonal_{side}": Spec(())}
+            spec |= {f"factor_{side}": square, f"basis_{side}": square._replace(is_identity=True)}
+            spec[f"off_diagonal_{side}"] = Spec(())
         return spec | ({"kept_bases": Spec(())} if len(spec) > 2 else {})
 
     def moves(self, hp: Hyper) -> bool:
@@ -109,10 +110,7 @@ class SOAP(Optimizer):
         begin: nothing in between reads them.
         """
         sides = _sides(tuple(grad.shape), hp)
-        if hp.t == 1:
-            for side in sides:
-                state[f"basis_{side}"].fill_diagonal_(1)
-        elif sides and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
+        if sides and hp.t > 1 and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
             with self._refreshes:
                 _refresh_bases(sides, state, hp)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
@@ -126,14 +124,15 @@ class SOAP(Optimizer):
         it renewed the bases, averaged over factors; kept_bases: how often a refresh failed and left a basis as it was;
         seconds_per_refresh: of a parameter, in this process.
         """
-        found = super().diagnostics()
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         shares = [state[name] for state in states for name in state if name.startswith("off_diagonal")]
-        if shares:
-            found |= self._refreshes.diagnostics()
-            found["off_diagonal"] = torch.stack(shares).mean()
-            found["kept_bases"] = torch.stack([state["kept_bases"] for state in states if "kept_bases" in state]).sum()
-        return found
+        kept = [state["kept_bases"] for state in states if "kept_bases" in state]
+        numbers = [sum(map(float, shares)), len(shares), sum(map(float, kept)), *self._refreshes.totals]
+        share, n, kept_bases, *refreshes = self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device))
+        if not n:
+            return super().diagnostics()
+        found = {"off_diagonal": share / n, "kept_bases": kept_bases, "seconds_per_refresh": per_refresh(*refreshes)}
+        return super().diagnostics() | found
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
         """See Optimizer."""

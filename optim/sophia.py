@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
 from .curvature import Curvature
+from .sharding import local
 
 WIN_RATE = (0.1, 0.5)
 
@@ -96,10 +97,10 @@ class Sophia(Optimizer):
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
         for group in self.param_groups:
             for state in (self.state[param] for param in group["params"] if param in self.state):
-                m, h = state["exp_avg"], state["hessian"]
+                m, h = local(state["exp_avg"]), local(state["hessian"])
                 count = torch.stack([(m.abs() < group["rho"] * h).sum(), torch.tensor(m.numel(), device=m.device)])
                 counts.setdefault(group.get("role", "all"), []).append(count)
-        sums = {f"win_rate/{role}": torch.stack(found).sum(0) for role, found in counts.items()}
+        sums = {f"win_rate/{role}": self.total(torch.stack(found).sum(0)) for role, found in counts.items()}
         if sums:
             sums["win_rate"] = torch.stack(list(sums.values())).sum(0)
         return super().diagnostics() | {name: count[0] / count[1] for name, count in sums.items()}

@@ -2,12 +2,13 @@
 
 claims.py      configs/claim/*.yaml to a checked Claim at a scale
 protocols.py   which runs a protocol wants next, given those that are done: tuning rounds, then comparisons
-jobs.py        runs are ordinary train.py processes: skipped when finished, continued when broken; serves sweeps too
+jobs.py        runs are ordinary train.py processes (processes.py): skipped when finished, continued when broken,
+               shown while they run (progress.py); serves sweeps too (sweep.py)
 measures.py    run directories to curves, speed-ups, overheads; a diverged run is a failure of its arm, never absent
 statistics.py  intervals, paired tests, fitted curves, the rule that gives a verdict; numbers in, numbers out
 toy.py, memory.py, timing.py   claims that need no training: small functions, bytes of state, interleaved step times
 results.py     what all of these leave behind: results.json
-report.py      results.json to report.html, report.md, CSV, PNG and PDF; it computes nothing
+report.py      results.json to report.html, report.md, CSV, PNG and PDF (page.py, figures.py); it computes nothing
 
 Each claim at a scale has one folder, reproductions/<claim>-<scale>/: its runs, results.json and report. The same
 command continues it.

@@ -17,7 +17,7 @@ from configs import ConfigError
 from data import TokenDataset, load_tokenizer
 from model import GPT
 from train import data_path, model_config
-from trainer.checkpoint import CheckpointError, CheckpointStore, copy_into
+from trainer.checkpoint import CheckpointError, CheckpointStore
 from trainer.run_directory import CONFIG
 
 
@@ -61,16 +61,16 @@ def continuation(settings: Settings) -> str:
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
     config: Any = OmegaConf.load(folder / CONFIG)
-    checkpoint = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None).load_newest()
-    if checkpoint is None:
+    saved = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None).newest()
+    if saved is None:
         raise CheckpointError(f"run={folder} has no checkpoint yet")
     data = TokenDataset.open(data_path(config), "train", verify=False)
-    if data.checksum != checkpoint.state["data"]["train"]:
+    if data.checksum != saved.state["data"]["train"]:
         raise ConfigError(
             f"the data set {data.path} is not the one that {folder} was trained on: prepare that one again"
         )
     model = GPT(model_config(config, data.vocab_size)).eval()
-    copy_into(dict(model.named_parameters()), checkpoint.group("model"))
+    saved.read_into({f"model.{name}": p.detach() for name, p in model.named_parameters()})
     tokenizer = load_tokenizer(data.path)
     prompt = torch.tensor([tokenizer.encode(config.data.prompt if settings.prompt is None else settings.prompt)])
     generator = torch.Generator().manual_seed(settings.seed)

@@ -15,7 +15,7 @@ ALLOWED = {
     "optim": {"optim"},
     "trainer": {"trainer"},
     "configs": {"configs", "model.config"},
-    "train": {"configs", "data", "model", "optim", "trainer"},
+    "train": {"configs", "data", "model", "optim", "trainer", "reproduce.sweep"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),

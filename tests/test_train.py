@@ -1,6 +1,7 @@
 """The laws of a run, on a GPT small enough to train in a fraction of a second."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import torch
 import train
 from configs import compose
 from data import TokenLoader
-from trainer.checkpoint import TENSORS
 from trainer.metrics import read_rows
 from trainer.run_directory import RunDirectory
 
@@ -44,6 +44,7 @@ def ends(folder: Path) -> tuple[Any, ...]:
     keys = ("status", "step", "tokens", "flops", "train/loss", "val/loss", "params_sha256")
     of_this_machine = ("seconds", "memory/peak_bytes", "optim/seconds_per_refresh")
     rows = [{k: v for k, v in row.items() if k not in of_this_machine} for row in metrics(folder)]
+    rows = [{k: v for k, v in row.items() if not k.startswith("checkpoint/")} for row in rows]
     return tuple(result(folder)[key] for key in keys), rows
 
 
@@ -185,23 +186,59 @@ def test_runs_that_differ_in_micro_batch_consume_the_same_tokens_and_agree(
     assert cut == pytest.approx(whole, rel=1e-5)
 
 
-def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverges(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        loss: torch.Tensor = model(batch.inputs, batch.targets)
-        return loss * torch.tensor(torch.nan) if steps.__next__() >= 2 * 7 else loss
+def poison(patch: pytest.MonkeyPatch, step: int, factor: float, steps: float = math.inf) -> None:
+    """Multiplies the training loss by factor, `steps` steps long from `step` on; not that of evaluation."""
+    counter = iter(range(10**6))
 
-    steps = iter(range(1000))
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "next_token_loss", diverges)
-        assert run("d", "eval_every=100", "eval_sequences=1") == 3
-    assert result(tmp_path / "d")["status"] == "diverged"
-    message = capsys.readouterr().err
-    assert "not finite at step 6; last good checkpoint: " in message
-    assert "step_000006; try a lower optim.lr" in message
-    assert run("d", "eval_every=100", "eval_sequences=1") == 3
-    assert "this run has diverged at step 6" in capsys.readouterr().out
+    def poisoned(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        loss: torch.Tensor = model(batch.inputs, batch.targets)
+        if not model.training:
+            return loss
+        return loss * factor if step <= next(counter) // 2 < step + steps else loss  # 2 micro-batches per step
+
+    patch.setattr(train, "next_token_loss", poisoned)
+
+
+@pytest.mark.parametrize(
+    ("factor", "overrides", "message"),
+    [
+        (math.nan, ["max_nonfinite=2"], "at step 7 the loss or the gradient norm was not finite, 2 steps in a row"),
+        (math.inf, ["max_nonfinite=1"], "at step 6 the loss or the gradient norm was not finite, 1 steps in a row"),
+        (10.0, [], "at step 6 the loss jumped to "),
+    ],
+)
+def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(
+    run: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    factor: float,
+    overrides: list[str],
+    message: str,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 6, factor)
+        assert run("d", *overrides) == 3
+    found = result(tmp_path / "d")
+    assert found["status"] == "diverged"
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "step_000006; try a lower optim.lr" in printed
+    assert run("d", *overrides) == 3
+    assert f"this run has diverged at step {found['step']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_is_not_finite_is_skipped_counted_and_forgotten(
+    run: Callable[..., int], tmp_path: Path, optimizer: str
+) -> None:
+    """Parameters and state after it are those before it: the next steps are as finite as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 5, math.nan, steps=1)
+        assert run("n", f"optim={optimizer}", "eval_every=1") == 0
+    rows = {row["step"]: row for row in metrics(tmp_path / "n")}
+    assert rows[5]["val/loss"] == rows[6]["val/loss"] != rows[7]["val/loss"]
+    assert result(tmp_path / "n")["skipped_steps"] == 1
+    assert math.isfinite(result(tmp_path / "n")["train/loss"])
 
 
 def test_a_finished_run_is_recognised_and_left_alone(
@@ -327,7 +364,7 @@ def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
         run("a")
-    file = tmp_path / "a" / "checkpoints" / "step_000006" / TENSORS
+    file = tmp_path / "a" / "checkpoints" / "step_000006" / "shard-00001-model-00001-of-00001.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     assert run("a") == 0
     assert "step_000006 is damaged" in caplog.text

@@ -4,7 +4,7 @@ Plug-ins that configs name by import path are exported here.
 """
 
 from trainer.metrics import Wandb
-from trainer.parallel import Single
+from trainer.parallel import DDP, FSDP2, Single
 from trainer.schedule import WSD, Constant, Cosine, Linear
 
-__all__ = ["WSD", "Constant", "Cosine", "Linear", "Single", "Wandb"]
+__all__ = ["DDP", "FSDP2", "WSD", "Constant", "Cosine", "Linear", "Single", "Wandb"]

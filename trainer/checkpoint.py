@@ -1,12 +1,16 @@
 """Checkpoints: tensors (safetensors) and JSON only, complete or absent, verified before they are believed.
 
 checkpoints/step_000500/
-    tensors.safetensors   flat names: model.<FQN>, optim.<FQN>.<state name>
-    state.json            step, tokens, seconds and whatever else is not a tensor
-    manifest.json         size and sha256 of both; written last
+    shard-00001-model-00001-of-00001.safetensors   of rank 0: model.<FQN>, optim.<FQN>.<state name>, or rows of them
+    shard-00002-...                                of rank 1, and so on
+    state.json      step, tokens, seconds and whatever else is not a tensor
+    manifest.json   size and sha256 of every file; written last
 
-A checkpoint is written beside its final name, made durable, then renamed, so a killed run leaves the previous one
-intact. step_000500 holds the state after 500 steps: the next step to run is 500.
+Saving stops training for a copy to host memory; a thread of its own does the rest: torch.distributed.checkpoint writes
+every rank's part in its safetensors storage (its default one pickles, and runs what it loads), each rank makes its own
+durable, the main rank adds the manifest and renames the folder, which had another name until then. So a killed run
+leaves the previous checkpoint intact. Any number of ranks reads what any other wrote. step_000500 holds the state after
+500 steps: the next step to run is 500.
 """
 
 import hashlib
@@ -14,22 +18,32 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.files import fsync, fsync_folder, write_json
+from trainer.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+STATE, MANIFEST = "state.json", "manifest.json"
 NAME = re.compile(r"step_(\d{6,})")
+UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, SafetensorError)
+Kind = tuple[tuple[int, ...], torch.dtype]  # shape, whole, and dtype
 
 
 class CheckpointError(ValueError):
@@ -38,128 +52,246 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete state of a run, in host memory."""
+    """A complete state of a run."""
 
-    tensors: Mapping[str, Tensor]
-    state: Mapping[str, Any]  # JSON; "step" is the next step to run
+    tensors: Mapping[str, Tensor]  # DTensors, the same on all ranks, or on one rank alone
+    state: Mapping[str, Any]  # JSON, the main rank's; "step" is the next step to run
 
-    def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with prefix and a dot, without it."""
-        return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk, verified."""
+
+    path: Path
+    state: Mapping[str, Any]
+    kinds: Mapping[str, Kind]  # of every tensor
+    ranks: Ranks
+
+    def group(self, prefix: str) -> dict[str, Kind]:
+        """The kinds of the tensors whose names begin with prefix and a dot, without it."""
+        return {n.removeprefix(f"{prefix}."): k for n, k in self.kinds.items() if n.startswith(f"{prefix}.")}
+
+    def read_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrites the tensors, or this rank's part of them, with those of the same names, bit for bit.
+
+        All ranks must ask, each for what it keeps. Raises: CheckpointError: if names, shapes or dtypes do not fit.
+        """
+        for name, tensor in tensors.items():
+            wanted, found = (tuple(tensor.shape), tensor.dtype), self.kinds.get(name)
+            if wanted != found:
+                raise CheckpointError(f"{self.path} does not fit the run: {name} should be {wanted}, is {found}")
+        reader = HuggingFaceStorageReader(str(self.path))
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # that there is a single process
+            try:
+                load(dict(tensors), storage_reader=reader, process_group=self.ranks.group)
+            except CheckpointException as error:
+                raise CheckpointError(f"{self.path} cannot be read: {_reason(error)}") from None
+
+
+@dataclass(frozen=True)
+class Written:
+    """How the last save went."""
+
+    bytes: int
+    seconds: float  # until it was durable
+    blocked_seconds: float  # of these, training stood still
 
 
 class CheckpointStore:
     """The checkpoints of one run.
 
-    keep: how many of the newest stay. permanent_every: steps whose multiples stay for good (None: none do).
+    keep: how many of the newest stay. permanent_every: steps whose multiples stay for good (None: none do). ranks: who
+    saves and loads together, all of them every time. asynchronous: whether save returns before the files are written.
     """
 
-    def __init__(self, folder: Path, *, keep: int, permanent_every: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        permanent_every: int | None,
+        ranks: Ranks | None = None,
+        asynchronous: bool = True,
+    ) -> None:
         self.folder, self.keep, self.permanent_every = folder, keep, permanent_every
+        self.written: Written | None = None
+        self._ranks, self._asynchronous = ranks or Ranks(), asynchronous
+        self._group = self._ranks.new_group()  # the thread's own: its collectives must not mix with training's
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
+        self._staged: set[str] = set()
+        self._thread: threading.Thread | None = None
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes the checkpoint, then deletes those that need not stay; returns its folder.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begins to write the checkpoint, and to delete those that then need not stay; waits for the save before it.
 
-        Raises: CheckpointError: if the disk does not take it.
+        A disk that does not take it is reported, and leaves the checkpoints before it alone.
         """
+        self.wait()
         path = self.folder / f"step_{checkpoint.state['step']:06d}"
-        if path.is_dir():  # verified when the run continued from it, and a run reaches a step in one state only
-            return path
-        temporary = path.with_name(f".{path.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            _write(checkpoint, temporary)
-            temporary.rename(path)
-            fsync_folder(self.folder)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(
-                f"{path} cannot be written: {error}; the checkpoints before it are intact: free disk space "
-                "and run the same command"
-            ) from error
-        self._prune()
-        return path
+        if self._ranks.from_main(path.is_dir):  # verified at the start, and a run reaches a step in one state only
+            return
+        started = time.perf_counter()
+        if self._staged != checkpoint.tensors.keys():  # buffers are of one set of tensors
+            self._stager.state_dict_cache, self._staged = None, set(checkpoint.tensors)
+        staged = dict(self._stager.stage({name: t.detach() for name, t in checkpoint.tensors.items()}))
+        blocked = time.perf_counter() - started
+        self._thread = threading.Thread(
+            target=self._write, args=(path, staged, checkpoint.state, blocked), name="checkpoint"
+        )
+        self._thread.start()
+        if not self._asynchronous:
+            self.wait()
 
-    def load_newest(self) -> Checkpoint | None:
+    def wait(self) -> None:
+        """Until the last save is done."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def newest(self) -> Saved | None:
         """The newest checkpoint that is whole, None if there never was one.
 
         A damaged one is reported, set aside as <name>.damaged, and the one before it is tried.
 
         Raises: CheckpointError: if all are damaged.
         """
-        paths = self.list()
+        paths = self._ranks.from_main(self.paths)
         for path in reversed(paths):
-            try:
-                return _load(path)
-            except CheckpointError as error:
-                log.warning("checkpoint %s; trying the one before it", error)
-                path.rename(_unused(path.with_name(f"{path.name}.damaged")))
+            manifest, reason = self._ranks.from_main(lambda path=path: _manifest(path))  # type: ignore[misc]  # mypy#12557
+            if reason is None:
+                reason = self._damage(path, manifest)
+            if reason is None:
+                return self._opened(path)
+            self._ranks.from_main(lambda path=path, reason=reason: _set_aside(path, reason))  # type: ignore[misc]
         if paths:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is readable; to start again from step 0, choose another run_dir"
             )
         return None
 
-    def list(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """Folders of all checkpoints, oldest first; unfinished ones have another name."""
         found = [(int(m[1]), path) for path in self.folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
         return [path for _, path in sorted(found)]
 
-    def _prune(self) -> None:
-        for path in self.list()[: -self.keep]:
-            step = int(path.name.removeprefix("step_"))
+    def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
+        """The thread; also where the ranks find out together whether it went well."""
+        started, temporary = time.perf_counter(), path.with_name(f".{path.name}.tmp")
+        try:
+            self._together(lambda: _make_empty(temporary) if self._ranks.is_main else None)
+            writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there is a single process
+                save(tensors, storage_writer=writer, process_group=self._group)
+            own = temporary / f"shard-{self._ranks.rank + 1:05d}-model-00001-of-00001.safetensors"
+            digests = self._together(lambda: {own.name: _digest(own)} if own.is_file() else {})
+            files = {name: digest for each in digests for name, digest in each.items()}
+            self._together(lambda: self._complete(path, temporary, state, files) if self._ranks.is_main else None)
+            size, seconds = sum(each["bytes"] for each in files.values()), time.perf_counter() - started
+            self.written = Written(size, seconds + blocked, blocked)
+        except (OSError, SafetensorError, CheckpointException, RuntimeError) as error:
+            if self._ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                log.warning(
+                    "warning: %s cannot be written: %s; the checkpoints before it are intact and the run goes on: "
+                    "free disk space",
+                    path,
+                    _reason(error),
+                )
+
+    def _together(self, function: Any) -> list[Any]:
+        """What function returns on every rank; fails on all if it fails on one."""
+        value, failure = None, None
+        try:
+            value = function()
+        except (OSError, SafetensorError) as error:
+            failure = f"rank {self._ranks.rank}: {error}"
+        found = self._ranks.gather((value, failure), self._group)
+        if failures := [failure for _, failure in found if failure is not None]:
+            raise OSError(failures[0])
+        return [value for value, _ in found]
+
+    def _complete(
+        self, path: Path, temporary: Path, state: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        write_json(temporary / STATE, state)
+        write_json(temporary / MANIFEST, {"files": {**files, STATE: _digest(temporary / STATE)}})
+        temporary.rename(path)
+        fsync_folder(self.folder)
+        for old in self.paths()[: -self.keep]:
+            step = int(old.name.removeprefix("step_"))
             if self.permanent_every is None or step % self.permanent_every:
-                shutil.rmtree(path)
+                shutil.rmtree(old)
+
+    def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
+        """What is wrong with the files, None if nothing is; every rank looks at some of them."""
+        mine = sorted(manifest)[self._ranks.rank :: self._ranks.world_size]
+        found = None
+        for name in mine:
+            try:
+                if (digest := _digest(path / name)) != manifest[name]:
+                    found = found or f"{name} should have {manifest[name]}, has {digest}"
+            except OSError as error:
+                found = found or f"{type(error).__name__}: {error}"
+        return next((each for each in self._ranks.gather(found) if each is not None), None)
+
+    def _opened(self, path: Path) -> Saved:
+        state = json.loads((path / STATE).read_bytes())
+        metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+        kinds = {name: (tuple(each.size), each.properties.dtype) for name, each in metadata.items()}  # type: ignore[union-attr]
+        return Saved(path, state, kinds, self._ranks)
 
 
-def parameters_sha256(parameters: Mapping[str, Tensor]) -> str:
-    """Digest of names, shapes, dtypes and bits of the parameters, in the order of their names."""
+def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The files that the checkpoint consists of and their digests, or what is wrong; nothing else may be there.
+
+    Also whether they can be parsed, which the reader otherwise finds out on some rank.
+    """
+    try:
+        files: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())["files"]
+        there = {entry.name for entry in path.iterdir()} - {MANIFEST}
+        if odd := sorted(there ^ files.keys()):
+            return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"
+        json.loads((path / STATE).read_bytes())
+        HuggingFaceStorageReader(str(path)).read_metadata()
+    except UNREADABLE as error:
+        return {}, f"{type(error).__name__}: {error}"
+    return files, None
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    log.warning("checkpoint %s is damaged: %s; trying the one before it", path, reason)
+    path.rename(_unused(path.with_name(f"{path.name}.damaged")))
+
+
+def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Digest of names, shapes, dtypes and bits of the parameters, whole and in the order of their names."""
     digest = hashlib.sha256()
-    for name in sorted(parameters):
-        tensor = parameters[name].detach().cpu().contiguous()
+    for name, parameter in parameters:
+        tensor = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Overwrites the parameters, bit for bit.
-
-    Raises: CheckpointError: if names, shapes or dtypes are not the same.
-    """
-    ours, theirs = ({n: (tuple(t.shape), t.dtype) for n, t in each.items()} for each in (parameters, tensors))
-    if ours != theirs:
-        odd = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
-        raise CheckpointError(
-            f"the checkpoint does not fit the model: {odd[0]} should be {ours.get(odd[0])}, is {theirs.get(odd[0])}"
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-
-
-def _write(checkpoint: Checkpoint, folder: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}, folder / TENSORS)
-    fsync(folder / TENSORS)
-    write_json(folder / STATE, checkpoint.state)
-    write_json(folder / MANIFEST, {"files": {name: _digest(folder / name) for name in (TENSORS, STATE)}})
-
-
-def _load(path: Path) -> Checkpoint:
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        for name, expected in manifest["files"].items():
-            if (found := _digest(path / name)) != expected:
-                raise CheckpointError(f"{path} is damaged: {name} should have {expected}, has {found}")
-        return Checkpoint(load_file(path / TENSORS), json.loads((path / STATE).read_bytes()))
-    except (OSError, KeyError, AttributeError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _digest(path: Path) -> dict[str, Any]:
+    fsync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _reason(error: BaseException) -> str:
+    """In one line, what lies under torch's wrapping."""
+    if isinstance(error, CheckpointException):
+        rank, (inner, _) = next(iter(error.failures.items()))
+        return f"rank {rank}: {type(inner).__name__}: {inner}".partition("\n")[0]
+    return str(error).partition("\n")[0]
 
 
 def _unused(path: Path) -> Path:

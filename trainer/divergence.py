@@ -1,24 +1,77 @@
-"""Noticing that a run has diverged, without a host synchronisation on every step."""
+"""Noticing that a run diverges, and which steps to skip, without a host synchronisation on every step."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+MEMORY = 0.05  # weight of the newest loss in the running mean
+
 
 class Divergence:
-    """The first step whose loss or gradient norm was not finite, kept on the device until somebody asks."""
+    """Watches loss and gradient norm; its numbers stay on the device until somebody asks.
 
-    def __init__(self, device: torch.device) -> None:
-        self._first = torch.full((), math.inf, dtype=torch.float64, device=device)
+    A step whose loss or gradient norm is not finite is not to be taken. The run is to stop after max_nonfinite of them
+    in a row (None: never), or at a loss above spike_factor times its running mean (None: never).
+    saved: what state() gave.
+    """
 
-    def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Takes a step's 0-dim loss and gradient norm."""
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        max_nonfinite: int | None,
+        spike_factor: float | None,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._most, self._factor = max_nonfinite or math.inf, spike_factor or math.inf
+        saved = saved or {"skipped": 0, "in_a_row": 0, "mean": None}
+        mean = math.nan if saved["mean"] is None else saved["mean"]
+        self._skipped, self._in_a_row, self._mean, self._first, self._spike = (
+            torch.tensor(value, dtype=torch.float64, device=device)
+            for value in (saved["skipped"], saved["in_a_row"], mean, math.inf, math.nan)
+        )
+
+    def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Takes a step's 0-dim loss and gradient norm, before it is taken; whether it may be, 0-dim bool."""
         is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        self._first = torch.where(is_finite, self._first, self._first.clamp(max=step))
+        loss = loss.double()
+        is_spike = loss > self._factor * self._mean  # never while there is no mean: it is nan
+        self._skipped = self._skipped + ~is_finite
+        self._in_a_row = (self._in_a_row + 1) * ~is_finite
+        is_over = is_spike | (self._in_a_row >= self._most)
+        self._spike = torch.where(is_spike & torch.isinf(self._first), loss, self._spike)
+        self._first = torch.where(is_over, self._first.clamp(max=step), self._first)
+        mean = torch.where(torch.isnan(self._mean), loss, self._mean.lerp(loss, MEMORY))
+        self._mean = torch.where(is_finite, mean, self._mean)
+        return is_finite
 
     @property
     def step(self) -> int | None:
-        """That step, None if there was none; waits for the device."""
+        """The first step at which the run was to stop, None if there was none; waits for the device."""
         first = float(self._first)
         return None if math.isinf(first) else int(first)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were not to be taken; waits for the device."""
+        return int(self._skipped)
+
+    @property
+    def diagnosis(self) -> str:
+        """What happened at `step`."""
+        loss = float(self._spike)
+        if math.isfinite(loss):
+            return f"the loss jumped to {loss:.4g}, more than {self._factor:g} times its running mean (spike_factor)"
+        return f"the loss or the gradient norm was not finite, {int(self._most)} steps in a row (max_nonfinite)"
+
+    def state(self) -> dict[str, Any]:
+        """What a run needs to go on, as JSON; waits for the device."""
+        mean = float(self._mean)
+        return {
+            "skipped": float(self._skipped),
+            "in_a_row": float(self._in_a_row),
+            "mean": None if math.isnan(mean) else mean,
+        }

@@ -29,17 +29,22 @@ class RunDirectory:
 
     path: created if missing. identity: what makes it the same run, by dotted key. resume: "auto" continues an
     unfinished run of the same identity or begins one, "never" wants an unused directory, "must" a run to continue.
-    differences: describes how two identities differ, empty if they do not.
+    differences: describes how two identities differ, empty if they do not. is_main: whether this process is the one
+    that writes; others do nothing.
 
     Raises: RunDirectoryError: if a live process uses it, it holds something else or another run, or resume forbids it.
     Nothing is changed then.
     """
 
-    def __init__(self, path: Path, *, resume: str, differences: Callable[[Path], list[str]]) -> None:
+    def __init__(
+        self, path: Path, *, resume: str, differences: Callable[[Path], list[str]], is_main: bool = True
+    ) -> None:
         self.path, self.checkpoints = path, path / "checkpoints"
+        self._lock: TextIO | None = None
+        if not is_main:
+            return
         self._lock = self._acquire()
         try:
-            self.is_fresh = not (path / CONFIG).is_file()
             self._check(resume, differences)
         except RunDirectoryError:
             self.close()
@@ -53,17 +58,21 @@ class RunDirectory:
 
     def begin(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
         """Records this start of the run; the result of a stopped one is taken back."""
+        if self._lock is None:
+            return
         write_text(self.path / CONFIG, config_yaml)
         (self.path / RESULT).unlink(missing_ok=True)
         write_json(self.path / "env.json", environment)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json."""
-        write_json(self.path / RESULT, result)
+        if self._lock is not None:
+            write_json(self.path / RESULT, result)
 
     def close(self) -> None:
         """Lets other processes use the directory."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _acquire(self) -> TextIO:
         try:
@@ -86,16 +95,17 @@ class RunDirectory:
         return lock
 
     def _check(self, resume: str, differences: Callable[[Path], list[str]]) -> None:
+        is_fresh = not (self.path / CONFIG).is_file()
         others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (LOCK, f".{CONFIG}.tmp"))
-        if self.is_fresh and others:
+        if is_fresh and others:
             raise RunDirectoryError(
                 f"run_dir={self.path} holds {others[0]} and no run; choose an empty or a new directory"
             )
-        if self.is_fresh and resume == "must":
+        if is_fresh and resume == "must":
             raise RunDirectoryError(f"resume=must, but run_dir={self.path} holds no run to continue")
-        if not self.is_fresh and resume == "never":
+        if not is_fresh and resume == "never":
             raise RunDirectoryError(f"resume=never, but run_dir={self.path} holds a run; choose another run_dir")
-        if not self.is_fresh and (found := differences(self.path / CONFIG)):
+        if not is_fresh and (found := differences(self.path / CONFIG)):
             raise RunDirectoryError(
                 f"run_dir={self.path} holds a run of another configuration: {'; '.join(found)}; "
                 "choose another run_dir, or undo the difference"

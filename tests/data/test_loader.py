@@ -128,18 +128,27 @@ def test_evaluation_covers_the_same_slice_for_any_world_size(
     counting: TokenDataset, micro_batch: int, world_size: int
 ) -> None:
     pieces: dict[int, Batch] = {}
+    counts = []
     for rank in range(world_size):
-        for batch in eval_batches(
-            counting,
-            seq_len=T,
-            n_sequences=22,
-            micro_batch=micro_batch,
-            device="cpu",
-            rank=rank,
-            world_size=world_size,
-        ):
+        found = list(
+            eval_batches(
+                counting,
+                seq_len=T,
+                n_sequences=22,
+                micro_batch=micro_batch,
+                device="cpu",
+                rank=rank,
+                world_size=world_size,
+            )
+        )
+        counts.append(len(found))
+        for batch in found:
+            if batch.rows[0] == -1:
+                assert batch.inputs.shape == (1, T)
+                continue
             assert batch.rows[0] not in pieces
             pieces[batch.rows[0]] = batch
+    assert len(set(counts)) == 1  # ranks compute in step
     covered = [pieces[first] for first in sorted(pieces)]
     windows = rows(covered)
     assert windows[:, 0].tolist() == [i * 62 // 22 * T for i in range(22)]  # 62 windows of 16 fit into 1000 tokens

@@ -181,11 +181,11 @@ LION = {"_target_": "optim.Lion"}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, r: s.pop("wte.weight.exp_avg"), r"wte\.weight\.exp_avg is missing from the saved optimizer state"),
-        (lambda s, r: s.update(x=torch.zeros(1)), "x does not belong to the saved optimizer state"),
+        (lambda s, r: s.pop("wte.weight.exp_avg"), "Lion: state 'exp_avg' .* is absent"),
+        (lambda s, r: s.update({"wte.weight.x": torch.zeros(1)}), "Lion: state 'x' .* should be absent"),
         (lambda s, r: s.update({"wte.weight.exp_avg": torch.zeros(1)}), r"Lion: state 'exp_avg' .*\(1,\)"),
         (
-            lambda s, r: (s.update({"h.9.exp_avg": torch.zeros(1)}), r["tensors"].append("h.9.exp_avg")),
+            lambda s, r: s.update({"h.9.exp_avg": torch.zeros(1)}),
             r"of a parameter that the model lacks: h\.9",
         ),
         (lambda s, r: r["groups"].pop(), "has 2 parameter groups, this one 3"),

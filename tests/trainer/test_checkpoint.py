@@ -1,5 +1,9 @@
+import hashlib
 import json
 import logging
+import pickle
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,13 +12,14 @@ import torch
 from trainer.checkpoint import (
     MANIFEST,
     STATE,
-    TENSORS,
     Checkpoint,
     CheckpointError,
     CheckpointStore,
-    copy_into,
+    Saved,
     parameters_sha256,
 )
+
+TENSORS = "shard-00001-model-00001-of-00001.safetensors"
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -28,7 +33,13 @@ def checkpoint(step: int) -> Checkpoint:
 
 
 def store(folder: Path, keep: int = 2, permanent_every: int | None = None) -> CheckpointStore:
-    return CheckpointStore(folder, keep=keep, permanent_every=permanent_every)
+    return CheckpointStore(folder, keep=keep, permanent_every=permanent_every, asynchronous=False)
+
+
+def read(saved: Saved) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in saved.kinds.items()}
+    saved.read_into(tensors)
+    return tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -38,19 +49,20 @@ def names(folder: Path) -> list[str]:
 def test_a_round_trip_keeps_every_bit_and_dtype(tmp_path: Path) -> None:
     saved = checkpoint(7)
     store(tmp_path).save(saved)
-    loaded = store(tmp_path).load_newest()
+    loaded = store(tmp_path).newest()
     assert loaded is not None
     assert loaded.state == saved.state
-    assert loaded.tensors.keys() == saved.tensors.keys()
+    tensors = read(loaded)
+    assert tensors.keys() == saved.tensors.keys()
     for name, tensor in saved.tensors.items():
-        assert loaded.tensors[name].dtype == tensor.dtype
-        assert torch.equal(loaded.tensors[name], tensor)
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name], tensor)
     assert loaded.group("model").keys() == {"weight"}
     assert loaded.group("optim").keys() == {"weight.exp_avg", "weight.step"}
 
 
 def test_a_run_that_never_saved_has_no_checkpoint(tmp_path: Path) -> None:
-    assert store(tmp_path / "nothing").load_newest() is None
+    assert store(tmp_path / "nothing").newest() is None
 
 
 def test_the_newest_and_the_permanent_ones_stay(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_the_newest_and_the_permanent_ones_stay(tmp_path: Path) -> None:
 def test_the_order_is_that_of_the_steps_not_of_the_names(tmp_path: Path) -> None:
     for step in (999_999, 1_000_000):
         store(tmp_path).save(checkpoint(step))
-    loaded = store(tmp_path).load_newest()
+    loaded = store(tmp_path).newest()
     assert loaded is not None and loaded.state["step"] == 1_000_000
 
 
@@ -81,7 +93,30 @@ DAMAGES = {
     "no manifest": lambda path: (path / MANIFEST).unlink(),
     "manifest is no JSON": lambda path: (path / MANIFEST).write_text("{"),
     "manifest of another kind": lambda path: (path / MANIFEST).write_text("[]"),
+    "a file too many": lambda path: (path / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b""),
+    "a pickle in place of tensors": lambda path: replace_by_a_pickle(path),
 }
+
+
+class Payload:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.trace,))
+
+
+def replace_by_a_pickle(path: Path) -> None:
+    """With a manifest that vouches for it: what an attacker, not an accident, would leave."""
+    content = pickle.dumps(Payload(path.parent / "executed"))
+    for name in (TENSORS, ".metadata"):
+        (path / name).write_bytes(content)
+    manifest = json.loads((path / MANIFEST).read_text())
+    digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"] |= {TENSORS: digest, ".metadata": digest}
+    (path / MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -92,12 +127,13 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
         store(tmp_path).save(checkpoint(step))
     DAMAGES[damage](tmp_path / "step_000020")
     with caplog.at_level(logging.WARNING):
-        loaded = store(tmp_path).load_newest()
+        loaded = store(tmp_path).newest()
     assert loaded is not None and loaded.state["step"] == 10
+    assert not (tmp_path / "executed").exists()
     assert "step_000020 is damaged" in caplog.text
     assert names(tmp_path) == ["step_000010", "step_000020.damaged"]
     store(tmp_path).save(checkpoint(20))  # the place is free again
-    again = store(tmp_path).load_newest()
+    again = store(tmp_path).newest()
     assert again is not None and again.state["step"] == 20
 
 
@@ -105,7 +141,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     store(tmp_path).save(checkpoint(10))
     flip_a_bit(tmp_path / "step_000010" / TENSORS)
     with pytest.raises(CheckpointError, match="no checkpoint in .* is readable"):
-        store(tmp_path).load_newest()
+        store(tmp_path).newest()
 
 
 def test_what_a_killed_save_left_is_ignored_and_replaced(tmp_path: Path) -> None:
@@ -113,22 +149,59 @@ def test_what_a_killed_save_left_is_ignored_and_replaced(tmp_path: Path) -> None
     leftover = tmp_path / ".step_000020.tmp"
     leftover.mkdir()
     (leftover / TENSORS).write_bytes(b"half")
-    loaded = store(tmp_path).load_newest()
+    loaded = store(tmp_path).newest()
     assert loaded is not None and loaded.state["step"] == 10
     store(tmp_path).save(checkpoint(20))
     assert names(tmp_path) == ["step_000010", "step_000020"]
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_run_and_earlier_checkpoints_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store(tmp_path).save(checkpoint(10))
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.checkpoint.write_json", full)
-    with pytest.raises(CheckpointError, match="step_000020 cannot be written: .*No space left.*intact"):
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.checkpoint.write_json", full)
         store(tmp_path).save(checkpoint(20))
+    assert "step_000020 cannot be written: " in caplog.text
+    assert "No space left" in caplog.text
     assert names(tmp_path) == ["step_000010"]
+    store(tmp_path).save(checkpoint(30))
+    assert names(tmp_path) == ["step_000010", "step_000030"]
+
+
+def test_a_limit_on_file_size_met_while_tensors_are_written_is_a_full_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(tmp_path).save(checkpoint(10))
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        store(tmp_path).save(checkpoint(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "step_000020 cannot be written: rank 0: " in caplog.text
+    assert names(tmp_path) == ["step_000010"]
+
+
+def test_what_is_saved_is_the_moment_of_the_call(tmp_path: Path) -> None:
+    saved = checkpoint(10)
+    expected = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    asynchronous = CheckpointStore(tmp_path, keep=1, permanent_every=None)
+    asynchronous.save(saved)
+    for tensor in saved.tensors.values():
+        tensor.zero_()
+    asynchronous.wait()
+    loaded = store(tmp_path).newest()
+    assert loaded is not None
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in read(loaded).items())
+    assert asynchronous.written is not None
+    assert asynchronous.written.bytes == sum(p.stat().st_size for p in (tmp_path / "step_000010").glob("shard*"))
+    assert 0 <= asynchronous.written.blocked_seconds <= asynchronous.written.seconds
 
 
 def test_the_digest_of_parameters_sees_every_bit_name_shape_and_dtype() -> None:
@@ -140,21 +213,23 @@ def test_the_digest_of_parameters_sees_every_bit_name_shape_and_dtype() -> None:
         {**base, "a": torch.zeros(2, 3, dtype=torch.int32)},
         {"c": base["a"], "b": base["b"]},
     ]
-    assert len({parameters_sha256(variant) for variant in variants}) == len(variants)
-    assert parameters_sha256(base) == parameters_sha256(dict(reversed(base.items())))
+    assert len({parameters_sha256(variant.items()) for variant in variants}) == len(variants)
 
 
 @pytest.mark.parametrize(
-    "tensors", [{}, {"w": torch.zeros(3)}, {"w": torch.zeros(2).bfloat16()}, {"w": torch.zeros(2), "x": torch.zeros(1)}]
+    "tensors", [{"x": torch.ones(3)}, {"model.weight": torch.ones(3)}, {"model.weight": torch.ones(4, 3).bfloat16()}]
 )
-def test_parameters_are_never_loaded_from_what_does_not_fit(tensors: dict[str, torch.Tensor]) -> None:
-    parameters = {"w": torch.ones(2)}
-    with pytest.raises(CheckpointError, match="does not fit the model"):
-        copy_into(parameters, tensors)
-    assert torch.equal(parameters["w"], torch.ones(2))
+def test_tensors_are_never_read_into_what_does_not_fit(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    store(tmp_path).save(checkpoint(10))
+    loaded = store(tmp_path).newest()
+    assert loaded is not None
+    with pytest.raises(CheckpointError, match=r"does not fit the run: (x|model\.weight) should be"):
+        loaded.read_into(tensors)
+    assert all((tensor == 1).all() for tensor in tensors.values())
 
 
 def test_nothing_but_tensors_and_json_is_written(tmp_path: Path) -> None:
-    path = store(tmp_path).save(checkpoint(10))
+    store(tmp_path).save(checkpoint(10))
+    path = tmp_path / "step_000010"
     assert names(path) == sorted([TENSORS, STATE, MANIFEST])
     assert json.loads((path / STATE).read_text())["step"] == 10

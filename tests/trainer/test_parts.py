@@ -1,7 +1,10 @@
+import json
 import math
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,13 +35,51 @@ def test_the_clock_does_not_count_what_is_paused(monkeypatch: pytest.MonkeyPatch
     assert waits[0] == 103.0
 
 
-def test_divergence_names_the_first_step_that_was_not_finite() -> None:
-    divergence, fine = Divergence(torch.device("cpu")), torch.tensor(1.0)
-    divergence.observe(0, fine, fine)
+def observed(divergence: Divergence, pairs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether each step of these losses and gradient norms may be taken."""
+    each = ((torch.tensor(loss), torch.tensor(norm)) for loss, norm in pairs)
+    return [bool(divergence.observe(step, loss, norm)) for step, (loss, norm) in enumerate(each)]
+
+
+def watch(**changes: Any) -> Divergence:
+    return Divergence(torch.device("cpu"), **{"max_nonfinite": 2, "spike_factor": 3.0, **changes})
+
+
+def test_steps_that_are_not_finite_are_skipped_and_two_in_a_row_end_the_run() -> None:
+    divergence = watch()
+    pairs = [(1.0, 1.0), (math.nan, 1.0), (1.0, 1.0), (1.0, math.inf), (1.0, math.nan), (math.inf, 1.0), (1.0, 1.0)]
+    assert observed(divergence, pairs) == [True, False, True, False, False, False, True]
+    assert (divergence.step, divergence.skipped_steps) == (4, 4)
+    assert "was not finite, 2 steps in a row" in divergence.diagnosis
+
+
+def test_a_spike_ends_the_run_and_a_nan_before_it_does_not_spoil_the_mean() -> None:
+    divergence = watch()
+    assert observed(divergence, [(2.0, 1.0), (math.nan, 1.0), (2.0, 1.0), (5.9, 1.0)]) == [True, False, True, True]
     assert divergence.step is None
-    for step, (loss, norm) in enumerate([(1.0, math.inf), (math.nan, 1.0), (1.0, 1.0)], 1):
-        divergence.observe(step, torch.tensor(loss), torch.tensor(norm))
+    mean = 2 + 0.05 * 3.9
+    assert observed(divergence, [(2.99 * mean, 1.0)]) == [True]
+    assert divergence.step is None
+    observed(divergence, [(1.0, 1.0), (9.0, 1.0)])
     assert divergence.step == 1
+    assert "jumped to 9, more than 3 times" in divergence.diagnosis
+
+
+def test_limits_can_be_left_out() -> None:
+    divergence = watch(max_nonfinite=None, spike_factor=None)
+    observed(divergence, [(1.0, 1.0), *[(math.nan, 1.0)] * 50, (1e9, 1.0)])
+    assert (divergence.step, divergence.skipped_steps) == (None, 50)
+
+
+def test_a_watch_continues_where_its_state_was_saved() -> None:
+    pairs = [(2.0, 1.0), (2.5, 1.0), (math.nan, 1.0), (math.nan, 1.0), (2.0, 1.0)]
+    whole, first = watch(), watch()
+    observed(whole, pairs)
+    observed(first, pairs[:3])
+    second = watch(saved=json.loads(json.dumps(first.state())))
+    observed(second, pairs[3:])
+    assert second.state() == whole.state()
+    assert second.step is not None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
