@@ -29,6 +29,7 @@ from reproduce.statistics import Interval, decide
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
 LOWEST_LR, HIGHEST_LR = 1e-3, 1e3
 TOY_START = (0.2, 0.0)  # where the sharp axis curves down; the paper's own start is not known
+TOY_STEPS = 60  # shown
 SHARES = (1 / 2, 1 / 8, 1 / 32)  # lr / rho: how much of Newton's step Sophia takes where it does not clip
 Map = Callable[[Tensor], Tensor]
 
@@ -381,43 +382,44 @@ def _cell(each: Tuned, method: Method, settings: Settings) -> str:
 
 def _add_toy(evidence: Evidence, settings: Settings) -> None:
     """The paper's two-dimensional example: paths, losses and where they end."""
-    problem = two_dimensional()
-    best = {method.name: tuned(problem, method, settings)[0] for method in METHODS}
-    length = 60
-    paths = {"newton": newton_path(problem, length)}
+    problem, best = two_dimensional(), {}
+    paths = {"newton": newton_path(problem, TOY_STEPS)}
     for method in METHODS:
-        if (point := best[method.name].point) is not None:
-            paths[method.name] = path(problem, method, point, length)
+        found = best[method.name] = tuned(problem, method, settings)[0]
+        if found.point is not None:
+            paths[method.name] = path(problem, method, found.point, TOY_STEPS)
+        note = "" if found.steps else f"more than {settings.max_steps:,} steps"
+        label = f"steps on the paper's example, {method.label}"
+        evidence.measures.append(Measure(f"toy_steps_{method.name}", label, "steps", found.steps, note=note))
+    evidence.figures += _toy_figures(problem, paths, settings)
+    rows = [["Newton", "never", *_end(problem, paths["newton"])]]
+    for method in METHODS:
+        end = _end(problem, paths[method.name]) if method.name in paths else ["", ""]
+        rows.append([method.label, _cell(best[method.name], method, settings), *end])
+    title = f"The paper's example: steps until the loss stays below {settings.tolerance:g} of the loss at the start"
+    columns = ["method", "steps (lr, lr/rho)", f"place after {TOY_STEPS} steps", "loss there"]
+    evidence.tables.append(Table(title, columns, rows))
+
+
+def _end(problem: Problem, visited: Tensor) -> list[str]:
+    a, b = visited[-1].tolist()
+    return [f"({a:.3f}, {b:.3f})", f"{float(problem.error(visited[-1])):.2g}"]
+
+
+def _toy_figures(problem: Problem, paths: Mapping[str, Tensor], settings: Settings) -> list[Figure]:
     labels = {"newton": "Newton"} | {method.name: method.label for method in METHODS}
-    series = [Series(labels[n], p[:, 0].tolist(), p[:, 1].tolist(), arm=n) for n, p in paths.items()]
-    marks = [Series("minimum", [1.0], [4.0]), Series("saddle", [0.0], [4.0])]
+    places = [Series(labels[name], v[:, 0].tolist(), v[:, 1].tolist(), arm=name) for name, v in paths.items()]
+    places.append(Series("minimum", [1.0], [4.0]))
+    times = [float(t) for t in range(TOY_STEPS + 1)]
     losses = [
-        Series(labels[n], [float(t) for t in range(length + 1)], problem.error(p).clamp(min=1e-12).tolist(), arm=n)
-        for n, p in paths.items()
+        Series(labels[name], times, problem.error(visited).clamp(min=1e-12).tolist(), arm=name)
+        for name, visited in paths.items()
     ]
-    caption = (
-        f"The paper's example from {TOY_START}, {length} steps, each at its best of {settings.grid_points} points."
-    )
-    evidence.figures += [
-        Figure("toy_paths", "Paths", "lines", Axis("sharp axis"), Axis("flat axis"), series + marks, caption=caption),
-        Figure("toy_loss", "Loss", "lines", Axis("step"), Axis("loss", log=True), losses, caption=caption),
-    ]
-    rows = []
-    for name, visited in paths.items():
-        steps = "never" if name == "newton" else _cell(best[name], next(m for m in METHODS if m.name == name), settings)
-        a, b = visited[-1].tolist()
-        rows.append([labels[name], steps, f"({a:.3f}, {b:.3f})", f"{float(problem.error(visited[-1])):.2g}"])
-    title = f"The paper's example: steps to {settings.tolerance:g} of the loss at the start, to stay"
-    evidence.tables.append(Table(title, ["method", "steps (lr, lr/rho)", f"after {length} steps", "loss there"], rows))
-    evidence.measures += [
-        Measure(
-            f"toy_steps_{m.name}",
-            f"steps on the paper's example, {m.label}",
-            "steps",
-            best[m.name].steps,
-            note="" if best[m.name].steps else f"more than {settings.max_steps:,} steps",
-        )
-        for m in METHODS
+    about = f"{TOY_STEPS} steps from {TOY_START}, each method at its best of {settings.grid_points} points."
+    saddle = f"{about} The saddle is at (0, 4)."
+    return [
+        Figure("toy_paths", "Paths", "lines", Axis("sharp axis"), Axis("flat axis"), places, caption=saddle),
+        Figure("toy_loss", "Loss", "lines", Axis("step"), Axis("loss", log=True), losses, caption=about),
     ]
 
 
