@@ -166,7 +166,7 @@ def _share_below(y0: float | None, y1: float | None, level: float) -> float:
     low, high = min(y0, y1), max(y0, y1)
     if high <= level:
         return 1.0
-    return max(0.0, (level - low) / (high - low))
+    return (level - low) / (high - low) if low < level else 0.0
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

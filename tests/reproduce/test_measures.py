@@ -1,0 +1,112 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from reproduce import measures
+from reproduce.measures import Measured, MeasuresError, Record
+from reproduce.protocols import Planned
+
+EMPTY: dict[str, list[float | None]] = {column: [] for column in measures.COLUMNS}
+
+
+def run(arm: str, steps: int, seed: int, loss: float | None, flops: float = 1.0) -> Measured:
+    plan = Planned(f"{arm}-{steps}-{seed}", arm, "p", "q", seed, steps, (), (), f"{arm}{steps}{seed}")
+    return Measured(plan, Record("finished" if loss is not None else "diverged", steps, loss, 1.0, flops, EMPTY))
+
+
+def write_run(folder: Path, rows: list[dict[str, float | None]], result: dict[str, object] | None) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 1\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "env.json").write_text(json.dumps({"data": {"train": "t", "val": "v"}}))
+    if result is not None:
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+ROWS: list[dict[str, float | None]] = [
+    {"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 5.0, "train/loss": 5.1, "clipped_steps": 1},
+    {"step": 10, "tokens": 80, "seconds": 1.0, "flops": 9, "clipped_steps": 3, "optim/win_rate": 0.2},
+    {"step": 19, "tokens": 152, "seconds": 1.9, "flops": 18, "clipped_steps": 4, "optim/win_rate": 0.4},
+    {"step": 20, "tokens": 160, "seconds": 2.0, "flops": 20, "val/loss": 4.0},
+]
+
+
+def test_a_record_holds_the_curve_and_the_last_counts(tmp_path: Path) -> None:
+    end = {"status": "finished", "step": 20, "seconds": 2.0, "flops": 20, "val/loss": 4.0}
+    record = measures.read(write_run(tmp_path / "r", ROWS, end))
+    assert record.curve == {
+        "step": [0, 20], "tokens": [0, 160], "flops": [0, 20], "seconds": [0.0, 2.0], "val/loss": [5.0, 4.0]
+    }  # fmt: skip
+    assert record.clipped_share == 4 / 20  # of the steps up to and with step 19
+    assert record.win_rate == pytest.approx(0.3)
+    assert (record.status, record.loss, record.data["val"]) == ("finished", 4.0, "v")
+
+
+def test_a_diverged_run_has_no_loss_and_keeps_its_curve(tmp_path: Path) -> None:
+    end = {"status": "diverged", "step": 20, "seconds": 2.0, "flops": 20, "val/loss": 4.0}
+    record = measures.read(write_run(tmp_path / "r", ROWS, end))
+    assert (record.status, record.loss, record.curve["val/loss"]) == ("diverged", None, [5.0, 4.0])
+
+
+def test_a_run_without_a_result_is_unfinished(tmp_path: Path) -> None:
+    record = measures.read(write_run(tmp_path / "r", ROWS, None))
+    assert (record.status, record.loss, record.step) == ("unfinished", None, 20)
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MeasuresError, match="holds no run"):
+        measures.read(tmp_path)
+
+
+def test_runs_validated_on_different_data_are_refused(tmp_path: Path) -> None:
+    one, other = (
+        Record("finished", 1, 1.0, 1.0, 1.0, EMPTY, environment={"data": {"val": "x"}}),
+        Record("finished", 1, 1.0, 1.0, 1.0, EMPTY, environment={"data": {"val": "y"}}),
+    )
+    measures.check_same_data({"a": one, "b": one})
+    with pytest.raises(MeasuresError, match="a and c have different validation data"):
+        measures.check_same_data({"a": one, "b": one, "c": other})
+
+
+def test_budgets_and_losses_go_by_arm_and_seed_and_keep_the_diverged() -> None:
+    runs = [run("b", 80, 1, 4.0), run("b", 40, 1, None), run("b", 80, 2, 4.2), run("a", 80, 1, 5.0)]
+    assert measures.budgets(runs, "b") == {1: [(40.0, None), (80.0, 4.0)], 2: [(80.0, 4.2)]}
+    assert measures.losses(runs, "b", 80) == {1: 4.0, 2: 4.2}
+    assert measures.losses(runs, "b", 40) == {1: None}
+
+
+def test_a_loss_between_two_budgets_lies_on_the_line_over_log_steps() -> None:
+    runs = [run("b", 40, 1, 6.0), run("b", 160, 1, 4.0)]
+    assert measures.losses_at(runs, "b", 80) == {1: pytest.approx(5.0)}  # 80 is halfway between 40 and 160 in log
+    assert measures.losses_at(runs, "b", 20) == {1: None}  # outside is not known
+    assert measures.between([(40.0, 6.0), (160.0, None)], 80) is None
+
+
+def test_flops_per_step_are_those_of_the_longest_run() -> None:
+    runs = [run("b", 5, 1, 4.0, flops=60.0), run("b", 20, 1, 4.0, flops=210.0)]  # a curvature pass in steps 0, 10
+    assert measures.flops_per_step(runs, "b") == 10.5
+
+
+def test_the_share_near_the_best_is_measured_on_a_log_axis() -> None:
+    valley = [(1.0, 5.0), (10.0, 4.0), (100.0, 5.0)]
+    assert measures.share_near_best(valley, 0.25) == pytest.approx(0.25)  # a quarter of each side
+    assert measures.share_near_best(valley, 9.0) == 1.0
+    assert measures.share_near_best([(1.0, 4.0), (10.0, 4.0), (100.0, None)], 0.1) == pytest.approx(0.5)
+    assert measures.share_near_best([(1.0, None), (10.0, None)], 0.1) is None
+    assert math.isclose(measures.share_near_best([(1.0, 4.0), (10.0, 5.0), (100.0, 5.0)], 0.5) or 0, 0.25)
+
+
+def test_the_mean_curve_has_the_extremes_beside_it() -> None:
+    def with_curve(seed: int, losses: list[float | None]) -> Measured:
+        planned, record = run("a", 2, seed, 1.0)
+        n = len(losses)
+        curve: dict[str, list[float | None]] = {column: [float(x) for x in range(n)] for column in measures.COLUMNS}
+        curve["val/loss"] = losses
+        return Measured(planned, Record(record.status, 2, 1.0, 1.0, 1.0, curve))
+
+    mean = measures.mean_curves([with_curve(1, [5.0, 3.0, 2.0]), with_curve(2, [5.0, 4.0])])
+    assert (mean["val/loss"], mean["low"], mean["high"]) == ([5.0, 3.5], [5.0, 3.0], [5.0, 4.0])
+    assert mean["step"] == [0.0, 1.0]

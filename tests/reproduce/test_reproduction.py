@@ -1,0 +1,198 @@
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce import forecast, measurements, protocols, reproduction
+from reproduce.claims import Claim, load
+from reproduce.findings import Ratios
+from reproduce.measures import MeasuresError
+from reproduce.reproduction import ReproductionError, RunsFailedError
+from reproduce.results import Results, ResultsError, read
+from reproduce.statistics import Interval
+
+SAME = {("b", "a"): Interval(1.25, 1.2, 1.3)}
+
+
+@pytest.fixture
+def claim(write_claim: Callable[..., Path]) -> Claim:
+    return load("twice", "nano", folder=write_claim())
+
+
+def reproduce(claim: Claim, folder: Path, run: Any, ratios: Ratios = SAME) -> Results:
+    return reproduction.reproduce(
+        claim, folder, "again", run=run, time_arms=lambda claim: ratios, measurements=measurements.MEASUREMENTS
+    )
+
+
+def numbers(results: Results, protocol: str) -> dict[str, Any]:
+    (found,) = [each for each in results.protocols if each.name == protocol]
+    return {row.name: row for row in found.measures}
+
+
+@pytest.mark.parametrize(("truth", "verdict"), [(2.0, "reproduced"), (1.0, "not reproduced")])
+def test_a_planted_speed_up_is_found_and_judged(
+    truth: float, verdict: str, claim: Claim, simulate: Any, tmp_path: Path
+) -> None:
+    results = reproduce(claim, tmp_path / "out", simulate(truth))
+    row = numbers(results, "tuned")["speed_up_steps"]
+    assert results.verdict == row.verdict == verdict
+    assert row.low < truth < row.high
+    assert numbers(results, "paper")["half_budget_gap"].verdict == verdict
+
+
+def test_speed_ups_in_flops_and_seconds_count_what_a_step_costs(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    rows = numbers(reproduce(claim, tmp_path / "out", simulate(2.0)), "tuned")
+    steps, seconds = rows["speed_up_steps"], rows["speed_up_seconds"]
+    assert rows["speed_up_flops"].estimate == steps.estimate  # the simulation's steps cost the same
+    assert seconds.estimate == pytest.approx(steps.estimate / 1.25)
+    assert (seconds.low, seconds.high) == (pytest.approx(steps.low / 1.3), pytest.approx(steps.high / 1.2))
+
+
+def test_untuned_numbers_have_no_verdict(write_claim: Callable[..., Path], simulate: Any, tmp_path: Path) -> None:
+    claim = load("twice", "nano", folder=write_claim(untuned="they belong to another size"))
+    results = reproduce(claim, tmp_path / "out", simulate(1.0))
+    paper, tuned = results.protocols
+    assert (paper.verdict, {row.verdict for row in paper.measures}) == ("undecided", {None})
+    assert paper.sentence.startswith("untuned, so no verdict") and "another size" in paper.description
+    assert results.verdict == tuned.verdict == "not reproduced"
+
+
+def test_a_diverged_run_is_shown_and_counts_against_its_arm(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    good = simulate(4.0).loss
+    results = reproduce(
+        claim, tmp_path / "out", simulate(lambda arm, n, seed: None if (arm, seed) == ("b", 2) else good(arm, n, seed))
+    )
+    assert {run.status for run in results.runs if (run.arm, run.seed) == ("b", 2)} == {"diverged"}
+    assert results.verdict != "reproduced"
+    assert "diverged runs of B count as failures" in numbers(results, "tuned")["speed_up_steps"].note
+    assert (tmp_path / "out" / "report.md").read_text().count("diverged") > 3
+
+
+def test_any_interruptions_leave_the_results_of_an_undisturbed_run(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    undisturbed = reproduce(claim, tmp_path / "one", simulate(1.5))
+    simulation, chance = simulate(1.5), random.Random(0)
+    for _ in range(10):
+        simulation.stop_after = len(simulation.started) + chance.randrange(5)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(claim, tmp_path / "other", simulation)
+    simulation.stop_after = None
+    assert without_times(reproduce(claim, tmp_path / "other", simulation)) == without_times(undisturbed)
+    assert len(simulation.started) == len(set(simulation.started)) == len(undisturbed.runs)
+
+
+def without_times(results: Results) -> dict[str, Any]:
+    content = asdict(results)
+    del content["date"]
+    return content
+
+
+def test_a_crashed_run_is_reported_retried_and_leaves_no_final_results(
+    claim: Claim, simulate: Any, tmp_path: Path
+) -> None:
+    simulation, out = simulate(2.0), tmp_path / "out"
+    first = protocols.of(claim)[0].next_runs({})[0].name
+    simulation.fail = {first}
+    with pytest.raises(RunsFailedError, match=rf"{first}: out of memory; log: .*{first}\.log"):
+        reproduce(claim, out, simulation)
+    assert not (out / "results.json").exists()
+    assert len(simulation.started) > 1  # the others ran
+    simulation.fail = set()
+    assert reproduce(claim, out, simulation).verdict == "reproduced"
+    assert simulation.started.count(first) == 2
+
+
+def test_runs_on_different_validation_data_are_refused(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    simulation = simulate(2.0)
+    simulation.checksums = {"b": "another"}
+    with pytest.raises(MeasuresError, match="different validation data"):
+        reproduce(claim, tmp_path / "out", simulation)
+    started = len(simulation.started)
+    with pytest.raises(MeasuresError, match="different validation data"):
+        reproduce(claim, tmp_path / "out", simulation)
+    assert len(simulation.started) == started  # the second time nothing ran
+
+
+def test_a_folder_of_another_claim_or_version_is_refused_before_any_run(
+    claim: Claim, write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+) -> None:
+    out, simulation = tmp_path / "out", simulate(2.0)
+    reproduce(claim, out, simulation)
+    other = load("other", "nano", folder=write_claim("other"))
+    with pytest.raises(ReproductionError, match="holds results of claim=twice scale=nano, not of claim=other"):
+        reproduce(other, out, simulation)
+    content = json.loads((out / "results.json").read_text())
+    (out / "results.json").write_text(json.dumps({**content, "schema": 0}))
+    with pytest.raises(ResultsError, match="written by another version"):
+        reproduce(claim, out, simulation)
+
+
+def test_a_sweep_finds_each_arms_best_and_compares_it(
+    write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+) -> None:
+    claim = load("twice", "nano", folder=write_claim(base="sweep"))
+    results = reproduce(
+        claim, tmp_path / "out", simulate(lambda arm, n, seed: (4.0 if arm == "a" else 4.04) + seed / 99)
+    )
+    (protocol,) = results.protocols
+    (row,) = protocol.measures
+    assert row.estimate == pytest.approx(0.04)
+    assert (row.n, row.verdict) == (3, "reproduced")
+    assert [figure.name for figure in results.figures] == ["sweep", "curves-sweep"]
+
+
+def test_a_claim_of_memory_trains_nothing(tmp_path: Path) -> None:
+    def never(jobs: object) -> Any:
+        raise AssertionError("nothing to run")
+
+    results = reproduce(load("logicnest", "nano"), tmp_path / "out", never)
+    assert (results.verdict, results.runs) == ("not reproduced", [])  # Sophia's state is AdamW's
+    assert results.tables[0].title == "The statements, one by one"
+    assert {row.estimate for row in results.protocols[0].measures} == {0.0}
+
+
+def test_the_forecast_counts_tokens_flops_and_hours(claim: Claim) -> None:
+    found = forecast.forecast(claim, lambda points: dict.fromkeys(points, 2.0), at_once=2)
+    runs, steps = sum(line.runs for line in found.lines), sum(line.steps for line in found.lines)
+    assert (runs, steps) == (10 + 9 + 21, 2 * (3 * 40 + 2 * 80) + 3 * 320 + 3 * (240 + 600))
+    assert sum(line.tokens for line in found.lines) == steps * 8 * 256
+    assert found.hours == pytest.approx((steps * 2.0 + runs * forecast.START_SECONDS) / 3600 / 2)
+
+
+def test_hours_are_unknown_without_data(claim: Claim) -> None:
+    def no_data(points: object) -> Any:
+        raise ValueError("no data; run prepare_data")
+
+    found = forecast.forecast(claim, no_data)
+    assert (found.hours, found.note) == (None, "hours are unknown: no data; run prepare_data")
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_runs_ends_in_a_report(
+    write_claim: Callable[..., Path], tiny: list[str], tmp_path: Path
+) -> None:
+    arms = {
+        name: {"label": name, "role": role, "overrides": [f"optim={optim}"], "grid": [[f"optim.lr={lr}"]]}
+        for name, role, optim, lr in (("a", "baseline", "adamw", 1e-3), ("b", "candidate", "lion", 1e-4))
+    }
+    folder = write_claim(
+        base="sweep", arms=arms, overrides=tiny, seeds=[1], scales={"nano": {"budget": 6, "warmup_steps": 1}}
+    )
+    code = (
+        "import sys, pathlib; from scripts import reproduce as r; from reproduce import claims\n"
+        "claims.FOLDER = pathlib.Path(sys.argv.pop(1))\n"
+        "claims.load.__kwdefaults__['folder'] = claims.FOLDER; sys.exit(r.main(sys.argv[1:]))"
+    )
+    arguments = ["claim=twice", "scale=nano", f"out={tmp_path / 'out'}", "jobs=2"]
+    done = subprocess.run([sys.executable, "-c", code, folder, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "out" / "results.json")
+    assert [run.status for run in results.runs] == ["finished"] * 4
+    assert results.verdict == "undecided"  # one seed bounds nothing
+    assert (tmp_path / "out" / "report.html").is_file()

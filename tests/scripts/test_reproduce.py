@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from reproduce.results import read
+from scripts import reproduce as command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["claim=sofia", "scale=nano"], "there is no claim 'sofia'"),
+        (["claim=sophia_2x", "scale=giant"], "has no scale 'giant'"),
+        (["claim=sophia_2x"], "scale= is missing"),
+        (["sophia_2x"], "'sophia_2x' must read key=value"),
+        (["claim=logicnest", "scale=nano", "jobs=0"], "jobs=0 must be a whole number"),
+        (["claim=logicnest", "scale=nano", "seeds=2"], "trains nothing: leave seeds= out"),
+        (["claim=sophia_clip", "scale=nano", "grad_clipp=1"], "unknown key 'grad_clipp'"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["claim="]])
+def test_help_lists_the_claims(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == 0
+    assert "sophia_2x" in capsys.readouterr().out
+
+
+def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["claim=logicnest", "scale=nano", f"out={tmp_path / 'out'}"]) == 0
+    assert "not reproduced" in capsys.readouterr().out
+    assert read(tmp_path / "out" / "results.json").command == "python scripts/reproduce.py claim=logicnest scale=nano"
+    assert (tmp_path / "out" / "report.html").is_file()
+
+    command.write_ledger({"logicnest": tmp_path / "out", "never_run": tmp_path / "nothing"}, tmp_path / "ledger")
+    names = {path.name for path in (tmp_path / "ledger" / "logicnest-nano").iterdir()}
+    assert {"report.md", "results.json", "state_bytes.png"} <= names
+    assert "report.html" not in names  # it holds all of plotly's code
+    assert "logicnest-nano/report.md" in (tmp_path / "ledger" / "README.md").read_text()
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["claim=all", "scale=none", "--dry-run"]) == 2
+    assert command.main(["claim=adafactor_memory", "scale=nano", f"out={tmp_path / 'out'}", "--dry-run"]) == 0
+    assert "trains nothing" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
