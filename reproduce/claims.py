@@ -72,6 +72,11 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
 }
 ARM = {"label", "role", "overrides", "paper", "grid"}
 CHOSEN = ("best", "ends")
+NO_EFFECT = {"steps": 1.0, "flops": 1.0, "seconds": 1.0, "gap": 0.0}  # of what a comparison may claim
+EXPECTED = {  # what a row of `expect` may measure
+    "sweep": ("best_loss", "degradation", "clipped_share", "win_rate"),
+    "overhead": ("step_time", "state_bytes"),
+}
 PROTOCOLS = ("paper", "tuned")
 
 
@@ -160,11 +165,9 @@ def load(
     where += f", scale {scale}"
     _check_fields(fields, where)
     claim = _claim(name, scale, fields, tuple(overrides), where)
-    if claim.kind in ("speed_up", "sweep"):
-        _check_training(claim, where)
+    _check_kind(claim, where)
+    if n_seeds is not None:
         claim = _with_seeds(claim, n_seeds)
-    elif n_seeds is not None:
-        raise ClaimError(f"claim {name} is of kind {claim.kind} and trains nothing: leave seeds= out")
     _check_arms_compose(claim, where)
     return claim
 
@@ -269,14 +272,30 @@ def _arm(name: str, content: Mapping[str, Any], where: str) -> ArmSpec:
     return ArmSpec(name, content["label"], content["role"], overrides, paper, tuple(grid))
 
 
-def _with_seeds(claim: Claim, n_seeds: int | None) -> Claim:
-    if n_seeds is None:
-        return claim
+def _with_seeds(claim: Claim, n_seeds: int) -> Claim:
+    if "seeds" not in claim.fields:
+        raise ClaimError(f"claim {claim.id} is of kind {claim.kind} and trains nothing: leave seeds= out")
     if n_seeds < 1:
         raise ClaimError(f"seeds={n_seeds} must be >= 1")
     more = (seed for seed in range(max(claim.seeds) + 1, 10**9) if seed != claim.fields["tuning_seed"])
     seeds = [*claim.seeds, *(next(more) for _ in range(n_seeds))][:n_seeds]
     return Claim(**{**vars(claim), "fields": {**claim.fields, "seeds": seeds}})
+
+
+def _check_kind(claim: Claim, where: str) -> None:
+    """What the fields of a kind must be beyond their type."""
+    if claim.kind != "toy" and not any(arm.role == "baseline" for arm in claim.arms):
+        raise ClaimError(f"{where}: no arm has role baseline")
+    if claim.kind in ("speed_up", "sweep"):
+        _check_training(claim, where)
+    if claim.kind == "speed_up":
+        _check_speed_up(claim, where)
+    elif claim.kind == "sweep":
+        _check_sweep(claim, where)
+    elif claim.kind == "overhead":
+        _check_expect(claim, where)
+        if missing := [key for key in ("rounds", "steps", "sizes") if key not in claim.fields["settings"]]:
+            raise ClaimError(f"{where}: settings: {missing[0]!r} is missing")
 
 
 def _check_training(claim: Claim, where: str) -> None:
@@ -290,10 +309,6 @@ def _check_training(claim: Claim, where: str) -> None:
             f"{where}: tuning_seed={fields['tuning_seed']} is among the seeds of the comparison, {claim.seeds}; "
             "what tuning has seen must not be compared"
         )
-    if not any(arm.role == "baseline" for arm in claim.arms):
-        raise ClaimError(f"{where}: no arm has role baseline")
-    _check_kind = {"speed_up": _check_speed_up, "sweep": _check_sweep}[claim.kind]
-    _check_kind(claim, where)
 
 
 def _check_speed_up(claim: Claim, where: str) -> None:
@@ -304,8 +319,17 @@ def _check_speed_up(claim: Claim, where: str) -> None:
         fractions = fields["fractions"].get(protocol)
         if not isinstance(fractions, list) or not all(_is(each, NUMBER) and 0 < each <= 1 for each in fractions):
             raise ClaimError(f"{where}: fractions.{protocol} must list the candidate's budgets, each in (0, 1]")
+    if "paper" in fields["protocols"] and (without := [arm.name for arm in claim.arms if not arm.paper]):
+        raise ClaimError(f"{where}: arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
     for row in fields["comparisons"]:
         _check_row(row, ("candidate", "baseline", "claimed"), "comparisons", claim, where)
+        for key, value in row["claimed"].items():
+            if key not in NO_EFFECT:
+                raise ClaimError(
+                    f"{where}: comparisons: nothing can be claimed of {key!r}; {_nearest(key, [*NO_EFFECT])}"
+                )
+            if not _is(value, NUMBER) or value == NO_EFFECT[key]:
+                raise ClaimError(f"{where}: comparisons: claimed.{key}={value!r} must be a number, and not no effect")
     if "tuned" in fields["protocols"]:
         sizes = {arm.name: len(arm.grid) for arm in claim.arms}
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
@@ -319,8 +343,7 @@ def _check_speed_up(claim: Claim, where: str) -> None:
 def _check_sweep(claim: Claim, where: str) -> None:
     if claim.fields["chosen"] not in CHOSEN:
         raise ClaimError(f"{where}: chosen={claim.fields['chosen']!r} must be one of {', '.join(CHOSEN)}")
-    for row in claim.fields["expect"]:
-        _check_row(row, ("measure", "arm", "claimed", "no_effect"), "expect", claim, where)
+    _check_expect(claim, where)
     for arm in claim.arms:
         if not arm.grid:
             raise ClaimError(f"{where}: arm {arm.name}: field 'grid' is missing: the points of the sweep")
@@ -334,12 +357,22 @@ def _check_sweep(claim: Claim, where: str) -> None:
                 ) from None
 
 
+def _check_expect(claim: Claim, where: str) -> None:
+    for row in claim.fields["expect"]:
+        _check_row(row, ("measure", "arm", "claimed", "no_effect"), "expect", claim, where)
+        if row["measure"] not in (known := EXPECTED[claim.kind]):
+            raise ClaimError(f"{where}: expect: measure={row['measure']!r}; {_nearest(str(row['measure']), known)}")
+        numbers = (row["claimed"], row["no_effect"])
+        if not all(_is(each, NUMBER) for each in numbers) or numbers[0] == numbers[1]:
+            raise ClaimError(f"{where}: expect: {row}: claimed and no_effect must be two different numbers")
+
+
 def _check_row(row: Any, keys: Sequence[str], field: str, claim: Claim, where: str) -> None:
     if not isinstance(row, dict) or (missing := [key for key in keys if key not in row]):
         what = f"lacks {missing[0]!r}" if isinstance(row, dict) else "must be a mapping"
         raise ClaimError(f"{where}: {field}: {row} {what}")
     arms = [arm.name for arm in claim.arms]
-    for key in ("candidate", "baseline", "arm"):
+    for key in ("candidate", "baseline", "arm", "against"):
         if key in row and row[key] not in arms:
             raise ClaimError(f"{where}: {field}: there is no arm {row[key]!r}; {_nearest(str(row[key]), arms)}")
 

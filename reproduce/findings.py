@@ -105,11 +105,11 @@ def overall(verdicts: Sequence[str | None]) -> str:
 
 
 def sentence(verdict: str, rows: Sequence[Measure]) -> str:
-    """The verdict in words, with the numbers that it follows from, or the first two of them and how many there are."""
+    """The numbers that the verdict follows from, or the first two of them and how many there are."""
     deciding = [row for row in rows if row.verdict == verdict]
     counted = f"{len(deciding)} of {len(rows)} numbers: " if len(rows) > 2 else ""
     rest = " ..." if len(deciding) > 2 else ""
-    return f"{verdict}: {counted}{'; '.join(in_words(row) for row in deciding[:2])}{rest}"
+    return f"{counted}{'; '.join(in_words(row) for row in deciding[:2])}{rest}"
 
 
 def in_words(row: Measure) -> str:
@@ -394,7 +394,7 @@ def _difference(found: Sequence[Found]) -> str:
     """In words, what tuning changed."""
     if len(found) < 2:
         return ""
-    parts = [f"{protocol.name}: {protocol.sentence}" for protocol in found]
+    parts = [f"{protocol.name.capitalize()}, {protocol.verdict}: {protocol.sentence}" for protocol in found]
     shared = {row.name: row for row in found[0].measures}
     for row in found[-1].measures:
         other = shared.get(row.name)

@@ -160,7 +160,7 @@ def _one(request: Request, claim: Claim) -> int:
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
-    print(f"\n{results.sentence}\n\nreport  {folder / 'report.html'}")
+    print(f"\n{results.verdict}: {results.sentence}\n\nreport  {folder / 'report.html'}")
     return 0
 
 

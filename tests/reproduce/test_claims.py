@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from reproduce import claims
+from reproduce import claims, findings
 from reproduce.claims import ClaimError, load
 
 ARMS: dict[str, Any] = {
     "a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"], "grid": [["optim.lr=1e-3"]]},
     "b": {"label": "B", "role": "candidate", "overrides": ["optim=lion"], "grid": [["optim.lr=1e-4"]]},
 }
+for arm in ARMS.values():
+    arm["paper"] = ["optim.lr=3e-4"]
 SHIPPED = [(name, scale) for name in claims.names() for scale in claims.scales(name)]
 
 
@@ -69,6 +71,8 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"halving": [{"fraction": 0.5, "keep": 2}]}, "the last round of halving must keep 1"),
         ({"comparisons": [{"candidate": "c", "baseline": "a", "claimed": {}}]}, "there is no arm 'c'"),
         ({"comparisons": [{"candidate": "b", "baseline": "a"}]}, "lacks 'claimed'"),
+        ({"comparisons": [{"candidate": "b", "baseline": "a", "claimed": {"stesp": 2}}]}, "the nearest one is 'steps'"),
+        ({"comparisons": [{"candidate": "b", "baseline": "a", "claimed": {"gap": 0}}]}, "must be a number, and not no"),
     ],
 )
 def test_a_wrong_field_gets_one_clear_line(
@@ -125,3 +129,23 @@ def test_a_point_of_a_sweep_needs_a_place_on_the_axis(write_claim: Callable[...,
     arms["b"]["grid"] = [["optim=lion"]]
     with pytest.raises(ClaimError, match="must be key=number"):
         load("twice", "nano", folder=write_claim(base="sweep", arms=arms))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"measure": "best_los"}, "the nearest one is 'best_loss'"),
+        ({"against": "c"}, "there is no arm 'c'"),
+        ({"claimed": 0.15}, "must be two different numbers"),
+    ],
+)
+def test_a_wrong_expectation_is_found_before_anything_runs(
+    row: dict[str, Any], message: str, write_claim: Callable[..., Path]
+) -> None:
+    expected = {"measure": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}
+    with pytest.raises(ClaimError, match=message):
+        load("twice", "nano", folder=write_claim(base="sweep", expect=[expected | row]))
+
+
+def test_everything_that_a_sweep_may_expect_can_be_measured() -> None:
+    assert set(claims.EXPECTED["sweep"]) == set(findings.QUANTITIES)
