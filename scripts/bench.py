@@ -1,12 +1,13 @@
 """Benchmarks: python scripts/bench.py train | optim | memory, each with --help.
 
 train   tokens/s of a training step, beside nanoGPT's (bench_train.py)
-optim   ms and bytes of an optimizer's step (bench_optim.py)
+optim   ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
 memory  bytes of state of every optimizer for every size of model (bench_memory.py)
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,6 +42,10 @@ def main(arguments: list[str]) -> int:
         assert make_round is not None
         serve(settings, make_round)
         return 0
+    if arguments[:1] == ["rank"]:
+        bench_optim.measure_rank(json.loads(arguments[1]))
+        sys.stdout.flush()
+        os._exit(0)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in BENCHMARKS.items():

@@ -3,30 +3,49 @@
 An optimizer is an option of configs/optim, with overrides after a colon (soap:roles.matrix.one_sided=true), or a class
 in anyone's file (sophia.py:SophiaG), which gets its default settings. The floor is the time to read parameter, gradient
 and state once and to write parameter and state once, at the bandwidth of an in-place addition measured beside it.
+
+--parallel N ... spreads each optimizer over N processes of one thread each instead (one GPU each where there are any),
+under DDP and under FSDP2, beside one process. Of the rank with the most it reports the share of the arithmetic (for
+matrix methods what the owner of a matrix is assigned), the CPU time of a step, which unlike the wall time does not
+depend on how many cores there are, and bytes; each as a fraction of the one process's.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from configs import compose
+from data import Batch
 from model import GPT, GPTConfig
 from optim import Sophia
+from optim.base import Optimizer
 from optim.build import OptimizerSet, build
 from optim.memory import state_bytes
+from optim.sharding import is_cut, local
 from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, module_in, report
-from trainer import environment
+from trainer import DDP, FSDP2, Single, environment
 from trainer.allocator import tune_allocator
+from trainer.parallel import Strategy
 
 BASELINE = {"_target_": "torch.optim.AdamW", "lr": 1e-4, "fused": True}
 TRAFFIC_BYTES = 3 << 28  # of an addition of two tensors of 256 MiB: two reads, one write
 VOCAB_SIZE = {"nano": 4096, "micro": 4096}
 DEFAULT_VOCAB_SIZE = 50257
+PLACEMENTS = {"ddp": DDP, "fsdp2": FSDP2}
+FRACTIONS = ("arithmetic", "cpu_seconds", "state_bytes", "held_bytes")  # of the one process's
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
@@ -55,14 +74,20 @@ def _optimizer_step(settings: Mapping[str, Any], device: torch.device) -> Round:
     model = GPT(GPTConfig(**settings["shape"])).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p) * 1e-2
-    node = json.loads(settings["optim"])
+    return _optimizer(json.loads(settings["optim"]), model, model.roles()).step
+
+
+def _optimizer(
+    node: Mapping[str, Any], model: GPT, roles: Mapping[str, str], group: dist.ProcessGroup | None = None
+) -> OptimizerSet:
+    """What optimizer_node found, for a model with gradients."""
+    parameters = dict(model.named_parameters())
     if "file" in node:
-        optimizer = _class_in(node["file"], node["class"])(model.parameters())
-        step: Round = optimizer.step
-        return step
-    ours = build(node, dict(model.named_parameters()), model.roles(), seed=0, global_batch=1 << 20)
+        foreign = _class_in(node["file"], node["class"])(model.parameters())
+        return OptimizerSet([foreign], {p: name for name, p in parameters.items()})
+    ours = build(node, parameters, roles, seed=0, global_batch=1 << 20, group=group)
     _give_curvature(ours)
-    return ours.step
+    return ours
 
 
 def _give_curvature(optimizer: OptimizerSet) -> None:
@@ -94,11 +119,22 @@ def optimizer_node(text: str) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports steps."""
-    nodes = {"torch AdamW, fused": BASELINE} | {text: optimizer_node(text) for text in arguments.optim}
+    named = {text: optimizer_node(text) for text in arguments.optim}
+    shapes = {name: _shape(name) for name in arguments.model}
+    if arguments.parallel:
+        _run_parallel(arguments, named, shapes)
+    else:
+        _run_alone(arguments, {"torch AdamW, fused": BASELINE} | named, shapes)
+
+
+def _shape(name: str) -> dict[str, Any]:
+    node: Any = OmegaConf.to_container(compose([f"model={name}"]).model)
+    return {**node, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
+
+
+def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     rows, results = [], []
-    for name in arguments.model:
-        node = compose([f"model={name}"]).model
-        shape = {**node, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
+    for name, shape in shapes.items():
         with torch.device("meta"):
             model = GPT(GPTConfig(**shape))
         common = {
@@ -137,6 +173,154 @@ def _figures(
     return row, {"state_bytes": state, "floor_seconds": floor, "seconds": seconds}
 
 
+def _run_parallel(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    """Every placement on every number of ranks; rounds go around them, each in processes of its own."""
+    worlds = [("single", 1), *((how, n) for n in _world_sizes(arguments.parallel) for how in PLACEMENTS)]
+    common = {"warmup": arguments.warmup, "steps": arguments.steps, "tuned_allocator": not arguments.default_allocator}
+    rows, results = [], []
+    for name, shape in shapes.items():
+        for text, node in nodes.items():
+            settings = {**common, "shape": shape, "optim": json.dumps(node)}
+            found: dict[tuple[str, int], list[Any]] = {world: [] for world in worlds}
+            for _ in range(arguments.rounds):
+                for world in worlds:
+                    found[world].append(_on_ranks(settings, *world))
+            single = _of_fullest(found[worlds[0]])
+            for (how, n), rounds in found.items():
+                fullest = _of_fullest(rounds)
+                fractions = {key: fullest[key] / single[key] for key in FRACTIONS}
+                rows.append({"model": name, "optimizer": text, **_parallel_row(how, n, rounds, fullest, fractions)})
+                facts = {"model": name, "optimizer": text, "placement": how, "ranks": n}
+                results.append({**facts, "fullest": fullest, "fractions": fractions, "rounds": rounds})
+    report("optimizer step across ranks, (fraction of one process's)", rows, results, arguments.json)
+
+
+def _world_sizes(wanted: Sequence[int]) -> list[int]:
+    """Those of several ranks, once each; ValueError for what this machine cannot start."""
+    for n in wanted:
+        if n < 1:
+            raise ValueError(f"--parallel {n}: a number of processes is at least 1")
+        if torch.cuda.is_available() and n > (devices := torch.cuda.device_count()):
+            raise ValueError(f"--parallel {n}: every rank needs a GPU of its own, and this machine has {devices}")
+    return sorted(set(wanted) - {1})
+
+
+def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> list[dict[str, float]]:
+    """The figures of every rank of one world, see measure_rank."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+        asked = json.dumps({**settings, "placement": placement, "file": str(file)})
+        ended = subprocess.run([*launcher, str(SCRIPT), "rank", asked], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if ended.returncode or not file.is_file():
+            raise RuntimeError(f"{placement} on {n} ranks ended early; its own message stands above")
+        found: list[dict[str, float]] = json.loads(file.read_text())
+        return found
+
+
+def measure_rank(settings: Mapping[str, Any]) -> None:
+    """What each process of a world does: steps of its share. The main one writes the figures of all ranks."""
+    if settings["tuned_allocator"]:
+        tune_allocator()
+    strategy = _open_strategy(settings["placement"])
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**settings["shape"]))
+    roles = model.roles()
+    strategy.prepare(model, list(model.h))
+    _fill_gradients(strategy, model)
+    optimizer = _optimizer(json.loads(settings["optim"]), model, roles, strategy.group)
+    for _ in range(settings["warmup"] * settings["steps"]):
+        optimizer.step()
+    strategy.synchronize()
+    strategy.ranks.barrier()
+    cpu, wall = time.process_time(), time.perf_counter()
+    for _ in range(settings["steps"]):
+        optimizer.step()
+    strategy.synchronize()
+    figures = {
+        "cpu_seconds": (time.process_time() - cpu) / settings["steps"],
+        "wall_seconds": (time.perf_counter() - wall) / settings["steps"],
+        "arithmetic": _arithmetic(optimizer, strategy.rank),
+    } | _bytes(model, optimizer)
+    everybodys = strategy.ranks.gather(figures)
+    if strategy.is_main:
+        Path(settings["file"]).write_text(json.dumps(everybodys))
+    strategy.close()
+
+
+def _open_strategy(placement: str) -> Strategy:
+    device = environment.pick_device("auto")
+    if placement == "single":
+        return Single(device=device, precision="fp32", compiled=False)
+    found: Strategy = PLACEMENTS[placement](device=device, precision="fp32", compiled=False, timeout_seconds=3600)
+    return found
+
+
+def _fill_gradients(strategy: Strategy, model: GPT) -> None:
+    """Gradients as training places them, of fixed random numbers; those of replicas are the same on all ranks."""
+    row = torch.zeros(1, 8, dtype=torch.int64, device=strategy.device)
+    strategy.forward_backward([Batch(row, row, range(1))], lambda m, batch: m(batch.inputs, batch.targets), 1)
+    for n, p in enumerate(model.parameters()):
+        assert p.grad is not None
+        torch.manual_seed(n * strategy.world_size + (strategy.rank if is_cut(p) else 0))
+        local(p.grad).normal_(std=1e-2)
+
+
+def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
+    """The rank's share of a step: as Owners weigh it; where no owners are, one for every number updated."""
+    own, everything = 0.0, 0.0
+    for member in optimizer.members:
+        owners = member._sharing() if isinstance(member, Optimizer) else None
+        params = [p for group in member.param_groups for p in group["params"]]
+        own += sum(local(p).numel() for p in params) if owners is None else owners.loads[rank]
+        everything += sum(p.numel() for p in params) if owners is None else sum(owners.loads)
+    return own / everything
+
+
+def _bytes(model: GPT, optimizer: OptimizerSet) -> dict[str, float]:
+    """Bytes of memory that this rank holds between steps."""
+    parameters = list(model.parameters())
+    state = [tensor for tensor in optimizer.save_state()[0].values() if tensor.ndim]
+    held = {
+        "parameter_bytes": _storage_bytes(parameters),
+        "gradient_bytes": _storage_bytes(p.grad for p in parameters if p.grad is not None),
+        "state_bytes": _storage_bytes(state),
+    }
+    return {**held, "held_bytes": sum(held.values())}
+
+
+def _storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Of the memory behind the local parts, padding included, and counted once where several lie in it."""
+    storages = [local(tensor.detach()).untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _of_fullest(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """The median over rounds of the largest figure of any rank."""
+    return {key: statistics.median(max(rank[key] for rank in ranks) for ranks in rounds) for key in rounds[0][0]}
+
+
+def _parallel_row(
+    placement: str,
+    n: int,
+    rounds: Sequence[Sequence[Mapping[str, float]]],
+    fullest: Mapping[str, float],
+    fractions: Mapping[str, float],
+) -> dict[str, str]:
+    """A row for people."""
+    _, spread = median_and_spread([max(rank["cpu_seconds"] for rank in ranks) for ranks in rounds])
+    cpu, of_cpu = fullest["cpu_seconds"] * 1e3, fractions["cpu_seconds"]
+    return {
+        "ranks": str(n),
+        "placement": placement,
+        "arithmetic": f"{fractions['arithmetic']:.3f}",
+        "CPU ms per step": f"{cpu:,.1f} ± {spread:.0%} ({of_cpu:.2f})",
+        "wall ms": f"{fullest['wall_seconds'] * 1e3:,.1f}",
+        "state MB": f"{fullest['state_bytes'] / 1e6:,.1f} ({fractions['state_bytes']:.3f})",
+        "with parameters and gradients": f"{fullest['held_bytes'] / 1e6:,.1f} ({fractions['held_bytes']:.3f})",
+    }
+
+
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `bench.py optim`."""
     command.add_argument("--optim", nargs="+", default=["adamw_ours", "sophiag"], help="see the top of bench_optim.py")
@@ -145,3 +329,4 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rounds", type=int, default=7)
     command.add_argument("--warmup", type=int, default=1, help="rounds")
     command.add_argument("--default-allocator", action="store_true")
+    command.add_argument("--parallel", nargs="+", type=int, metavar="N", help="ranks; see the top of bench_optim.py")
