@@ -45,6 +45,7 @@ TRAFFIC_BYTES = 3 << 28  # of an addition of two tensors of 256 MiB: two reads, 
 VOCAB_SIZE = {"nano": 4096, "micro": 4096}
 DEFAULT_VOCAB_SIZE = 50257
 PLACEMENTS = {"ddp": DDP, "fsdp2": FSDP2}
+RankFigures = Sequence[Mapping[str, float]]  # by rank
 FRACTIONS = ("arithmetic", "cpu_seconds", "state_bytes", "held_bytes")  # of the one process's
 
 
@@ -179,19 +180,18 @@ def _run_parallel(arguments: argparse.Namespace, nodes: Mapping[str, Any], shape
     common = {"warmup": arguments.warmup, "steps": arguments.steps, "tuned_allocator": not arguments.default_allocator}
     rows, results = [], []
     for name, shape in shapes.items():
-        for text, node in nodes.items():
-            settings = {**common, "shape": shape, "optim": json.dumps(node)}
-            found: dict[tuple[str, int], list[Any]] = {world: [] for world in worlds}
-            for _ in range(arguments.rounds):
-                for world in worlds:
-                    found[world].append(_on_ranks(settings, *world))
-            single = _of_fullest(found[worlds[0]])
-            for (how, n), rounds in found.items():
-                fullest = _of_fullest(rounds)
-                fractions = {key: fullest[key] / single[key] for key in FRACTIONS}
-                rows.append({"model": name, "optimizer": text, **_parallel_row(how, n, rounds, fullest, fractions)})
-                facts = {"model": name, "optimizer": text, "placement": how, "ranks": n}
-                results.append({**facts, "fullest": fullest, "fractions": fractions, "rounds": rounds})
+        settings = {**common, "shape": shape, "optim": nodes}
+        found: dict[tuple[str, int], list[dict[str, RankFigures]]] = {world: [] for world in worlds}
+        for _ in range(arguments.rounds):
+            for world in worlds:
+                found[world].append(_on_ranks(settings, *world))
+        for text in nodes:
+            of_text = {world: [each[text] for each in rounds if text in each] for world, rounds in found.items()}
+            for (how, n), rounds in of_text.items():
+                facts = {"model": name, "optimizer": text, "ranks": n, "placement": how}
+                row, result = _parallel_figures(rounds, of_text["single", 1])
+                rows.append({**{key: str(fact) for key, fact in facts.items()}, **row})
+                results.append({**facts, **result})
     report("optimizer step across ranks, (fraction of one process's)", rows, results, arguments.json)
 
 
@@ -205,8 +205,8 @@ def _world_sizes(wanted: Sequence[int]) -> list[int]:
     return sorted(set(wanted) - {1})
 
 
-def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> list[dict[str, float]]:
-    """The figures of every rank of one world, see measure_rank."""
+def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> dict[str, RankFigures]:
+    """The figures of every rank of one world by optimizer, without those that do not work there; see measure_rank."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
@@ -214,21 +214,34 @@ def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> list[dict[
         ended = subprocess.run([*launcher, str(SCRIPT), "rank", asked], env={**os.environ, "OMP_NUM_THREADS": "1"})
         if ended.returncode or not file.is_file():
             raise RuntimeError(f"{placement} on {n} ranks ended early; its own message stands above")
-        found: list[dict[str, float]] = json.loads(file.read_text())
+        found: dict[str, RankFigures] = json.loads(file.read_text())
         return found
 
 
 def measure_rank(settings: Mapping[str, Any]) -> None:
-    """What each process of a world does: steps of its share. The main one writes the figures of all ranks."""
+    """What each process of a world does: steps of its share. The main one writes the figures of all ranks to a file."""
     if settings["tuned_allocator"]:
         tune_allocator()
     strategy = _open_strategy(settings["placement"])
+    everybodys = {}
+    for text, node in settings["optim"].items():
+        try:
+            everybodys[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
+        except ValueError as error:  # on all ranks alike: a method that this placement does not allow
+            if strategy.is_main:
+                print(f"{text} under {settings['placement']}: {error}", file=sys.stderr)
+    if strategy.is_main:
+        Path(settings["file"]).write_text(json.dumps(everybodys))
+    strategy.close()
+
+
+def _rank_figures(strategy: Strategy, node: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
     torch.manual_seed(0)
     model = GPT(GPTConfig(**settings["shape"]))
     roles = model.roles()
     strategy.prepare(model, list(model.h))
     _fill_gradients(strategy, model)
-    optimizer = _optimizer(json.loads(settings["optim"]), model, roles, strategy.group)
+    optimizer = _optimizer(node, model, roles, strategy.group)
     for _ in range(settings["warmup"] * settings["steps"]):
         optimizer.step()
     strategy.synchronize()
@@ -237,15 +250,12 @@ def measure_rank(settings: Mapping[str, Any]) -> None:
     for _ in range(settings["steps"]):
         optimizer.step()
     strategy.synchronize()
-    figures = {
+    return {
         "cpu_seconds": (time.process_time() - cpu) / settings["steps"],
         "wall_seconds": (time.perf_counter() - wall) / settings["steps"],
         "arithmetic": _arithmetic(optimizer, strategy.rank),
-    } | _bytes(model, optimizer)
-    everybodys = strategy.ranks.gather(figures)
-    if strategy.is_main:
-        Path(settings["file"]).write_text(json.dumps(everybodys))
-    strategy.close()
+        **_bytes(model, optimizer),
+    }
 
 
 def _open_strategy(placement: str) -> Strategy:
@@ -295,30 +305,29 @@ def _storage_bytes(tensors: Iterable[Tensor]) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _of_fullest(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
+def _of_fullest(rounds: Sequence[RankFigures]) -> dict[str, float]:
     """The median over rounds of the largest figure of any rank."""
     return {key: statistics.median(max(rank[key] for rank in ranks) for ranks in rounds) for key in rounds[0][0]}
 
 
-def _parallel_row(
-    placement: str,
-    n: int,
-    rounds: Sequence[Sequence[Mapping[str, float]]],
-    fullest: Mapping[str, float],
-    fractions: Mapping[str, float],
-) -> dict[str, str]:
-    """A row for people."""
+def _parallel_figures(
+    rounds: Sequence[RankFigures], of_single: Sequence[RankFigures]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """A row for people and the same for machines; n/a where the optimizer did not work."""
+    columns = ("arithmetic", "CPU ms per step", "wall ms", "state MB", "with parameters and gradients")
+    if not (rounds and of_single):
+        return dict.fromkeys(columns, "n/a"), {"fullest": None, "fractions": None, "rounds": []}
+    fullest, single = _of_fullest(rounds), _of_fullest(of_single)
+    fractions = {key: fullest[key] / single[key] for key in FRACTIONS}
     _, spread = median_and_spread([max(rank["cpu_seconds"] for rank in ranks) for ranks in rounds])
-    cpu, of_cpu = fullest["cpu_seconds"] * 1e3, fractions["cpu_seconds"]
-    return {
-        "ranks": str(n),
-        "placement": placement,
-        "arithmetic": f"{fractions['arithmetic']:.3f}",
-        "CPU ms per step": f"{cpu:,.1f} ± {spread:.0%} ({of_cpu:.2f})",
-        "wall ms": f"{fullest['wall_seconds'] * 1e3:,.1f}",
-        "state MB": f"{fullest['state_bytes'] / 1e6:,.1f} ({fractions['state_bytes']:.3f})",
-        "with parameters and gradients": f"{fullest['held_bytes'] / 1e6:,.1f} ({fractions['held_bytes']:.3f})",
-    }
+    cells = (
+        f"{fractions['arithmetic']:.3f}",
+        f"{fullest['cpu_seconds'] * 1e3:,.1f} ± {spread:.0%} ({fractions['cpu_seconds']:.2f})",
+        f"{fullest['wall_seconds'] * 1e3:,.1f}",
+        *(f"{fullest[key] / 1e6:,.1f} ({fractions[key]:.3f})" for key in ("state_bytes", "held_bytes")),
+    )
+    result = {"fullest": fullest, "fractions": fractions, "rounds": list(rounds)}
+    return dict(zip(columns, cells, strict=True)), result
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import world
 
-from scripts import bench
+from scripts import bench, bench_optim
 from scripts.benchmarking import interleaved, median_and_spread
 
 SCRIPT = """
@@ -99,3 +101,60 @@ def test_the_table_of_state_holds_every_config(tmp_path: Path, capsys: pytest.Ca
     padded = 124_439_808 + (50304 - 50257) * 768
     assert found["adamw"] == found["adamw_ours"] == found["sophiag"] == 8 * padded
     assert found["lion"] == found["signum"] == 4 * padded
+
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/optim").glob("*.yaml"))
+
+
+def figures_of_ranks(folder: Path, placement: str, n: int) -> dict[str, list[dict[str, float]]]:
+    """Of all options, by rank, on a small GPT."""
+    shape = {"vocab_size": 256, "n_layer": 4, "n_head": 4, "n_embd": 64, "block_size": 32}
+    options = {option: bench_optim.optimizer_node(option) for option in OPTIONS}
+    settings = {"warmup": 0, "steps": 1, "tuned_allocator": False, "shape": shape, "optim": options}
+    file = folder / f"{placement}-{n}"
+    world.run(n, bench_optim.measure_rank, {**settings, "placement": placement, "file": str(file)})
+    return dict(json.loads(file.read_text()))
+
+
+@pytest.mark.slow
+def test_ranks_share_arithmetic_and_bytes(tmp_path: Path) -> None:
+    single, ddp, fsdp2 = (figures_of_ranks(tmp_path, *world) for world in (("single", 1), ("ddp", 4), ("fsdp2", 4)))
+    assert single.keys() == ddp.keys() == set(OPTIONS)
+    assert fsdp2.keys() == set(OPTIONS) - {"sophiah"}  # needs second derivatives
+    for option, ranks in fsdp2.items():
+        (alone,) = single[option]
+        assert max(rank["held_bytes"] for rank in ranks) <= 0.30 * alone["held_bytes"], option
+        assert max(rank["arithmetic"] for rank in ranks) <= 0.30, option
+        assert sum(rank["arithmetic"] for rank in ranks) == pytest.approx(1), option
+    for option in ("soap", "shampoo"):
+        assert max(rank["arithmetic"] for rank in ddp[option]) <= 0.30
+        replicated = 2 * (single[option][0]["parameter_bytes"] - 4 * 4 * 12 * 64**2)  # AdamW's: all but the matrices
+        owned = single[option][0]["state_bytes"] - replicated
+        assert max(rank["state_bytes"] - replicated for rank in ddp[option]) <= 0.30 * owned
+    assert all(rank["arithmetic"] == 1 for rank in ddp["adamw"])
+    assert {rank["state_bytes"] for rank in ddp["adamw"]} == {single["adamw"][0]["state_bytes"]}
+
+
+def test_memory_is_counted_with_its_padding_and_once() -> None:
+    buffer = torch.zeros(10)
+    assert bench_optim._storage_bytes([buffer[:3], buffer[3:7], torch.zeros(2)]) == 40 + 8
+
+
+@pytest.mark.slow
+def test_the_optimizer_benchmark_compares_ranks_with_one_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.json"
+    sizes = ["--model", "nano", "--rounds", "1", "--steps", "1", "--warmup", "0"]
+    assert bench.main(["optim", "--parallel", "2", "--optim", "lion", *sizes, "--json", str(file)]) == 0
+    found = {(each["placement"], each["ranks"]): each for each in json.loads(file.read_text())["results"]}
+    assert list(found) == [("single", 1), ("ddp", 2), ("fsdp2", 2)]
+    assert found["single", 1]["fullest"]["state_bytes"] == 4 * 4273664
+    assert found["fsdp2", 2]["fractions"]["state_bytes"] == pytest.approx(0.5, abs=1e-3)
+    assert all(len(ranks) == n for (_, n), each in found.items() for ranks in each["rounds"])
+    assert "8.5 (0.500)" in capsys.readouterr().out
+
+
+def test_ranks_that_cannot_be_started_get_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["optim", "--optim", "lion", "--parallel", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: --parallel 0: a number of processes is at least 1")
