@@ -9,6 +9,7 @@ the global loss, gradient norm and evaluation are those of the global batch.
 """
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -166,6 +167,7 @@ class Strategy(ABC):
     ) -> Tensor:
         """This rank's share of the mean, its gradient times scale added to .grad; on_last: a context of each pass."""
         total, own = torch.zeros((), device=self.device), list(batches)
+        self._beat()  # ahead of ranks that have no batches yet
         for n, batch in enumerate(own, 1):
             with on_last(n == len(own)):
                 with self.autocast():
@@ -321,6 +323,7 @@ class FSDP2(Joined):
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody changes the logits
 
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
         """See Strategy."""

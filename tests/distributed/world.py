@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train", "laws"])
+CONTEXT.set_forkserver_preload(["train", "laws", "faults"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 LIMIT = 60  # seconds; far more than any of these tests takes
 
@@ -72,7 +73,7 @@ class World:
                 self.kill()
                 raise TimeoutError(f"rank {rank} has no result after {seconds} s")
             try:
-                is_fine, value = pipe.recv()
+                is_fine, value = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 self.kill()
                 raise RuntimeError(f"rank {rank} ended without a result") from None
@@ -113,9 +114,10 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
-        pipe.send((True, function(*arguments)))
+        answer = True, function(*arguments)
     except Exception:
-        pipe.send((False, traceback.format_exc()))
+        answer = False, traceback.format_exc()
+    pipe.send_bytes(pickle.dumps(answer))  # by value: torch would share memory with a process that is gone by then
     sys.stdout.flush()
     os._exit(0)  # threads of gloo may abort a normal exit
 
