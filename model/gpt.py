@@ -16,6 +16,17 @@ from model.loss import cross_entropy
 INIT_STD = 0.02
 
 
+class LayerNorm(nn.LayerNorm):
+    """torch's, for parameters narrower than the input too: cut across ranks they may travel in bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        weight, bias = (
+            None if p is None else p.to(torch.promote_types(p.dtype, x.dtype)) for p in (self.weight, self.bias)
+        )
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention; one matrix makes queries, keys and values."""
 
@@ -26,8 +37,8 @@ class Attention(nn.Module):
         self.scale = 1 / math.sqrt(D) / (layer + 1 if config.scale_attn_by_inverse_layer_idx else 1)
         self.c_attn = nn.Linear(C, 3 * C, bias=config.bias)
         self.c_proj = nn.Linear(C, C, bias=config.bias)
-        self.q_norm = nn.LayerNorm(D, bias=config.bias) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(D, bias=config.bias) if config.qk_norm else nn.Identity()
+        self.q_norm = LayerNorm(D, bias=config.bias) if config.qk_norm else nn.Identity()
+        self.k_norm = LayerNorm(D, bias=config.bias) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
@@ -62,9 +73,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = LayerNorm(config.n_embd, bias=config.bias)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +94,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_f = LayerNorm(config.n_embd, bias=config.bias)
         self.head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         if config.tied_head:
             self.head.weight = self.wte.weight

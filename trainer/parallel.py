@@ -31,6 +31,7 @@ from trainer.ranks import Ranks, started_processes
 
 BUCKET = 1 << 24  # numbers of gradients that cross ranks at once, where we do it ourselves
 COMPRESSIONS = (None, "bf16", "powersgd")
+POWERSGD_FROM = 1000  # steps; before, gradients change too fast for it, as its authors found
 # Expensive to make again; "selective" activation checkpointing keeps these and repeats what lies between.
 KEPT = (
     torch.ops.aten.mm.default,
@@ -213,7 +214,7 @@ class Joined(Strategy):
     """
 
     def __init__(self, *, device: torch.device, precision: str, compiled: bool, timeout_seconds: float = 600.0) -> None:
-        ranks = Ranks.join(device.type, 2 * timeout_seconds)  # the heartbeat is first, and knows more
+        ranks = Ranks.join(device.type, 3 * timeout_seconds)  # the heartbeat is first, and knows more
         if device.type == "cuda":
             device = torch.device("cuda", ranks.local_rank)
         super().__init__(ranks, device=device, precision=precision, compiled=compiled)
@@ -234,15 +235,19 @@ class Joined(Strategy):
 class DDP(Joined):
     """The model on every rank; torch's DistributedDataParallel averages gradients while the backward pass goes on.
 
-    compression: of gradients on their way, by torch's hooks: null; "bf16"; "powersgd" (Vogels et al., NeurIPS 2019,
-    arXiv:1905.13727; rank 2, after 1000 steps, its error feedback starts anew when a run continues).
+    compression: of gradients on their way, by torch's hooks: null; "bf16", on CUDA; "powersgd" (Vogels et al., NeurIPS
+    2019, arXiv:1905.13727; rank 2, after 1000 steps, its error feedback starts anew when a run continues).
 
-    Raises: ValueError: for another compression.
+    Raises: ValueError: for another compression, or bf16 without CUDA.
     """
 
     def __init__(self, *, compression: str | None = None, **settings: Any) -> None:
         if compression not in COMPRESSIONS:
             raise ValueError(f"parallel.compression={compression!r} must be one of null, bf16, powersgd")
+        if compression == "bf16" and settings["device"].type != "cuda":
+            raise ValueError(
+                "parallel.compression=bf16 needs CUDA devices: torch's hook is NCCL's; use null or powersgd"
+            )
         super().__init__(**settings)
         self._compression = compression
         self._replica: DistributedDataParallel
@@ -264,7 +269,7 @@ class DDP(Joined):
         if self._compression == "bf16":
             self._replica.register_comm_hook(None, default_hooks.bf16_compress_hook)
         elif self._compression == "powersgd":
-            state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=1000)
+            state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=POWERSGD_FROM)
             self._replica.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:

@@ -20,6 +20,7 @@ from model import GPT, GPTConfig
 from optim import Sophia
 from optim.build import OptimizerSet, build
 from optim.sharding import local
+from trainer import parallel
 from trainer.checkpoint import Checkpoint, CheckpointStore
 from trainer.parallel import DDP, FSDP2, Single, Strategy
 
@@ -216,6 +217,47 @@ def evaluated(placement: str, n_sequences: int) -> float:
     loss = strategy.evaluate(batches, loss_of)
     strategy.close()
     return loss
+
+
+def compressed(how: str | None) -> dict[str, dict[str, Tensor]]:
+    """Gradients of the fourth step, and of an extra backward pass, under DDP with compression, here from step 2 on."""
+    parallel.POWERSGD_FROM = 2
+    strategy = DDP(compression=how, device=torch.device("cpu"), precision="fp32", compiled=False, timeout_seconds=30)
+    model = gpt(bias=False)
+    strategy.prepare(model, list(model.h))
+    tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
+    rows = range(strategy.rank * G, (strategy.rank + 1) * G)
+    found = {}
+    for name in ("gradients", "gradients", "gradients", "gradients", "extra"):
+        backward = strategy.extra_backward if name == "extra" else strategy.forward_backward
+        backward([Batch(tokens[0], tokens[1], rows)], loss_of, 2 * G)
+        found[name] = {each: p.grad.clone() for each, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+    strategy.close()
+    return found
+
+
+def told() -> dict[str, Any]:
+    """What hosts tell each other."""
+    strategy = open_strategy("ddp")
+    ranks, order = strategy.ranks, []
+
+    def refuse() -> None:
+        raise ValueError(f"rank {ranks.rank} says no")
+
+    found: dict[str, Any] = {
+        "gathered": ranks.gather(10 * ranks.rank),
+        "from main": ranks.from_main(lambda: ranks.rank),
+    }
+    try:
+        ranks.main_first(refuse)
+    except ValueError as error:
+        found["error"] = str(error)
+    ranks.main_first(lambda: order.append("main" if ranks.is_main else ranks.rank))
+    found["order"] = order
+    found["votes"] = [ranks.any_so_far(ranks.rank == 1 and n == 1) for n in range(4)]
+    strategy.close()
+    return found
 
 
 def _each(

@@ -181,6 +181,29 @@ def test_a_step_of_zeros_with_lr_0_is_safe(option: str) -> None:
 
 
 @OF_EVERY_OPTION
+@pytest.mark.parametrize("execution", ["eager", "compiled"])
+def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
+    option: str, execution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on devices whose host does not know: found_inf says so, torch's fused optimizers obey it too."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = gpt()
+    optimizer = built(config(option, execution=execution), model)
+    train(model, optimizer, 0, 2)
+    before = {name: tensor.clone() for name, tensor in (optimizer.save_state()[0] | model.state_dict()).items()}
+    for found_inf in (1.0, 0.0):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, torch.nan if found_inf else 1.0)
+        for member in optimizer.members:
+            member.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
+            member.step()
+        after = optimizer.save_state()[0] | model.state_dict()
+        same = {name: torch.equal(after[name], tensor) for name, tensor in before.items() if not name.endswith(".step")}
+        assert all(same.values()) if found_inf else not all(same.values()), [n for n in same if not same[n]]
+    assert all(tensor.isfinite().all() for tensor in after.values())
+
+
+@OF_EVERY_OPTION
 def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     model = gpt()
     optimizer = built(config(option), model)
