@@ -1,14 +1,22 @@
 """What only a CUDA device can show; scripts/gpu.sh runs these and the benchmarks there."""
 
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import train
 from configs import compose
 from data import TokenDataset, TokenLoader
+from model import GPT, GPTConfig
+from optim.build import build
+from trainer.divergence import Divergence
 from trainer.environment import has_native_bf16, memory_bytes, pick_device
 from trainer.metrics import read_rows
 
@@ -44,6 +52,45 @@ def test_a_continued_run_ends_like_an_uninterrupted_one(tiny: list[str], tmp_pat
     kept.rename(tmp_path / "cut" / "checkpoints" / kept.name)
     cut = run(tmp_path / "cut", tiny, *settings)
     assert cut["val/loss"] == pytest.approx(whole["val/loss"], rel=1e-6)  # atomics reorder sums
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("optimizer", ["adamw", "soap", "adafactor", "sophiag"])
+def test_strategies_agree_on_one_device(tiny: list[str], tmp_path: Path, strategy: str, optimizer: str) -> None:
+    settings = ["compile=false", "precision=fp32", "model.dropout=0", f"optim={optimizer}"]
+    alone = run(tmp_path / "single", tiny, *settings)
+    joined = run(tmp_path / strategy, tiny, *settings, f"parallel={strategy}")
+    assert joined["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+@pytest.mark.parametrize("strategy", ["ddp", "ddp parallel.compression=bf16", "fsdp2", "fsdp2 precision=bf16"])
+def test_strategies_train_on_two_devices(tiny: list[str], tmp_path: Path, strategy: str) -> None:
+    settings = [*tiny, *CUDA, f"run_dir={tmp_path / 'a'}", "model.dropout=0", *f"parallel={strategy}".split()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*launcher, str(Path(train.__file__)), *settings], check=True)
+    rows = read_rows(tmp_path / "a" / "metrics.jsonl")
+    assert rows[-1]["val/loss"] < rows[0]["val/loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_ours", "lion"])
+def test_a_step_waits_for_nothing_and_skips_what_is_not_finite(optimizer: str) -> None:
+    config: Any = OmegaConf.to_container(compose([f"optim={optimizer}"]).optim, resolve=True)
+    device = torch.device("cuda")
+    model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_embd=64, block_size=16)).to(device)
+    ours = build(config, dict(model.named_parameters()), model.roles(), seed=1, global_batch=8)
+    divergence = Divergence(device, max_nonfinite=10, spike_factor=3.0)
+    losses = [torch.tensor(value, device=device) for value in (2.0, math.nan, 2.0)]
+    norm, kept = torch.tensor(1.0, device=device), []
+    for step, loss in enumerate(losses):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step compiles
+        ours.step(is_finite=divergence.observe(step, loss, norm))
+        torch.cuda.set_sync_debug_mode("default")
+        kept.append(model.wte.weight.detach().clone())
+    assert torch.equal(kept[0], kept[1]) and not torch.equal(kept[1], kept[2])
+    assert divergence.skipped_steps == 1
 
 
 def test_gpu_and_cpu_agree(tiny: list[str], tmp_path: Path) -> None:
