@@ -1,8 +1,9 @@
-"""Benchmarks: python scripts/bench.py train | optim | memory, each with --help.
+"""Benchmarks: python scripts/bench.py train | optim | memory | checkpoint, each with --help.
 
-train   tokens/s of a training step, beside nanoGPT's (bench_train.py)
-optim   ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
-memory  bytes of state of every optimizer for every size of model (bench_memory.py)
+train       tokens/s of a training step, beside nanoGPT's (bench_train.py)
+optim       ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
+memory      bytes of state of every optimizer for every size of model (bench_memory.py)
+checkpoint  what saving costs training (bench_checkpoint.py)
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from scripts import bench_memory, bench_optim, bench_train
+from scripts import bench_checkpoint, bench_memory, bench_optim, bench_train
 from scripts.benchmarking import Round, serve
 
 
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "train": Benchmark(bench_train.add_arguments, bench_train.run, bench_train.make_round),
     "optim": Benchmark(bench_optim.add_arguments, bench_optim.run, bench_optim.make_round),
     "memory": Benchmark(bench_memory.add_arguments, bench_memory.run),
+    "checkpoint": Benchmark(bench_checkpoint.add_arguments, bench_checkpoint.run),
 }
 
 

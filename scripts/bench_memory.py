@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from configs import FOLDER, compose
 from model import GPT, GPTConfig
 from optim.memory import state_bytes
-from scripts.bench_optim import DEFAULT_VOCAB_SIZE, VOCAB_SIZE
+from scripts.bench_optim import shape_of
 from scripts.benchmarking import report
 
 
@@ -33,9 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _on_meta(name: str) -> GPT:
-    shape = {**compose([f"model={name}"]).model, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
     with torch.device("meta"):
-        return GPT(GPTConfig(**shape))
+        return GPT(GPTConfig(**shape_of(name)))
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

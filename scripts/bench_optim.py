@@ -121,14 +121,15 @@ def optimizer_node(text: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports steps."""
     named = {text: optimizer_node(text) for text in arguments.optim}
-    shapes = {name: _shape(name) for name in arguments.model}
+    shapes = {name: shape_of(name) for name in arguments.model}
     if arguments.parallel:
         _run_parallel(arguments, named, shapes)
     else:
         _run_alone(arguments, {"torch AdamW, fused": BASELINE} | named, shapes)
 
 
-def _shape(name: str) -> dict[str, Any]:
+def shape_of(name: str) -> dict[str, Any]:
+    """GPTConfig's arguments for an option of configs/model, its vocabulary included."""
     node: Any = OmegaConf.to_container(compose([f"model={name}"]).model)
     return {**node, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import world
 
-from scripts import bench, bench_optim
+from scripts import bench, bench_checkpoint, bench_optim
 from scripts.benchmarking import interleaved, median_and_spread
 
 SCRIPT = """
@@ -158,3 +158,47 @@ def test_the_optimizer_benchmark_compares_ranks_with_one_process(
 def test_ranks_that_cannot_be_started_get_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["optim", "--optim", "lion", "--parallel", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: --parallel 0: a number of processes is at least 1")
+
+
+def test_the_checkpoint_benchmark_compares_saves_and_cleans_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"vocab_size": 256, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8}
+    monkeypatch.setattr(bench_checkpoint, "shape_of", lambda name: tiny)
+    monkeypatch.setattr(bench_checkpoint, "tune_allocator", lambda: None)  # it is for good
+    disk, file = tmp_path / "disk", tmp_path / "f.json"
+    disk.mkdir()
+    arguments = ["checkpoint", "--model", "nano", "--rounds", "2", "--folder", str(disk), "--json", str(file)]
+    assert bench.main(arguments) == 0
+    (found,) = json.loads(file.read_text())["results"]
+    seconds = found["seconds"]
+    assert len(seconds["synchronous"]) == len(seconds["blocked"]) == len(seconds["lost"]) == 2
+    assert found["blocked_fraction"] == pytest.approx(sum(seconds["blocked"]) / sum(seconds["synchronous"]))
+    n_parameters = (256 + 8) * 16 + 12 * 16**2 + 9 * 16 + 3 * 2 * 16  # embeddings, matrices, biases, LayerNorms
+    assert found["checkpoint_bytes"] == 12 * n_parameters + 16 * 4  # AdamW's, and a step for each of 16 tensors
+    assert "beside a save" in capsys.readouterr().out
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folder", "/nowhere"], "--folder /nowhere: there is no such folder"),
+        (["--rounds", "0"], "--rounds 0: at least 1 is needed"),
+    ],
+)
+def test_the_checkpoint_benchmark_refuses_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["checkpoint", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.checkpoint.write_json", full)
+    step, tensors = (lambda: None), {"model.weight": torch.ones(3)}
+    with pytest.raises(ValueError, match="did not take a checkpoint"):
+        bench_checkpoint._seconds(step, tensors, tmp_path / "saves", 1)

@@ -1,0 +1,142 @@
+"""What saving costs training: seconds of a synchronous save, what an asynchronous one blocks, steps while it writes.
+
+Both save the same tensors as a run does, parameters and AdamW's state, in turn, to a temporary folder. A step is one of
+training on one sequence; those that ran while a save was being written stand beside those that ran without. What a
+save costs the loop in all is what it blocks, and what the steps beside it take longer: the thread that writes needs
+cores, memory traffic and Python's lock too.
+"""
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from configs import compose
+from data import Batch
+from model import GPT, GPTConfig
+from optim.build import build
+from scripts.bench_optim import shape_of
+from scripts.benchmarking import Round, median_and_spread, report
+from trainer import Single, environment
+from trainer.allocator import tune_allocator
+from trainer.checkpoint import Checkpoint, CheckpointStore
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures and reports saves and steps."""
+    if not Path(arguments.folder).is_dir():
+        raise ValueError(f"--folder {arguments.folder}: there is no such folder; name one on the disk to be measured")
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds {arguments.rounds}: at least 1 is needed")
+    tune_allocator()
+    rows, results = [], []
+    for name in arguments.model:
+        step, tensors = _training(shape_of(name))
+        with TemporaryDirectory(dir=arguments.folder) as folder:
+            seconds = _seconds(step, tensors, Path(folder), arguments.rounds)
+        n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        rows.append({"model": name, "checkpoint MB": f"{n_bytes / 1e6:,.1f}", **_row(seconds)})
+        results.append({"model": name, "checkpoint_bytes": n_bytes, "seconds": seconds, **_ratios(seconds)})
+    report("saving a checkpoint", rows, results, arguments.json)
+
+
+def _training(shape: Mapping[str, Any]) -> tuple[Round, dict[str, Tensor]]:
+    """A step of training, and what a run saves, named as it does."""
+    device = environment.pick_device("auto")
+    strategy = Single(device=device, precision=environment.pick_precision("auto", device), compiled=False)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**shape))
+    strategy.prepare(model)
+    node: Any = OmegaConf.to_container(compose(["optim=adamw"]).optim)
+    parameters = dict(model.named_parameters())
+    optimizer = build(node, parameters, model.roles(), seed=0, global_batch=1)
+    tokens = torch.randint(0, shape["vocab_size"], (2, 1, shape["block_size"]), device=device)
+    batch = Batch(tokens[0], tokens[1], range(1))
+
+    def step() -> None:
+        strategy.forward_backward([batch], lambda m, b: m(b.inputs, b.targets), 1)
+        strategy.clip_grad_norm_(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        strategy.synchronize()
+
+    step()
+    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in parameters.items()}
+    return step, tensors | {f"optim.{name}": tensor for name, tensor in optimizer.save_state()[0].items()}
+
+
+def _seconds(step: Round, tensors: Mapping[str, Tensor], folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Of saves and steps in every round but the first, which fills buffers."""
+    stores = {
+        is_async: CheckpointStore(folder / str(is_async), keep=1, permanent_every=None, asynchronous=is_async)
+        for is_async in (False, True)
+    }
+    found: dict[str, list[float]] = {key: [] for key in ("synchronous", "blocked", "alone", "beside", "lost")}
+    for n in range(rounds + 1):
+        checkpoint = Checkpoint(tensors, {"step": n})
+        synchronous = _clocked(lambda checkpoint=checkpoint: stores[False].save(checkpoint))  # type: ignore[misc]  # mypy#12557
+        alone = [_clocked(step) for _ in range(3)]
+        blocked = _clocked(lambda checkpoint=checkpoint: stores[True].save(checkpoint))  # type: ignore[misc]
+        beside: list[float] = []
+        while not beside or _is_writing():
+            beside.append(_clocked(step))
+        stores[True].wait()
+        if not all((store.folder / f"step_{n:06d}").is_dir() for store in stores.values()):
+            raise ValueError(f"--folder {folder.parent} did not take a checkpoint, see above; name another")
+        if n:
+            found["synchronous"].append(synchronous)
+            found["blocked"].append(blocked)
+            found["alone"] += alone
+            found["beside"] += beside[:-1] or beside  # the last one outlasts the save
+            found["lost"].append(blocked + sum(beside) - len(beside) * statistics.median(alone))
+    return found
+
+
+def _clocked(function: Round) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _is_writing() -> bool:
+    return any(thread.name == "checkpoint" for thread in threading.enumerate())
+
+
+def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Of medians: what is blocked, and lost in all, of a synchronous save; a step beside a save to one alone."""
+    medians = {key: statistics.median(found) for key, found in seconds.items()}
+    return {
+        "blocked_fraction": medians["blocked"] / medians["synchronous"],
+        "lost_fraction": medians["lost"] / medians["synchronous"],
+        "slowdown": medians["beside"] / medians["alone"],
+    }
+
+
+def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
+    """A row for people."""
+    cells, ratios = {}, _ratios(seconds)
+    for key, found in seconds.items():
+        median, spread = median_and_spread(found)
+        cells[key] = f"{median * 1e3:,.1f} ± {spread:.0%}"
+    return {
+        "synchronous ms": cells["synchronous"],
+        "asynchronous blocks ms": f"{cells['blocked']} ({ratios['blocked_fraction']:.1%})",
+        "costs in all ms": f"{cells['lost']} ({ratios['lost_fraction']:.0%})",
+        "step ms": cells["alone"],
+        "beside a save ms": f"{cells['beside']} ({ratios['slowdown']:.2f}x)",
+    }
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `bench.py checkpoint`."""
+    command.add_argument("--model", nargs="+", default=["gpt2_small"])
+    command.add_argument("--rounds", type=int, default=5)
+    command.add_argument("--folder", default=".", help="on the disk to be measured; what is written there is deleted")
