@@ -334,7 +334,9 @@ def _number_and_interval(measure: Measure) -> str:
 
 
 def _interval_words(measure: Measure) -> str:
-    return f"95 % interval {_bounds(measure)}" if _bounds(measure) else ""
+    if measure.low == measure.high:  # exact, or nothing is known
+        return ""
+    return f"95 % interval {_bounds(measure)}"
 
 
 def _bounds(measure: Measure) -> str:
