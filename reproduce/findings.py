@@ -119,7 +119,7 @@ def in_words(row: Measure) -> str:
     bounds = [f"{value:.3g}" if value is not None else "unbounded" for value in (row.low, row.high)]
     text = f"{row.label} is {row.estimate:.3g}{_unit(row.unit)}"
     if row.low != row.high:
-        text += f", 95 % interval {bounds[0]} to {bounds[1]}"
+        text += f", {row.bounds} {bounds[0]} to {bounds[1]}"
     return text if row.claimed is None else f"{text}, claimed {row.claimed:.3g}{_unit(row.unit)}"
 
 

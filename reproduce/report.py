@@ -188,7 +188,15 @@ def _protocols(protocols: Sequence[Protocol]) -> list[Piece]:
 
 
 def _measures(measures: Sequence[Measure]) -> Grid:
-    columns = ["measure", "estimate", "95 % interval", "no effect ┆ claimed ┃", "verdict", "claimed", "no effect"]
+    columns = [
+        "measure",
+        "estimate",
+        ", ".join(dict.fromkeys(each.bounds for each in measures)),
+        "no effect ┆ claimed ┃",
+        "verdict",
+        "claimed",
+        "no effect",
+    ]
     return Grid([*columns, "seeds", "sd", "p", "note"], [_measure_row(each) for each in measures])
 
 
@@ -336,7 +344,7 @@ def _number_and_interval(measure: Measure) -> str:
 def _interval_words(measure: Measure) -> str:
     if measure.low == measure.high:  # exact, or nothing is known
         return ""
-    return f"95 % interval {_bounds(measure)}"
+    return f"{measure.bounds} {_bounds(measure)}"
 
 
 def _bounds(measure: Measure) -> str:

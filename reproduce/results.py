@@ -21,7 +21,7 @@ class ResultsError(ValueError):
 
 @dataclass
 class Measure:
-    """One number with its 95 % interval, beside what the paper claims and what no effect would be."""
+    """One number with its interval, beside what the paper claims and what no effect would be."""
 
     name: str  # such as speed_up_steps
     label: str  # for people: "speed-up in steps, fitted curve"
@@ -37,6 +37,7 @@ class Measure:
     log_scale: bool = False  # a ratio: the middle between no effect and claim is the geometric one
     verdict: str | None = None  # one of VERDICTS where the rule applies to it
     note: str = ""
+    bounds: str = "95 % interval"  # what low and high are
 
 
 @dataclass

@@ -328,6 +328,7 @@ def _growths(found: Mapping[str, list[Tuned]], settings: Settings, kind: str) ->
             interval.high if interval and math.isfinite(interval.high) else None,
             log_scale=True,
             note="" if interval else f"more than {settings.max_steps:,} steps",
+            bounds="to the whole step",
         )
         if not is_rotated and method.name in CLAIMED:
             measure.claimed, measure.no_effect, measure.verdict = 1.0, no_effect, "undecided"
