@@ -56,12 +56,13 @@ from trainer.divergence import Divergence
 from trainer.metrics import JsonLines, Sink, read_rows
 from trainer.parallel import Strategy
 from trainer.plot import plot_loss
-from trainer.ranks import is_lost_peer, started_processes, wait_for_the_cause
+from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
 from trainer.schedule import Schedule
 from trainer.stopping import StopRequest
 
 STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": 75}
+LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
 log = logging.getLogger(__name__)
 
 
@@ -257,6 +258,14 @@ def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=wanted or vocab_size, **settings)
 
 
+def open_data(config: DictConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, GPTConfig, TokenLoader]:
+    """The splits, verified, the model's configuration for them, and this rank's loader."""
+    path = data_path(config)
+    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    gpt_config = model_config(config, train_data.vocab_size)
+    return train_data, val_data, gpt_config, open_loader(config, train_data, gpt_config.block_size, strategy)
+
+
 def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
     """This rank's loader of the training data."""
     return TokenLoader(
@@ -297,10 +306,7 @@ def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stac
     Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
     """
     optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
-    path = strategy.ranks.main_first(lambda: data_path(config))
-    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
-    gpt_config = model_config(config, train_data.vocab_size)
-    loader = open_loader(config, train_data, gpt_config.block_size, strategy)
+    train_data, val_data, gpt_config, loader = strategy.ranks.main_first(lambda: open_data(config, strategy))
     stack.callback(loader.close)
     torch.manual_seed(config.seed)
     model = GPT(gpt_config)
@@ -460,8 +466,9 @@ def train(config: DictConfig, strategy: Strategy) -> int:
 
 def bad_input(error: ValueError) -> int:
     """Tells the user, once, whatever the number of ranks; the exit status."""
-    wait_for_the_cause(int(os.environ.get("RANK", "0")))
-    print(f"error: {error}", file=sys.stderr)
+    if not isinstance(error, MainRankError):
+        wait_for_the_cause(int(os.environ.get("RANK", "0")))
+        print(f"error: {error}", file=sys.stderr)
     return STATUS["bad input"]
 
 
@@ -475,7 +482,7 @@ def run_and_leave(config: DictConfig) -> None:
         if not is_lost_peer(error):
             raise
         wait_for_the_cause(1)
-        print(f"error: rank {os.environ.get('RANK')} lost another rank: {error}", file=sys.stderr)
+        print(f"error: rank {os.environ.get('RANK')} {LOST}", file=sys.stderr)
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from remains import ends, metrics, result
 
 import train
 from configs import compose
@@ -32,24 +33,6 @@ def run(tmp_path: Path, tiny: list[str]) -> Callable[..., int]:
         return train.main(compose([*tiny, f"run_dir={tmp_path / name}", *overrides]))
 
     return call
-
-
-def result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
-def ends(folder: Path) -> tuple[Any, ...]:
-    """What must agree, bit for bit, between a run and its interrupted twin."""
-    keys = ("status", "step", "tokens", "flops", "train/loss", "val/loss", "params_sha256")
-    of_this_machine = ("seconds", "memory/peak_bytes", "optim/seconds_per_refresh")
-    rows = [{k: v for k, v in row.items() if k not in of_this_machine} for row in metrics(folder)]
-    rows = [{k: v for k, v in row.items() if not k.startswith("checkpoint/")} for row in rows]
-    return tuple(result(folder)[key] for key in keys), rows
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return read_rows(folder / "metrics.jsonl")
 
 
 def test_a_run_leaves_what_it_promises(

@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.files import fsync, fsync_folder, write_json
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, is_lost_peer
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +191,8 @@ class CheckpointStore:
             size, seconds = sum(each["bytes"] for each in files.values()), time.perf_counter() - started
             self.written = Written(size, seconds + blocked, blocked)
         except (OSError, SafetensorError, CheckpointException, RuntimeError) as error:
+            if is_lost_peer(error):
+                return  # training meets the same loss, and has the word
             if self._ranks.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
                 log.warning(

@@ -5,11 +5,14 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.ranks import Ranks
 
+CONTINUES = "the same command continues from the last checkpoint, timeout_seconds sets how long is too long"
+TOLD = "heartbeat/told"
 ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -29,9 +32,9 @@ class Heartbeat:
     """
 
     def __init__(self, ranks: Ranks, timeout_seconds: float) -> None:
-        self._ranks, self._timeout = ranks, timeout_seconds
+        self._ranks, self._timeout, self._store = ranks, timeout_seconds, ranks.store
         self._period = min(timeout_seconds / 5, 5.0)
-        self._progress, self._words = 0, 0
+        self._progress, self._words, self._is_ending = 0, 0, False
         self._main, self._over = threading.main_thread(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
@@ -41,12 +44,13 @@ class Heartbeat:
         self._progress += 1
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Ends the watch; not if it is ending the process, which it is to do in its own words."""
         self._over.set()
-        self._thread.join()
+        self._thread.join(None if self._is_ending else self._period)  # else no longer: the store may hang
 
     def _watch(self) -> None:
         seen, since = -1, time.monotonic()
+        self._say()
         while not self._over.wait(self._period):
             self._say()
             if self._progress != seen:
@@ -57,8 +61,17 @@ class Heartbeat:
     def _say(self) -> None:
         self._words += 1
         sign = f"{self._words}\t{self._progress}\t{self._where()}"
-        assert self._ranks.store is not None
-        self._ranks.store.set(f"heartbeat/{self._ranks.rank}", sign)
+        try:
+            if self._store is not None:
+                self._store.set(f"heartbeat/{self._ranks.rank}", sign)
+        except RuntimeError:  # its keeper is gone; whatever ended that will end this
+            self._store = None
+
+    def _keep_saying(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._say()
+            time.sleep(self._period / 2)
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._main.ident or 0)
@@ -66,26 +79,61 @@ class Heartbeat:
         return f"{Path(own[-1].filename).relative_to(ROOT)}:{own[-1].lineno} ({own[-1].name})" if own else "unknown"
 
     def _heard(self, rank: int) -> Sign:
-        assert self._ranks.store is not None
+        if self._store is None:
+            raise RuntimeError("the store is gone")
         key = f"heartbeat/{rank}"
-        if not self._ranks.store.check([key]):
+        if not self._store.check([key]):
             return Sign(0, -1, "unknown, it has never said anything")
-        words, progress, where = self._ranks.store.get(key).decode().split("\t")
+        words, progress, where = self._store.get(key).decode().split("\t")
         return Sign(int(words), int(progress), where)
 
     def _end(self) -> None:
         everyone = range(self._ranks.world_size)
-        before = [self._heard(rank) for rank in everyone]
-        time.sleep(3 * self._period)
-        self._say()
-        after = [self._heard(rank) for rank in everyone]
-        if self._progress != before[self._ranks.rank].progress:
+        seconds = 3 * self._period + min(self._timeout, 30.0)
+        patience = threading.Timer(seconds, self._end_alone)  # the store may hang, too
+        patience.daemon = True
+        patience.start()
+        try:
+            before = [self._heard(rank) for rank in everyone]
+            self._keep_saying(3 * self._period)
+            after = [self._heard(rank) for rank in everyone]
+        except RuntimeError:
+            self._end_alone()
+            return
+        patience.cancel()
+        if self._over.is_set() or self._progress != before[self._ranks.rank].progress:
             return  # it moved after all
+        self._is_ending = True
         line, named = blame(before, after, self._ranks.rank, self._timeout)
-        if self._ranks.rank != min((rank for rank in everyone if rank not in named), default=0):
-            time.sleep(2)  # one message is enough
+        if self._ranks.rank == min((rank for rank in everyone if rank not in named), default=0):
+            self._tell(line)
         else:
-            print(line, file=sys.stderr, flush=True)
+            self._wait_until_told()
+        os._exit(1)
+
+    def _tell(self, line: str) -> None:
+        with suppress(RuntimeError):  # it is gone
+            if self._store is not None and self._store.add(TOLD, 1) > 1:
+                return
+        print(line, file=sys.stderr, flush=True)
+        time.sleep(4 * self._period)  # others may still use the store, if this process keeps it
+
+    def _wait_until_told(self) -> None:
+        """One message is enough, and the rank that has the word may have moved later than this one."""
+        until = time.monotonic() + self._timeout
+        with suppress(RuntimeError):  # it is gone
+            while time.monotonic() < until and self._store is not None and not self._store.check([TOLD]):
+                self._keep_saying(self._period)
+
+    def _end_alone(self) -> None:
+        if self._over.is_set():
+            return
+        print(
+            f"error: no progress for {self._timeout:g} s: rank {self._ranks.rank} is at {self._where()}; the process "
+            f"through which ranks hear of each other (rank 0 or the launcher) does not answer; {CONTINUES}",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(1)
 
 
@@ -98,6 +146,5 @@ def blame(before: list[Sign], after: list[Sign], rank: int, seconds: float) -> t
     doing = "does not answer; it was last at" if silent else "is at"
     words = "; ".join(f"rank {r} {doing} {after[r].where}" for r in sorted(named))
     return (
-        f"error: no progress for {seconds:g} s (rank {rank} waits at {after[rank].where}): {words}; the same command "
-        "continues from the last checkpoint, timeout_seconds sets how long is too long"
+        f"error: no progress for {seconds:g} s (rank {rank} waits at {after[rank].where}): {words}; {CONTINUES}"
     ), named

@@ -16,6 +16,11 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 T = TypeVar("T")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Socket closed")
+PATIENCE = 3.0  # seconds
+
+
+class MainRankError(ValueError):
+    """The main rank's error; it tells the user, this process need not."""
 
 
 class Ranks:
@@ -71,7 +76,7 @@ class Ranks:
         return values
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What function returns on the main rank, on all; a ValueError there is one, of the same text, everywhere."""
+        """What function returns on the main rank, on all; a ValueError there is a MainRankError on the others."""
         error, value = None, None
         if self.is_main:
             try:
@@ -82,7 +87,7 @@ class Ranks:
             told = [(value, None if error is None else str(error))]
             dist.broadcast_object_list(told, src=0, group=self.group)
             value, message = told[0]
-            error = error or (None if message is None else ValueError(message))
+            error = error or (None if message is None else MainRankError(message))
         if error is not None:
             raise error
         return value  # type: ignore[return-value]  # function's own
@@ -140,7 +145,7 @@ def is_lost_peer(error: BaseException) -> bool:
 def wait_for_the_cause(rank: int) -> None:
     """Leaves the word to the rank whose error it is: the launcher ends this process before it would speak."""
     if rank:
-        time.sleep(3)
+        time.sleep(PATIENCE)
 
 
 def _store(ranks: Ranks, timeout: timedelta) -> Store:

@@ -14,7 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train", "laws", "faults"])
+# what DDP imports late is a second of every start
+CONTEXT.set_forkserver_preload(["train", "laws", "faults", "torch._dynamo"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 LIMIT = 60  # seconds; far more than any of these tests takes
 
