@@ -6,7 +6,7 @@ import pickle
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,16 +23,11 @@ LIMIT = 60  # seconds; far more than any of these tests takes
 class World:
     """world_size processes that run function(*arguments), as a launcher would start them.
 
-    output: where they write what they print. attempt: the launcher's count of restarts.
+    output: where they write what they print.
     """
 
     def __init__(
-        self,
-        world_size: int,
-        function: Callable[..., Any],
-        *arguments: Any,
-        output: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        self, world_size: int, function: Callable[..., Any], *arguments: Any, output: Path | None = None
     ) -> None:
         port = _free_port()
         self.processes: list[ForkServerProcess] = []
@@ -44,7 +39,6 @@ class World:
                 "WORLD_SIZE": str(world_size),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                **(environment or {}),
             }
             ours, theirs = CONTEXT.Pipe(duplex=False)
             process = CONTEXT.Process(target=_rank, args=(variables, output, theirs, function, arguments))
@@ -85,11 +79,10 @@ class World:
         self.wait(seconds)
         return found
 
-    def kill(self, ranks: Sequence[int] | None = None) -> None:
-        """kill -9 for some ranks, by default all."""
-        for rank, process in enumerate(self.processes):
-            if ranks is None or rank in ranks:
-                process.kill()
+    def kill(self) -> None:
+        """kill -9 for all."""
+        for process in self.processes:
+            process.kill()
 
 
 def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -97,13 +90,12 @@ def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[
     return World(world_size, function, *arguments).results()
 
 
-def train_on(world_size: int, overrides: Sequence[str], output: Path, **settings: Any) -> World:
-    """python train.py *overrides on world_size ranks; prints into output."""
-    return World(world_size, _train, list(overrides), output=output, **settings)
-
-
 def _rank(
-    variables: Mapping[str, str], output: Path | None, pipe: Any, function: Callable[..., Any], arguments: Sequence[Any]
+    variables: Mapping[str, str],
+    output: Path | None,
+    pipe: Any,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ |= variables
     if output is not None:
@@ -121,13 +113,6 @@ def _rank(
     pipe.send_bytes(pickle.dumps(answer))  # by value: torch would share memory with a process that is gone by then
     sys.stdout.flush()
     os._exit(0)  # threads of gloo may abort a normal exit
-
-
-def _train(overrides: Sequence[str]) -> None:
-    from configs import compose
-    from train import run_and_leave
-
-    run_and_leave(compose(overrides))
 
 
 def _free_port() -> int:
