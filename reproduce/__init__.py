@@ -6,7 +6,11 @@ jobs.py        runs are ordinary train.py processes (processes.py): skipped when
                shown while they run (progress.py); serves sweeps too (sweep.py)
 measures.py    run directories to curves, speed-ups, overheads; a diverged run is a failure of its arm, never absent
 statistics.py  intervals, paired tests, fitted curves, the rule that gives a verdict; numbers in, numbers out
-toy.py, memory.py, timing.py   claims that need no training: small functions, bytes of state, interleaved step times
+findings.py    all of these to measures and verdicts; exhibits.py has the figures and tables
+measurements.py   claims that need no training: small functions (toy.py), bytes of state (memory.py), interleaved step
+               times (timing.py)
+forecast.py    what a claim will cost, before anything starts
+reproduction.py   a claim from start to finish
 results.py     what all of these leave behind: results.json
 report.py      results.json to report.html, report.md, CSV, PNG and PDF (page.py, figures.py); it computes nothing
 

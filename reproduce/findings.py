@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reproduce import measures, statistics
+from reproduce import exhibits, measures, statistics
 from reproduce.claims import ArmSpec, Claim, Point
-from reproduce.measures import Measured
+from reproduce.measures import Measured, Ratios
 from reproduce.protocols import HALF, WHOLE, Outcomes, Planned, Protocol, steps_of
-from reproduce.results import Arm, Axis, Figure, Measure, Series, Table
+from reproduce.results import Arm, Figure, Measure, Table
 from reproduce.results import Protocol as Found
 from reproduce.statistics import Interval
 
-AXES = ("step", "tokens", "flops", "seconds")
-NATS, LOSS, STEPS = "nats per token", "val/loss (nats per token)", "optimizer steps"
+NATS = "nats per token"
 UNTUNED = "untuned, so no verdict"
-Ratios = Mapping[tuple[str, str], Interval]  # (candidate, baseline) -> seconds per step, as a ratio
 
 
 @dataclass
@@ -54,7 +53,10 @@ def training(claim: Claim, protocols: Sequence[Protocol], runs: Sequence[Measure
         found.figures += figures
         found.tables += tables
     found.arms = _arms(claim, protocols, outcomes, runs)
-    found.tables.append(_diagnostics(claim, [run for each in compared.values() for run in each], ratios))
+    last = protocols[-1].name
+    found.figures += exhibits.cost_figures(claim, last, compared[last], ratios)
+    found.tables.append(exhibits.diagnostics_table(claim, last, compared[last], ratios))
+    found.notes = list(dict.fromkeys(note for protocol in protocols for note in _ends_of_grids(protocol, outcomes)))
     found.difference = _difference(found.protocols)
     return found
 
@@ -145,8 +147,11 @@ def _speed_up(
         pair = Pair(claim, claim.arm(comparison["candidate"]), claim.arm(comparison["baseline"]), compared)
         pair_rows = _pair_measures(pair, comparison["claimed"], ratios.get((pair.candidate.name, pair.baseline.name)))
         rows += pair_rows
-    figures = [_curves_figure(claim, protocol.name, compared), _budgets_figure(claim, protocol.name, compared)]
-    return rows, figures, _tuning_table(claim, protocol, outcomes)
+    figures = [
+        exhibits.curves_figure(claim, protocol.name, compared),
+        exhibits.budgets_figure(claim, protocol.name, compared),
+    ]
+    return rows, figures, exhibits.tuning_table(claim, protocol, outcomes)
 
 
 class Pair(NamedTuple):
@@ -282,8 +287,12 @@ def _sweep(
     points = protocol.points(outcomes) or {}
     rows = [_expectation(claim, row, points, compared) for row in claim.fields["expect"]]
     swept = _runs_of(protocol.tuning(outcomes), runs)
-    figures = [_sweep_figure(claim, swept, compared), _curves_figure(claim, protocol.name, compared)]
-    return rows, figures, [_sweep_table(claim, swept, compared), *_tuning_table(claim, protocol, outcomes)]
+    figures = [exhibits.sweep_figure(claim, swept, compared), exhibits.curves_figure(claim, protocol.name, compared)]
+    return (
+        rows,
+        figures,
+        [exhibits.sweep_table(claim, swept, compared), *exhibits.tuning_table(claim, protocol, outcomes)],
+    )
 
 
 def _expectation(
@@ -329,32 +338,6 @@ QUANTITIES: dict[str, tuple[Quantity, str, str]] = {
     "clipped_share": (_clipped_share, "", "share of steps with a clipped gradient"),
     "win_rate": (_win_rate, "", "win rate (coordinates of the update that are not clipped)"),
 }
-
-
-def _sweep_table(claim: Claim, swept: Sequence[Measured], compared: Sequence[Measured]) -> Table:
-    tolerances = claim.fields.get("near", (0.05, 0.2))
-    columns = ["arm", f"best {claim.fields['axis']}", "its loss in the sweep", "with fresh seeds"]
-    columns += [f"share of the range within {tolerance:g} nats of the best" for tolerance in tolerances]
-    rows = []
-    for arm in claim.arms:
-        points = sweep_points(swept, arm.name)
-        known = [(y, x) for x, y in points if y is not None]
-        fresh = [run.record.loss for run in compared if run.plan.arm == arm.name]
-        shares = [measures.share_near_best(points, tolerance) for tolerance in tolerances]
-        best = min(known, default=(None, None))
-        rows.append([arm.label, _text(best[1]), _text(best[0]), _mean_text(fresh), *map(_text, shares)])
-    return Table("The sweep in short", columns, rows, "The range is measured on a logarithmic axis.")
-
-
-def sweep_points(runs: Sequence[Measured], arm: str) -> list[tuple[float, float | None]]:
-    """(x, loss) of an arm's runs, by rising x: the number in the first override of each point."""
-    points = [(axis_value(run.plan.point), run.record.loss) for run in runs if run.plan.arm == arm]
-    return sorted(points, key=lambda point: point[0])
-
-
-def axis_value(point: Point) -> float:
-    """A point's place on the axis of its sweep."""
-    return float(point[0].partition("=")[2])
 
 
 # What all of them show.
@@ -427,144 +410,34 @@ def _tuning_sentence(tried: Sequence[Measured], points: Sequence[Point]) -> str:
     return f"{len(tried)} runs, {steps:,} steps, {diverged} diverged; chosen: {chosen}"
 
 
-def _tuning_table(claim: Claim, protocol: Protocol, outcomes: Outcomes) -> list[Table]:
-    runs = protocol.tuning(outcomes)
-    if not runs:
-        return []
-    rows = []
-    for run in runs:
-        loss = outcomes[run.config_hash]
-        text = "diverged" if loss is None else f"{loss:.4f}"
-        rows.append([claim.arm(run.arm).label, run.purpose, f"{run.steps:,}", " ".join(run.point), text])
-    note = f"Seed {claim.fields['tuning_seed']}, which the comparison does not use."
-    return [Table("Everything that tuning tried", ["arm", "purpose", "steps", "point", "val/loss"], rows, note)]
+def _ends_of_grids(protocol: Protocol, outcomes: Outcomes) -> list[str]:
+    """A sentence for every arm and hyperparameter whose choice by tuning is the smallest or largest that was tried."""
+    notes = []
+    for arm, points in (protocol.points(outcomes) or {}).items():
+        tried = [run.point for run in protocol.tuning(outcomes) if run.arm == arm]
+        if len(points) != 1 or not tried:
+            continue
+        for key, chosen in _numbers(points[0]).items():
+            values = sorted({numbers[key] for numbers in map(_numbers, tried) if key in numbers})
+            if len(values) > 1 and chosen in (values[0], values[-1]):
+                best, span = (
+                    f"{protocol.claim.arm(arm).label}'s best {key}={chosen:g}",
+                    f"{values[0]:g} to {values[-1]:g}",
+                )
+                notes.append(f"{best} is an end of what was tried ({span}): a wider grid may find a better one.")
+    return notes
 
 
-def _diagnostics(claim: Claim, compared: Sequence[Measured], ratios: Ratios) -> Table:
-    columns = ["arm", "optimizer state, MB", "peak memory, MB", "clipped steps", "win rate", "FLOPs per step"]
-    columns += ["seconds per step beside the baseline", "diverged runs"]
-    rows = []
-    for arm in claim.arms:
-        records = [run.record for run in compared if run.plan.arm == arm.name]
-        ratio = ratios.get((arm.name, claim.baseline.name))
-        flops = measures.flops_per_step(compared, arm.name)
-        rows.append(
-            [
-                arm.label,
-                _text(_mega(_average([record.state_bytes for record in records]))),
-                _text(_mega(max((record.peak_bytes or 0.0 for record in records), default=None))),
-                _text(_average([record.clipped_share for record in records])),
-                _text(_average([record.win_rate for record in records])),
-                _text(flops),
-                "" if ratio is None else f"{ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
-                str(sum(record.status == "diverged" for record in records)),
-            ]
-        )
-    note = "Means over the compared runs; peak memory is the largest, of the whole process. MB: 10^6 bytes."
-    return Table("Diagnostics", columns, rows, note)
-
-
-def _curves_figure(claim: Claim, protocol: str, compared: Sequence[Measured]) -> Figure:
-    """The mean curve of every arm at T/2 and T."""
-    series, columns = [], []
-    for arm in claim.arms:
-        for fraction in (HALF, WHOLE):
-            steps = steps_of(claim, fraction)
-            runs = [run for run in compared if (run.plan.arm, run.plan.steps) == (arm.name, steps)]
-            curve = measures.mean_curves(runs)
-            if not curve["step"]:
-                continue
-            rows = [n for n in range(len(curve["step"])) if all(curve[key][n] is not None for key in AXES)]
-            name = f"{arm.label}, {steps:,} steps"
-            y, low, high = ([curve[key][n] for n in rows] for key in ("val/loss", "low", "high"))
-            steps_axis = [_number(curve["step"][n]) for n in rows]
-            series.append(Series(name, steps_axis, y, low, high, arm.name, dashed=fraction == HALF))
-            columns.append({key: [_number(curve[key][n]) for n in rows] for key in AXES})
-    labels = {"tokens": "tokens", "flops": "FLOPs, curvature passes included", "seconds": "seconds in training steps"}
-    caption = "Mean over seeds; the band spans the seeds. Every length has a learning-rate schedule of its own."
-    return Figure(
-        f"curves-{protocol}",
-        f"Validation loss, protocol {protocol}",
-        "lines",
-        Axis(STEPS),
-        Axis(LOSS),
-        series,
-        {label: [column[key] for column in columns] for key, label in labels.items()},
-        caption,
-    )
-
-
-def _budgets_figure(claim: Claim, protocol: str, compared: Sequence[Measured]) -> Figure:
-    """Final loss against the number of steps, each point a run with its own schedule."""
-    series = []
-    for arm in claim.arms:
-        found: dict[float, list[float]] = {}
-        for points in measures.budgets(compared, arm.name).values():
-            for steps, loss in points:
-                if loss is not None:
-                    found.setdefault(steps, []).append(loss)
-        x = sorted(found)
-        if x:
-            y = [sum(found[steps]) / len(found[steps]) for steps in x]
-            low, high = [min(found[steps]) for steps in x], [max(found[steps]) for steps in x]
-            series.append(Series(arm.label, x, list(y), list(low), list(high), arm.name))
-    level = _average(list(measures.losses(compared, claim.baseline.name, claim.budget).values()))
-    return Figure(
-        f"budgets-{protocol}",
-        f"Final loss by length of the run, protocol {protocol}",
-        "lines",
-        Axis(f"{STEPS}, each run with its own full schedule"),
-        Axis(LOSS),
-        series,
-        caption="Mean over seeds, and the extremes. A candidate as fast as claimed meets the dashed line left of T.",
-        hline=level,
-        hline_label=f"{claim.baseline.label}, {claim.budget:,} steps" if level is not None else "",
-    )
-
-
-def _sweep_figure(claim: Claim, swept: Sequence[Measured], compared: Sequence[Measured]) -> Figure:
-    series = []
-    for arm in claim.arms:
-        points = sweep_points(swept, arm.name)
-        series.append(Series(arm.label, [x for x, _ in points], [y for _, y in points], arm=arm.name))
-        fresh: dict[float, list[float]] = {}
-        for x, y in sweep_points(compared, arm.name):
-            if y is not None:
-                fresh.setdefault(x, []).append(y)
-        if fresh:
-            means: list[float | None] = [sum(values) / len(values) for values in fresh.values()]
-            low: list[float | None] = [min(values) for values in fresh.values()]
-            high: list[float | None] = [max(values) for values in fresh.values()]
-            series.append(Series(f"{arm.label}, fresh seeds", list(fresh), means, low, high, arm.name, dashed=True))
-    caption = f"After {claim.budget:,} steps. A gap in a line is a run that diverged."
-    axis = Axis(str(claim.fields["axis"]), log=True)
-    return Figure("sweep", f"Loss against {claim.fields['axis']}", "lines", axis, Axis(LOSS), series, caption=caption)
+def _numbers(point: Point) -> dict[str, float]:
+    """The hyperparameters of a point that are numbers."""
+    found = {}
+    for key, _, value in (override.partition("=") for override in point):
+        with suppress(ValueError):
+            found[key] = float(value)
+    return found
 
 
 def _runs_of(plans: Sequence[Planned], runs: Sequence[Measured]) -> list[Measured]:
     """The plans, with what came of the run of the same configuration."""
     known = {run.plan.config_hash: run.record for run in runs}
     return [Measured(plan, known[plan.config_hash]) for plan in plans if plan.config_hash in known]
-
-
-def _average(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _mega(value: float | None) -> float | None:
-    return None if value is None else value / 1e6
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _mean_text(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    failed = f"; {len(values) - len(known)} diverged" if len(known) < len(values) else ""
-    return f"{_text(_average(known))} (n = {len(known)}{failed})"

@@ -6,7 +6,8 @@ from typing import Any
 from reproduce import memory, timing, toy
 from reproduce.claims import ArmSpec, Claim
 from reproduce.evidence import Evidence
-from reproduce.findings import Expected, Findings, Ratios, measure, overall, sentence
+from reproduce.findings import Expected, Findings, measure, overall, sentence
+from reproduce.measures import Ratios
 from reproduce.results import Arm, Measure, Protocol
 from reproduce.statistics import Interval
 

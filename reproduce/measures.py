@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reproduce.protocols import Planned
+from reproduce.statistics import Interval
 from trainer.metrics import read_rows
 
 COLUMNS = ("step", "tokens", "flops", "seconds", "val/loss")
 Losses = Mapping[int, float | None]  # seed -> final val/loss
+Ratios = Mapping[tuple[str, str], Interval]  # (candidate, baseline) -> seconds per step, as a ratio
 
 
 class MeasuresError(ValueError):

@@ -37,6 +37,10 @@ class Protocol(Structural):
     """A way to test a claim by training."""
 
     @property
+    def claim(self) -> Claim:
+        """Whose protocol it is."""
+
+    @property
     def name(self) -> str:
         """Its key in PROTOCOLS."""
 

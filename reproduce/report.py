@@ -115,7 +115,9 @@ def _ledger_row(results: Results, beside: str) -> list[Inline]:
 
 
 def _opening(results: Results) -> list[Piece]:
-    return [_headline(results), Quote(results.source.sentence, _paper(results), results.source.setting)]
+    source = results.source
+    quote = [Quote(source.sentence, _paper(results), source.setting)] if source.sentence else []  # runs have none
+    return [_headline(results), *quote]
 
 
 def _headline(results: Results) -> Headline:

@@ -16,9 +16,9 @@ from typing import Any
 
 from reproduce import findings, measures, protocols, report, statistics
 from reproduce.claims import Claim
-from reproduce.findings import Findings, Ratios
+from reproduce.findings import Findings
 from reproduce.jobs import Job, Outcome, run_jobs
-from reproduce.measures import Measured
+from reproduce.measures import Measured, Ratios
 from reproduce.processes import log_path
 from reproduce.protocols import Planned
 from reproduce.results import Protocol, Results, Run, Table, read, write

@@ -21,7 +21,8 @@ from rich.table import Table as Shown
 
 from configs import flat
 from reproduce import measures, report
-from reproduce.findings import AXES, LOSS, NATS, STEPS
+from reproduce.exhibits import AXES, LOSS, STEPS
+from reproduce.findings import NATS
 from reproduce.measures import MeasuresError, Record
 from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table, write
 

@@ -11,8 +11,7 @@ import pytest
 
 from reproduce import forecast, measurements, protocols, reproduction
 from reproduce.claims import Claim, load
-from reproduce.findings import Ratios
-from reproduce.measures import MeasuresError
+from reproduce.measures import MeasuresError, Ratios
 from reproduce.reproduction import ReproductionError, RunsFailedError
 from reproduce.results import Results, ResultsError, read
 from reproduce.statistics import Interval
@@ -144,7 +143,25 @@ def test_a_sweep_finds_each_arms_best_and_compares_it(
     (row,) = protocol.measures
     assert row.estimate == pytest.approx(0.04)
     assert (row.n, row.verdict) == (3, "reproduced")
-    assert [figure.name for figure in results.figures] == ["sweep", "curves-sweep"]
+    assert [figure.name for figure in results.figures] == ["sweep", "curves-sweep", "step-time", "clipped"]
+    clipped = results.figures[-1]
+    assert [(series.arm, series.y) for series in clipped.series] == [("a", [1.0]), ("b", [1.0])]
+
+
+@pytest.mark.parametrize(("first", "is_end"), [("1e-3", True), ("2e-3", False), ("4e-3", True)])
+def test_a_choice_at_an_end_of_its_grid_is_noted(
+    write_claim: Callable[..., Path], simulate: Any, tmp_path: Path, first: str, is_end: bool
+) -> None:
+    points = sorted(["1e-3", "2e-3", "4e-3"], key=lambda value: value != first)  # of equal losses the first is chosen
+    arms = {
+        name: {"label": name, "role": role, "overrides": [], "grid": [[f"optim.lr={lr}"] for lr in points]}
+        for name, role in (("a", "baseline"), ("b", "candidate"))
+    }
+    claim = load("twice", "nano", folder=write_claim(base="sweep", arms=arms))
+    results = reproduce(claim, tmp_path / "out", simulate(lambda arm, n, seed: 4.0))
+    assert ["optim.lr" in note and "a wider grid may find a better one" in note for note in results.notes] == (
+        [True, True] if is_end else []
+    )
 
 
 def test_a_claim_of_memory_trains_nothing(tmp_path: Path) -> None:
