@@ -49,6 +49,7 @@ def test_differences_come_first_then_the_runs_by_their_loss(
     assert [row[:2] for row in ended.rows] == [["b", "finished"], ["a", "finished"], ["c", "unfinished"]]
     assert [series.name for series in results.figures[0].series] == ["a", "b", "c"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "report.md", "curves.csv"}
+    assert "\n>" not in (tmp_path / "out" / "report.md").read_text()  # no paper, so nothing to quote
 
 
 def test_different_validation_data_are_refused_unless_asked_for(
