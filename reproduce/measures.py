@@ -46,6 +46,20 @@ class Record:
         """Checksums by split."""
         return dict(self.environment.get("data") or {})
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of results.Run that a run directory knows."""
+        return {
+            "status": self.status,
+            "loss": self.loss if self.loss is not None and math.isfinite(self.loss) else None,
+            "seconds": self.seconds,
+            "flops": self.flops,
+            "peak_bytes": self.peak_bytes,
+            "clipped_share": self.clipped_share,
+            "win_rate": self.win_rate,
+            "commit": (self.environment.get("git") or {}).get("commit"),
+        }
+
 
 class Measured(NamedTuple):
     """A planned run and what came of it."""

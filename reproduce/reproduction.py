@@ -6,7 +6,6 @@ after any interruption and ends with the same results.
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +194,6 @@ def _statements(claim: Claim) -> list[Table]:
 
 def _run(each: Measured) -> Run:
     plan, record = each
-    git = record.environment.get("git") or {}
     return Run(
         name=plan.name,
         arm=plan.arm,
@@ -203,14 +201,7 @@ def _run(each: Measured) -> Run:
         purpose=plan.purpose,
         seed=plan.seed,
         steps=plan.steps,
-        status=record.status,
         overrides=list(plan.overrides),
         config_hash=plan.config_hash,
-        loss=record.loss if record.loss is not None and math.isfinite(record.loss) else None,
-        seconds=record.seconds,
-        flops=record.flops,
-        peak_bytes=record.peak_bytes,
-        clipped_share=record.clipped_share,
-        win_rate=record.win_rate,
-        commit=git.get("commit"),
+        **record.facts,
     )

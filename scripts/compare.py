@@ -171,7 +171,6 @@ def show(table: Table) -> None:
 
 
 def _run(name: str, record: Record, config: Mapping[str, Any], own: list[str]) -> Run:
-    git = record.environment.get("git") or {}
     return Run(
         name=name,
         arm=name,
@@ -179,16 +178,9 @@ def _run(name: str, record: Record, config: Mapping[str, Any], own: list[str]) -
         purpose="",
         seed=int(config.get("seed", 0)),
         steps=int(config.get("max_steps", record.step)),
-        status=record.status,
         overrides=own,
         config_hash="",
-        loss=record.loss,
-        seconds=record.seconds,
-        flops=record.flops,
-        peak_bytes=record.peak_bytes,
-        clipped_share=record.clipped_share,
-        win_rate=record.win_rate,
-        commit=git.get("commit"),
+        **record.facts,
     )
 
 
