@@ -33,7 +33,13 @@ from reproduce.results import Results, read
 COUNTS = ("jobs", "ranks", "seeds")
 OWN = ("claim", "scale", "out", "ledger", *COUNTS)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
-COPIED = ("report.md", "results.json", "*.csv", "*.png")  # to the ledger: report.html holds all of plotly's code
+COPIED = (
+    "report.md",
+    "results.json",
+    "*.csv",
+    "*.png",
+    "*.pdf",
+)  # not report.html, which holds all of plotly
 
 
 @dataclass(frozen=True)
