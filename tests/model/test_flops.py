@@ -41,7 +41,7 @@ def test_gpt2s_sizes_have_their_published_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (Path(__file__).parents[2] / "configs/model").glob("*.yaml")])
 def test_every_option_tells_its_parameter_count(name: str) -> None:
-    vocab_size = 4096 if name in ("nano", "micro") else 50257
+    vocab_size = 4096 if name in ("pico", "nano", "micro") else 50257
     settings = {**compose([f"model={name}"]).model, "vocab_size": vocab_size, "vocab_multiple": 1}
     told = (Path(__file__).parents[2] / f"configs/model/{name}.yaml").read_text().splitlines()[0]
     assert f"{parameter_count(GPTConfig(**settings)):,} parameters with a vocabulary of {vocab_size:,}" in told
