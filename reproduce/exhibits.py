@@ -129,7 +129,7 @@ def tuning_table(claim: Claim, protocol: Protocol, outcomes: Outcomes) -> list[T
 
 def cost_figures(claim: Claim, protocol: str, compared: Sequence[Measured], ratios: Ratios) -> list[Figure]:
     """Bars of what the arms cost and of their diagnostics; no figure of what no arm has."""
-    figures = [_step_time_figure(claim, ratios)]
+    figures = [_step_time_figure(claim, ratios)] if ratios else []
     for name, (title, unit, value) in DIAGNOSTICS.items():
         series = []
         for arm in claim.arms:
@@ -145,7 +145,9 @@ def cost_figures(claim: Claim, protocol: str, compared: Sequence[Measured], rati
 def _step_time_figure(claim: Claim, ratios: Ratios) -> Figure:
     series = []
     for arm in claim.arms:
-        if ratio := ratios.get((arm.name, claim.baseline.name)):
+        if arm is claim.baseline:
+            series.append(Series(arm.label, [arm.label], [1.0], arm=arm.name))
+        elif ratio := ratios.get((arm.name, claim.baseline.name)):
             bar = Series(arm.label, [arm.label], [ratio.estimate], arm=arm.name)
             if math.isfinite(ratio.high):  # else there were too few rounds
                 bar.low, bar.high = [ratio.low], [ratio.high]

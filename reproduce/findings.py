@@ -374,17 +374,18 @@ def _more_seeds(rows: Sequence[Measure], n: int) -> int | None:
 
 
 def _difference(found: Sequence[Found]) -> str:
-    """In words, what tuning changed."""
+    """In words, what tuning changed: the verdict, and every number that the paper makes a claim about."""
     if len(found) < 2:
         return ""
-    parts = [f"{protocol.name.capitalize()}, {protocol.verdict}: {protocol.sentence}" for protocol in found]
-    shared = {row.name: row for row in found[0].measures}
-    for row in found[-1].measures:
-        other = shared.get(row.name)
-        if row.name == "half_budget_gap" and other and row.estimate is not None and other.estimate is not None:
-            parts.append(f"{row.label}: {other.estimate:.3g} ({found[0].name}), {row.estimate:.3g} ({found[-1].name})")
-            break
-    return ". ".join(parts)
+    first, last = found[0], found[-1]
+    parts = [f"Verdict: {first.verdict} ({first.name}), {last.verdict} ({last.name})."]
+    before = {row.name: row for row in first.measures}
+    for row in last.measures:
+        other = before.get(row.name)
+        if other and row.claimed is not None and row.estimate is not None and other.estimate is not None:
+            change = f"{other.estimate:.3g} ({first.name}), {row.estimate:.3g} ({last.name}), claimed {row.claimed:.3g}"
+            parts.append(f"{row.label}: {change}.")
+    return " ".join(parts)
 
 
 def _arms(claim: Claim, protocols: Sequence[Protocol], outcomes: Outcomes, runs: Sequence[Measured]) -> list[Arm]:

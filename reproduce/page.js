@@ -108,7 +108,7 @@ class Plot {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 12, r: 26, t: 12, b: 12 },
-      bargap: 0.4,
+      bargap: Math.max(0.4, 1 - 0.2 * (this.spec.layout.xaxis.categoryarray || []).length), // few bars are no walls
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: variable("--card"), bordercolor: quiet, font: { color: text } },
       dragmode: this.dragging ? "zoom" : false,

@@ -304,7 +304,8 @@ class Plot:
         caption = f"<figcaption>{html.escape(self.figure.caption)}</figcaption>" if self.figure.caption else ""
         title = html.escape(self.figure.title)
         inner = '<div class="controls"></div><div class="canvas"></div>'
-        return f'<figure data-figure="{html.escape(self.figure.name)}"><h3>{title}</h3>{inner}{caption}</figure>'
+        name, kind = html.escape(self.figure.name), html.escape(self.figure.kind)
+        return f'<figure data-figure="{name}" class="{kind}"><h3>{title}</h3>{inner}{caption}</figure>'
 
     def markdown(self) -> str:
         """See Piece."""

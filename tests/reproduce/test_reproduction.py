@@ -61,6 +61,8 @@ def test_untuned_numbers_have_no_verdict(write_claim: Callable[..., Path], simul
     assert (paper.verdict, {row.verdict for row in paper.measures}) == ("undecided", {None})
     assert paper.sentence.startswith("untuned, so no verdict") and "another size" in paper.description
     assert results.verdict == tuned.verdict == "not reproduced"
+    assert results.difference.startswith("Verdict: undecided (paper), not reproduced (tuned). half-budget gap ")
+    assert f"{numbers(results, 'paper')['half_budget_gap'].estimate:.3g} (paper)" in results.difference
 
 
 def test_a_diverged_run_is_shown_and_counts_against_its_arm(claim: Claim, simulate: Any, tmp_path: Path) -> None:
@@ -144,7 +146,11 @@ def test_a_sweep_finds_each_arms_best_and_compares_it(
     assert row.estimate == pytest.approx(0.04)
     assert (row.n, row.verdict) == (3, "reproduced")
     assert [figure.name for figure in results.figures] == ["sweep", "curves-sweep", "step-time", "clipped"]
-    clipped = results.figures[-1]
+    step_time, clipped = results.figures[-2:]
+    assert [(series.arm, series.y, series.high) for series in step_time.series] == [
+        ("a", [1.0], None),
+        ("b", [1.25], [1.3]),
+    ]
     assert [(series.arm, series.y) for series in clipped.series] == [("a", [1.0]), ("b", [1.0])]
 
 
