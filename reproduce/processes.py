@@ -144,6 +144,14 @@ def cuda_devices() -> list[str]:
     return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
+def room(ranks: int) -> int:
+    """How many jobs of so many ranks the machine has room for: a CUDA device for each rank, a core where there are none.
+
+    With a core each, a job has one thread on every machine, and its last bits do not depend on how many cores there are.
+    """
+    return max(1, (len(cuda_devices()) or _cores()) // ranks)
+
+
 def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[str, str]]:
     """What is set in the environment of each of at_once jobs: its share of the cores and the devices.
 

@@ -2,7 +2,7 @@
 
 claim    one of those below, or all
 scale    nano (two CPU cores, minutes), micro (hours), small, medium, large (the paper's size, GPUs)
-jobs     runs at once, 1
+jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
@@ -28,6 +28,7 @@ from rich.console import Console
 
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
+from reproduce.processes import room
 from reproduce.results import Results, read
 
 COUNTS = ("jobs", "ranks", "seeds")
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str]) -> Request:
         scale=settings["scale"],
         out=Path(settings["out"]) if "out" in settings else None,
         ledger=Path(settings.get("ledger", "docs/claims")),
-        jobs=counts.get("jobs", 1),
+        jobs=counts.get("jobs") or room(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
