@@ -145,9 +145,9 @@ def cuda_devices() -> list[str]:
 
 
 def room(ranks: int) -> int:
-    """How many jobs of so many ranks the machine has room for: a CUDA device for each rank, a core where there are none.
+    """How many jobs of so many ranks the machine has room for: a CUDA device for each rank, a core if there are none.
 
-    With a core each, a job has one thread on every machine, and its last bits do not depend on how many cores there are.
+    With a core each, a job has one thread on every machine, so its last bits do not follow the number of cores.
     """
     return max(1, (len(cuda_devices()) or _cores()) // ranks)
 
