@@ -177,7 +177,8 @@ def _pair_measures(pair: Pair, claimed: Mapping[str, float], ratio: Interval | N
     n, rows = len(pair.claim.seeds), []
     in_steps = _speed_up_interval(pair)
     cost = _flops_ratio(pair)
-    note = _divergence_note(pair)
+    divergence = _divergence_note(pair)
+    note = "; ".join(filter(None, (_unreached_note(pair, in_steps), divergence)))
     for key, label, factor in (
         ("steps", "steps", Interval(1.0, 1.0, 1.0)),
         ("flops", "FLOPs", None if cost is None else Interval(cost, cost, cost)),
@@ -193,7 +194,7 @@ def _pair_measures(pair: Pair, claimed: Mapping[str, float], ratio: Interval | N
         words = (
             f"half-budget gap closed by {pair.candidate.label} (1: T/2 steps of it equal T of {pair.baseline.label})"
         )
-        rows.append(measure("half_budget_gap", words, "", gap, Expected(claimed.get("gap"), 0.0), n=n, note=note))
+        rows.append(measure("half_budget_gap", words, "", gap, Expected(claimed.get("gap"), 0.0), n=n, note=divergence))
     rows += _equal_cost(pair, cost, ratio)
     if cost is not None:
         words = f"FLOPs per step, {pair.name}"
@@ -263,6 +264,12 @@ def difference(
     row = measure(name, label, unit, paired.difference, expected, n=paired.n)
     row.sd, row.p_value = finite(paired.sd), finite(paired.p_value)
     return row
+
+
+def _unreached_note(pair: Pair, in_steps: Interval | None) -> str:
+    if in_steps is None or in_steps.estimate != 0:
+        return ""
+    return f"0: {pair.candidate.label}'s curve, as fitted, never comes to {pair.baseline.label}'s final loss"
 
 
 def _divergence_note(pair: Pair) -> str:

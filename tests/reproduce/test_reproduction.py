@@ -46,6 +46,12 @@ def test_a_planted_speed_up_is_found_and_judged(
     assert numbers(results, "paper")["half_budget_gap"].verdict == verdict
 
 
+def test_a_final_loss_that_is_never_reached_is_said_to_be(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    flat = simulate(lambda arm, n, seed: 3.0 + (0.5 if arm == "b" else 0.0) + 100 / n**2 + seed / 99)
+    row = numbers(reproduce(claim, tmp_path / "out", flat), "tuned")["speed_up_steps"]
+    assert (row.estimate, row.note) == (0.0, "0: B's curve, as fitted, never comes to A's final loss")
+
+
 def test_speed_ups_in_flops_and_seconds_count_what_a_step_costs(claim: Claim, simulate: Any, tmp_path: Path) -> None:
     rows = numbers(reproduce(claim, tmp_path / "out", simulate(2.0)), "tuned")
     steps, seconds = rows["speed_up_steps"], rows["speed_up_seconds"]
