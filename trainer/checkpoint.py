@@ -6,11 +6,11 @@ checkpoints/step_000500/
     state.json      step, tokens, seconds and whatever else is not a tensor
     manifest.json   size and sha256 of every file; written last
 
-Saving stops training for a copy to host memory; a thread of its own does the rest: torch.distributed.checkpoint writes
-every rank's part in its safetensors storage (its default one pickles, and runs what it loads), each rank makes its own
-durable, the main rank adds the manifest and renames the folder, which had another name until then. So a killed run
-leaves the previous checkpoint intact. Any number of ranks reads what any other wrote. step_000500 holds the state after
-500 steps: the next step to run is 500.
+Saving stops training for a copy to host memory; a thread of its own does the rest: torch.distributed.checkpoint plans
+who writes what, every rank streams its part to a safetensors file of its own (tensor_files.py; torch's default storage
+pickles, and runs what it loads) and makes it durable, the main rank adds the manifest and renames the folder, which had
+another name until then. So a killed run leaves the previous checkpoint intact. Any number of ranks reads what any other
+wrote. step_000500 holds the state after 500 steps: the next step to run is 500.
 """
 
 import hashlib
@@ -30,13 +30,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.files import fsync, fsync_folder, write_json
 from trainer.ranks import Ranks, is_lost_peer
+from trainer.tensor_files import StreamingWriter
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +181,11 @@ class CheckpointStore:
         started, temporary = time.perf_counter(), path.with_name(f".{path.name}.tmp")
         try:
             self._together(lambda: _make_empty(temporary) if self._ranks.is_main else None)
-            writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+            writer = StreamingWriter(temporary)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that there is a single process
                 save(tensors, storage_writer=writer, process_group=self._group)
-            own = temporary / f"shard-{self._ranks.rank + 1:05d}-model-00001-of-00001.safetensors"
-            digests = self._together(lambda: {own.name: _digest(own)} if own.is_file() else {})
+            digests = self._ranks.gather(writer.digests, self._group)
             files = {name: digest for each in digests for name, digest in each.items()}
             self._together(lambda: self._complete(path, temporary, state, files) if self._ranks.is_main else None)
             size, seconds = sum(each["bytes"] for each in files.values()), time.perf_counter() - started

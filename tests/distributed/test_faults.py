@@ -78,12 +78,12 @@ MOMENTS_OF_ONE = [  # where the process is when it dies, and its rank
     ("data.TokenLoader.batches", 1),
     ("optim.build.OptimizerSet.step", 0),
     (f"{CHECKPOINT}.save", 1),  # this rank's part of the tensors is not yet written
-    (f"{CHECKPOINT}._digest", 1),  # it is written, not yet durable
+    ("trainer.tensor_files.fsync", 1),  # it is written, not yet durable
     (f"{CHECKPOINT}.write_json", 0),  # all tensors are written
 ]
 MOMENTS_OF_ALL = [
     ("trainer.parallel.Strategy.clip_grad_norm_", 1),
-    (f"{CHECKPOINT}.HuggingFaceStorageWriter", 1),
+    (f"{CHECKPOINT}.StreamingWriter", 1),
     ("pathlib.Path.rename", 0),  # complete, yet without its name
     (f"{CHECKPOINT}.fsync_folder", 0),  # with its name; older ones still there
 ]
