@@ -316,13 +316,13 @@ def _check_speed_up(claim: Claim, where: str) -> None:
     for protocol in fields["protocols"]:
         if protocol not in PROTOCOLS:
             raise ClaimError(f"{where}: protocol {protocol!r} does not exist; {_nearest(protocol, list(PROTOCOLS))}")
-        fractions = fields["fractions"].get(protocol)
-        if not isinstance(fractions, list) or not all(_is(each, NUMBER) and 0 < each <= 1 for each in fractions):
-            raise ClaimError(f"{where}: fractions.{protocol} must list the candidate's budgets, each in (0, 1]")
+        _check_fractions(fields["fractions"].get(protocol), f"fractions.{protocol}", where)
     if "paper" in fields["protocols"] and (without := [arm.name for arm in claim.arms if not arm.paper]):
         raise ClaimError(f"{where}: arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
     for row in fields["comparisons"]:
         _check_row(row, ("candidate", "baseline", "claimed"), "comparisons", claim, where)
+        for protocol, fractions in (row.get("fractions") or {}).items():
+            _check_fractions(fractions, f"comparisons: fractions.{protocol}", where)
         for key, value in row["claimed"].items():
             if key not in NO_EFFECT:
                 raise ClaimError(
@@ -338,6 +338,11 @@ def _check_speed_up(claim: Claim, where: str) -> None:
             _check_row(row, ("fraction", "keep"), "halving", claim, where)
         if fields["halving"][-1]["keep"] != 1:
             raise ClaimError(f"{where}: the last round of halving must keep 1")
+
+
+def _check_fractions(fractions: Any, field: str, where: str) -> None:
+    if not isinstance(fractions, list) or not all(_is(each, NUMBER) and 0 < each <= 1 for each in fractions):
+        raise ClaimError(f"{where}: {field} must list the candidate's budgets, each in (0, 1]")
 
 
 def _check_sweep(claim: Claim, where: str) -> None:

@@ -386,9 +386,9 @@ def _difference(found: Sequence[Found]) -> str:
         return ""
     first, last = found[0], found[-1]
     parts = [f"Verdict: {first.verdict} ({first.name}), {last.verdict} ({last.name})."]
-    before = {row.name: row for row in first.measures}
+    before = {(row.name, row.label): row for row in first.measures}  # a name occurs once in every comparison
     for row in last.measures:
-        other = before.get(row.name)
+        other = before.get((row.name, row.label))
         if other and row.claimed is not None and row.estimate is not None and other.estimate is not None:
             change = f"{other.estimate:.3g} ({first.name}), {row.estimate:.3g} ({last.name}), claimed {row.claimed:.3g}"
             parts.append(f"{row.label}: {change}.")

@@ -274,14 +274,14 @@ def best(batch: Sequence[Planned], outcomes: Outcomes, keep: int) -> dict[str, l
 def _speed_up_runs(
     claim: Claim, protocol: str, points: Mapping[str, Sequence[Point]], fractions: Sequence[float]
 ) -> Iterator[Planned]:
-    """Baselines at T, and at T/2 for the half-budget test; candidates at the fractions of T."""
+    """Baselines at T, and at T/2 for the half-budget test; candidates at the fractions of T, or their comparison's."""
     for arm in claim.arms:
         wanted: set[float] = set()
         for row in claim.fields["comparisons"]:
             if arm.name == row["baseline"]:
                 wanted |= {HALF, WHOLE} if "gap" in row["claimed"] else {WHOLE}
             if arm.name == row["candidate"]:
-                wanted |= set(fractions)
+                wanted |= set((row.get("fractions") or {}).get(protocol, fractions))
         for fraction in sorted(wanted):
             purpose = {WHOLE: "full budget", HALF: "half budget"}.get(fraction, "curve")
             for seed in claim.seeds:

@@ -73,6 +73,10 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"comparisons": [{"candidate": "b", "baseline": "a"}]}, "lacks 'claimed'"),
         ({"comparisons": [{"candidate": "b", "baseline": "a", "claimed": {"stesp": 2}}]}, "the nearest one is 'steps'"),
         ({"comparisons": [{"candidate": "b", "baseline": "a", "claimed": {"gap": 0}}]}, "must be a number, and not no"),
+        (
+            {"comparisons": [{"candidate": "b", "baseline": "a", "claimed": {}, "fractions": {"tuned": [1.5]}}]},
+            "comparisons: fractions.tuned must list",
+        ),
     ],
 )
 def test_a_wrong_field_gets_one_clear_line(

@@ -57,6 +57,13 @@ def test_both_arms_get_the_same_tuning_and_the_best_points_are_compared_with_fre
     assert sorted({run.steps for run in comparison if run.arm == "a"}) == [80, 160]
 
 
+def test_a_comparison_may_have_budgets_of_its_own(write_claim: Write) -> None:
+    row = {"candidate": "b", "baseline": "a", "claimed": {"gap": 1.0}, "fractions": {"tuned": [0.5, 1.0]}}
+    claim = load("twice", "nano", folder=write_claim(comparisons=[row]))
+    assert {run.steps for run in walked([Tuned(claim)])[-1] if run.arm == "b"} == {80, 160}
+    assert {run.steps for run in walked([Fixed(claim)])[-1] if run.arm == "b"} == {80}  # the protocol's
+
+
 def test_a_diverged_point_loses_the_tuning_and_a_tie_goes_to_the_earlier(claim: Claim) -> None:
     def loss(run: Planned) -> float | None:
         return None if run.point in (("optim.lr=1e-3",), ("optim.lr=1e-4",)) else 1.0

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,25 @@ def test_a_planted_speed_up_is_found_and_judged(
     assert results.verdict == row.verdict == verdict
     assert row.low < truth < row.high
     assert numbers(results, "paper")["half_budget_gap"].verdict == verdict
+
+
+def test_protocols_are_set_beside_each_other_comparison_by_comparison(
+    write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+) -> None:
+    points = [[f"optim.lr={lr}"] for lr in (1e-4, 2e-4, 4e-4)]
+    rows = (("a", "baseline", "adamw"), ("b", "candidate", "lion"), ("c", "other", "signum"))
+    arms = {
+        name: {"label": name.upper(), "role": role, "overrides": [f"optim={optim}"], "paper": points[0], "grid": points}
+        for name, role, optim in rows
+    }
+    compared = [{"candidate": "b", "baseline": other, "claimed": {"steps": 2.0}} for other in ("a", "c")]
+    fractions = {key: [0.5, 0.625, 0.75, 0.875] for key in ("paper", "tuned")}
+    folder = write_claim(arms=arms, comparisons=compared, fractions=fractions)
+    as_fast = simulate(lambda arm, steps, seed: 3.0 + 8.0 * (steps * (1 if arm == "a" else 2)) ** -0.35)
+    results = reproduce(load("twice", "nano", folder=folder), tmp_path / "out", as_fast)
+    found = re.findall(r"steps over (.) \(fitted curve\): (\S+) \(paper\), (\S+) \(tuned\)", results.difference)
+    speed_ups = {over: (float(paper), float(tuned)) for over, paper, tuned in found}
+    assert speed_ups == {"A": pytest.approx((2.0, 2.0), rel=0.01), "C": pytest.approx((1.0, 1.0), rel=0.01)}
 
 
 def test_a_final_loss_that_is_never_reached_is_said_to_be(claim: Claim, simulate: Any, tmp_path: Path) -> None:
