@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from remains import ends, metrics  # noqa: E402  # both need the path
 
 OVERRIDES = ["parallel=ddp", "precision=fp32", "device=cpu", "save_every=5", "eval_every=50", "sample_tokens=0"]
+OVERRIDES += ["model=pico", "micro_batch=4", "max_steps=300"]  # that two ranks share, and that the kills do not outlast
 
 
 def start(folder: Path, overrides: list[str]) -> subprocess.Popen[str]:
