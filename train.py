@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
 
+import json
 import logging
 import math
 import os
@@ -347,7 +348,9 @@ def begin(run: Run, stack: ExitStack) -> None:
     plugged = [plug_in(node, run_dir=path, settings=flat(config)) for node in config.logging.values()]
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
-    run.directory.begin(OmegaConf.to_yaml(config, resolve=True), environment.describe(strategy.device, **facts))
+    tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
+    described = environment.describe(strategy.device, **facts)
+    run.directory.begin(OmegaConf.to_yaml(config, resolve=True), described, tokenizer_json)
     n_parameters, where = parameter_count(run.model.config), environment.device_name(strategy.device)
     ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")

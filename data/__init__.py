@@ -9,7 +9,7 @@ from data.errors import DataError, missing_dataset
 from data.preparation import dataset_dir, prepare
 from data.shards import TokenDataset
 from data.sources import Files, OpenWebText, PySource, Synthetic
-from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer
+from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from data.loader import Batch, TokenLoader, eval_batches
@@ -31,6 +31,7 @@ __all__ = [
     "load_tokenizer",
     "missing_dataset",
     "prepare",
+    "read_tokenizer",
 ]
 
 

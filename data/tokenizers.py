@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EOT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
+MAX_BYTES = 1 << 26  # of a tokenizer.json; that of 250,000 ids has 6 MB
 Sample = Callable[[int], Iterator[str]]  # bytes of text wanted -> documents spread over the corpus
 
 
@@ -123,7 +124,25 @@ def from_json(saved: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that wrote `saved` with to_json."""
     if saved["kind"] == "bytes":
         return PlainBytes()
-    return BytePairs([base64.b64decode(token) for token in saved["tokens"]])
+    if saved["kind"] != "byte_pairs":
+        raise ValueError(f"kind is {saved['kind']!r}, expected bytes or byte_pairs")
+    tokens = [base64.b64decode(token, validate=True) for token in saved["tokens"]]
+    if len(set(tokens)) < len(tokens) or not {bytes([byte]) for byte in range(256)} <= set(tokens):
+        raise ValueError("tokens must be different byte strings, all single bytes among them")
+    return BytePairs(tokens)
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, whoever wrote it: nothing in it is executed.
+
+    Raises: DataError: if there is none, or it is damaged.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has {file.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}")
+        return from_json(json.loads(file.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{file} is no tokenizer ({type(error).__name__}: {error})") from None
 
 
 class Recipe(ABC):

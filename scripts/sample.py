@@ -14,11 +14,11 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs import ConfigError
-from data import TokenDataset, load_tokenizer
+from data import read_tokenizer
 from model import GPT
-from train import data_path, model_config
+from train import model_config
 from trainer.checkpoint import CheckpointError, CheckpointStore
-from trainer.run_directory import CONFIG
+from trainer.run_directory import CONFIG, TOKENIZER
 
 
 @dataclass
@@ -64,14 +64,9 @@ def continuation(settings: Settings) -> str:
     saved = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None).newest()
     if saved is None:
         raise CheckpointError(f"run={folder} has no checkpoint yet")
-    data = TokenDataset.open(data_path(config), "train", verify=False)
-    if data.checksum != saved.state["data"]["train"]:
-        raise ConfigError(
-            f"the data set {data.path} is not the one that {folder} was trained on: prepare that one again"
-        )
-    model = GPT(model_config(config, data.vocab_size)).eval()
+    tokenizer = read_tokenizer(folder / TOKENIZER)
+    model = GPT(model_config(config, tokenizer.vocab_size)).eval()
     saved.read_into({f"model.{name}": p.detach() for name, p in model.named_parameters()})
-    tokenizer = load_tokenizer(data.path)
     prompt = torch.tensor([tokenizer.encode(config.data.prompt if settings.prompt is None else settings.prompt)])
     generator = torch.Generator().manual_seed(settings.seed)
     tokens = model.generate(

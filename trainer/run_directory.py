@@ -1,6 +1,7 @@
 """The run directory: who may write it, whether it continues, and what it records.
 
 config.yaml       the resolved configuration
+tokenizer.json    of the data, so that the model can be used without them
 env.json          versions, device, commit, data, as of the last time the run started or continued
 metrics.jsonl     one object per line, see metrics.py
 result.json       written last: its status says how the run ended
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 
 from trainer.files import write_json, write_text
 
-CONFIG, RESULT, LOCK = "config.yaml", "result.json", "lock"
+CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
 
 
 class RunDirectoryError(ValueError):
@@ -56,11 +57,12 @@ class RunDirectory:
         file = self.path / RESULT
         return json.loads(file.read_bytes()) if file.is_file() else None
 
-    def begin(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
+    def begin(self, config_yaml: str, environment: Mapping[str, Any], tokenizer_json: str) -> None:
         """Records this start of the run; the result of a stopped one is taken back."""
         if self._lock is None:
             return
         write_text(self.path / CONFIG, config_yaml)
+        write_text(self.path / TOKENIZER, tokenizer_json)
         (self.path / RESULT).unlink(missing_ok=True)
         write_json(self.path / "env.json", environment)
 

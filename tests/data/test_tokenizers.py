@@ -1,4 +1,5 @@
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 import requests
 from corpora import Texts, prepared
 
-from data import BPE, GPT2, Bytes, DataError, PySource, load_tokenizer
+from data import BPE, GPT2, Bytes, DataError, PySource, load_tokenizer, read_tokenizer
 from data.tokenizers import Tokenizer, byte_chars, from_json
 
 UNICODE = [
@@ -191,3 +192,32 @@ def test_importing_data_loads_nothing_heavy() -> None:
         text=True,
     )
     assert found.stdout.strip() == "[]", found.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "null",
+        '{"kind": "pickle"}',
+        '{"kind": "byte_pairs"}',
+        '{"kind": "byte_pairs", "tokens": 5}',
+        '{"kind": "byte_pairs", "tokens": ["YQ==", 3]}',
+        '{"kind": "byte_pairs", "tokens": ["YQ==", "YQ=="]}',
+        '{"kind": "byte_pairs", "tokens": ["not base 64!"]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match="tokenizer.json is no tokenizer") as caught:
+        read_tokenizer(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_tokenizer_reads_back_the_same(tmp_path: Path) -> None:
+    tokenizer = BPE(300).fit(lambda n_bytes: iter(["the cat and the hat"] * 10))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer.to_json()))
+    assert read_tokenizer(tmp_path / "tokenizer.json").encode("the hat") == tokenizer.encode("the hat")

@@ -1,7 +1,9 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import train
 from configs import compose
@@ -57,3 +59,12 @@ def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path, capsys
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
     assert sample.main([f"run={tmp_path}"]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_it_needs_no_data_set(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(trained, tmp_path / "moved")
+    config = OmegaConf.load(folder / "config.yaml")
+    config.data.root, config.data.source = str(tmp_path / "nowhere"), {"_target_": "no.such.Thing"}
+    OmegaConf.save(config, folder / "config.yaml")
+    assert sample.main([f"run={folder}", "prompt=abc", "tokens=3"]) == 0
+    assert capsys.readouterr().out.startswith("abc")

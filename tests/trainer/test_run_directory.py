@@ -18,7 +18,7 @@ def open_(path: Path, resume: str = "auto", differences: Callable[[Path], list[s
 
 def used(path: Path) -> Path:
     directory = open_(path)
-    directory.begin("seed: 1\n", {"torch": "2"})
+    directory.begin("seed: 1\n", {"torch": "2"}, "{}")
     directory.close()
     return path
 
@@ -46,12 +46,12 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> No
 def test_a_fresh_directory_begins_and_a_used_one_continues(tmp_path: Path) -> None:
     directory = open_(tmp_path / "run")
     assert directory.result is None
-    directory.begin("seed: 1\n", {"torch": "2"})
+    directory.begin("seed: 1\n", {"torch": "2"}, "{}")
     directory.finish({"status": "stopped"})
     directory.close()
     directory = open_(tmp_path / "run")
     assert directory.result == {"status": "stopped"}
-    directory.begin("seed: 1\n", {"torch": "2"})
+    directory.begin("seed: 1\n", {"torch": "2"}, "{}")
     assert directory.result is None
     directory.close()
 
@@ -64,7 +64,7 @@ def test_a_run_that_failed_before_it_began_leaves_the_directory_free(tmp_path: P
 
 def test_a_rank_that_is_not_the_main_one_leaves_the_directory_alone(tmp_path: Path) -> None:
     other = RunDirectory(tmp_path / "run", resume="auto", differences=lambda path: [], is_main=False)
-    other.begin("seed: 1\n", {"torch": "2"})
+    other.begin("seed: 1\n", {"torch": "2"}, "{}")
     other.finish({"status": "finished"})
     other.close()
     assert not (tmp_path / "run").exists()
