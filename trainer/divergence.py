@@ -33,6 +33,7 @@ class Divergence:
             torch.tensor(value, dtype=torch.float64, device=device)
             for value in (saved["skipped"], saved["in_a_row"], mean, math.inf, math.nan)
         )
+        self._told = ""
 
     def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Takes a step's 0-dim loss and gradient norm, before it is taken; whether it may be, 0-dim bool."""
@@ -48,6 +49,11 @@ class Divergence:
         self._mean = torch.where(is_finite, mean, self._mean)
         return is_finite
 
+    def declare(self, step: int, diagnosis: str) -> None:
+        """Records that the run has diverged by the end of a step, found out by other means than observe()."""
+        if self.step is None:
+            self._first, self._told = torch.full_like(self._first, step), diagnosis
+
     @property
     def step(self) -> int | None:
         """The first step at which the run was to stop, None if there was none; waits for the device."""
@@ -62,6 +68,8 @@ class Divergence:
     @property
     def diagnosis(self) -> str:
         """What happened at `step`."""
+        if self._told:
+            return self._told
         loss = float(self._spike)
         if math.isfinite(loss):
             return f"the loss jumped to {loss:.4g}, more than {self._factor:g} times its running mean (spike_factor)"

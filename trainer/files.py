@@ -1,26 +1,67 @@
-"""Writing that survives a crash: a file or folder is either there in full, or not there."""
+"""Writing that survives a crash and a full disk: a file is either there in full, or as it was before."""
 
+import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file at path by content, atomically and durably."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Replaces the file at path by content, atomically and durably; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The value, with None for every number in it that is not finite: JSON has no such numbers."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, content: str) -> None:
-    """Replaces the file at path by content, atomically and durably."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replaces the file at path by content, atomically and durably; on a full disk in the room reserved for it.
+
+    Raises: OSError: if the file cannot be written; what was there before stays.
+    """
+    temporary = temporary_of(path)
+    try:
+        _write(temporary, content, "wb")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in FULL or not _reserved(path).is_file():
+            raise
+        _write(_reserved(path), content, "r+b")
+        _reserved(path).replace(path)
+    _reserved(path).unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def reserve(path: Path, n_bytes: int) -> None:
+    """Takes room on the disk for a later write_text of up to n_bytes to path.
+
+    Raises: OSError: if there is none.
+    """
+    _write(_reserved(path), " " * n_bytes, "wb")
+
+
+def temporary_of(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Deletes the files in a folder that killed processes were writing; to be called by the one process that writes."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def fsync(path: Path) -> None:
@@ -36,3 +77,15 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reserved(path: Path) -> Path:
+    return path.with_name(f".{path.name}.reserved")
+
+
+def _write(path: Path, content: str, mode: str) -> None:
+    with path.open(mode) as file:
+        file.write(content.encode())
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())

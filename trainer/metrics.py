@@ -5,16 +5,20 @@ A row is one step's flat mapping: "step" (updates done before what was measured)
 memory/.... A rank that does not log has no sinks.
 """
 
+import errno
 import json
 import logging
-import math
 import os
 import queue
+import re
+import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
+
+from trainer.files import finite, write_text
 
 log = logging.getLogger(__name__)
 
@@ -35,39 +39,84 @@ class JsonLines:
     """metrics.jsonl: the record that everything else is derived from.
 
     step: the step the run continues at; rows of that step and later belong to work that was lost, and go. Values that
-    JSON has no number for (a diverged loss) are written as null.
+    JSON has no number for (a diverged loss) are written as null. Rows that a full disk does not take are kept and
+    written with a later one.
+
+    Raises: OSError: if rows of lost work cannot be removed.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        rows = [row for row in read_rows(path) if row["step"] < step] if path.is_file() else []
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(_line(row) for row in rows))
-        temporary.replace(path)
-        self._file: TextIO = path.open("a", buffering=1)
+        rows = read_rows(path) if path.is_file() else []
+        if path.is_file() and (damaged := path.read_bytes().count(b"\n") - len(rows)):
+            log.warning("warning: %s has %d lines that are no rows of metrics; they are left out", path, damaged)
+        rows = [row for row in rows if row["step"] < step]
+        kept = "".join(map(_line, rows)).encode()
+        _make_content(path, kept)
+        self._path, self._file, self._size = path, path.open("ab", buffering=0), len(kept)
+        self._waiting: list[bytes] = []
 
     def write(self, row: Row) -> None:
         """See Sink."""
-        self._file.write(_line(row))
+        self._waiting.append(_line(row).encode())
+        error = self._written()
+        if error is not None and len(self._waiting) == 1:
+            log.warning("warning: %s cannot be written: %s; its rows are kept until they can be", self._path, error)
 
     def close(self) -> None:
         """See Sink."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if (error := self._written()) is not None:
+            log.warning("warning: %s lacks its last %d rows: %s", self._path, len(self._waiting), error)
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
         self._file.close()
+
+    def _written(self) -> OSError | None:
+        """Writes what waits; why that failed, if it did: the file then ends with the last row that is complete."""
+        content = b"".join(self._waiting)
+        try:
+            if self._file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            return error
+        self._size += len(content)
+        self._waiting.clear()
+        return None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl; a last line that a killed run left half written is dropped."""
-    lines = path.read_text().splitlines(keepends=True)
-    rows = []
-    for line in lines:
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line) if line.endswith("\n") else {})
-    return [row for row in rows if row]
+    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written."""
+    found = (_row(line) for line in path.read_bytes().splitlines(keepends=True))
+    return [row for row in found if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("step", "tokens", "seconds"))
+    return row if is_row and all(value is None or _is_number(value) for value in row.values()) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _line(row: Row) -> str:
-    return json.dumps({k: v if v is None or math.isfinite(v) else None for k, v in row.items()}) + "\n"
+    return json.dumps(finite(row), allow_nan=False) + "\n"
+
+
+def _make_content(path: Path, content: bytes) -> None:
+    """Makes that the file's content; one that only has to end earlier needs no room on the disk for it."""
+    before = path.read_bytes() if path.is_file() else b""
+    if before != content and before.startswith(content):
+        os.truncate(path, len(content))
+    elif before != content:
+        write_text(path, content.decode())
 
 
 class Wandb:
@@ -76,24 +125,34 @@ class Wandb:
     A thread of its own starts the client and sends the rows, so a slow or absent network delays nothing but the end
     of the run, by close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
 
-    settings: the run's configuration, by dotted key. Raises: ValueError: if mode is not "online", "offline" or "off".
+    mode: "online", "offline" or "off"; None: what WANDB_MODE says, else online. project: None: what WANDB_PROJECT says,
+    else nanodescent. WANDB_NAME, WANDB_RUN_ID and WANDB_DIR take the place of the run directory's name, of an id that
+    is drawn once and kept in the file wandb_id there, and of the run directory. settings: the run's configuration, by
+    dotted key.
+
+    Raises: ValueError: for another mode.
     """
 
     def __init__(
-        self, *, mode: str, project: str, run_dir: Path, settings: Mapping[str, Any], close_seconds: float = 20.0
+        self,
+        *,
+        mode: str | None = None,
+        project: str | None = None,
+        run_dir: Path,
+        settings: Mapping[str, Any],
+        close_seconds: float = 20.0,
     ) -> None:
-        if mode not in ("online", "offline", "off"):
-            raise ValueError(f"logging.wandb.mode={mode!r} must be online, offline or off")
+        self._mode = _wandb_mode(mode)
+        self._run_dir, self._close_seconds = run_dir, close_seconds
+        ours = {"project": "nanodescent", "name": run_dir.name, "dir": str(run_dir), "resume": "allow"}
         self._settings: dict[str, Any] = {
-            "project": project,
-            "dir": str(run_dir),
-            "name": run_dir.name,
-            "config": dict(settings),
+            key: value for key, value in ours.items() if not os.environ.get(f"WANDB_{key.upper()}")
         }
-        self._mode, self._close_seconds = mode, close_seconds
+        self._settings |= {"config": dict(settings), "mode": self._mode}
+        self._settings |= {} if project is None else {"project": project}
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
-        if mode == "online" and not _has_wandb_account():
+        if self._mode == "online" and not _has_wandb_account():
             log.warning("wandb is off: no API key; run `wandb login`, or use logging.wandb.mode=offline")
             self._mode = "off"
         if self._mode != "off":
@@ -118,13 +177,33 @@ class Wandb:
             import wandb
 
             os.environ.setdefault("WANDB_SILENT", "true")
-            mode: Any = self._mode
-            run = wandb.init(mode=mode, id=self._settings["name"], resume="allow", **self._settings)
+            run = wandb.init(id=os.environ.get("WANDB_RUN_ID") or _run_id(self._run_dir), **self._settings)
             while (row := self._rows.get()) is not None:
                 run.log({key: value for key, value in row.items() if key != "step"}, step=int(row["step"]))
             run.finish()
         except Exception as error:  # whatever goes wrong there must not touch the run
             log.warning("wandb is off from here on: %s: %s", type(error).__name__, error)
+
+
+def _wandb_mode(mode: str | None) -> str:
+    words = {"disabled": "off", "dryrun": "offline", "run": "online", "shared": "online", "": "online"}  # the client's
+    chosen = os.environ.get("WANDB_MODE", "").lower() if mode is None else mode
+    chosen = words.get(chosen, chosen) if mode is None else chosen
+    if chosen not in ("online", "offline", "off"):
+        where = "the environment's WANDB_MODE" if mode is None else "logging.wandb.mode"
+        raise ValueError(f"{where}={chosen!r} must be online, offline or {'disabled' if mode is None else 'off'}")
+    return chosen
+
+
+def _run_id(run_dir: Path) -> str:
+    """The id of the run, the same whenever it continues; unlike the folder's name it is unique and legal."""
+    file = run_dir / "wandb_id"
+    if not file.is_file():
+        write_text(file, f"{secrets.token_hex(8)}\n")
+    found = file.read_text().strip()
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
+        raise ValueError(f"{file} holds {found[:64]!r}, which is no id of a run; delete it")
+    return found
 
 
 def _has_wandb_account() -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.files import temporary_of
 from trainer.metrics import Row
 
 
@@ -28,7 +29,12 @@ def plot_loss(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    figure.savefig(path, dpi=120)
+    temporary = temporary_of(path)
+    try:
+        figure.savefig(temporary, dpi=120, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _unit(tokens: float) -> tuple[str, float]:

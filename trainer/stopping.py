@@ -4,13 +4,14 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether SIGTERM, SIGINT or SIGUSR1 came while it was entered; the handlers of before return on exit.
+    """Whether one of SIGNALS came while it was entered; the handlers of before return on exit.
 
-    A second SIGINT interrupts at once, for people at a keyboard.
+    A second SIGINT interrupts at once, for people at a keyboard. SIGHUP, which tells that the terminal is closed, stays
+    ignored where nohup made the process ignore it.
     """
 
     def __init__(self) -> None:
@@ -18,7 +19,9 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heeded = (number for number in SIGNALS if not (is_nohup and number is signal.SIGHUP))
+        self._before = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(

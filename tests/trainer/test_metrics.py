@@ -1,6 +1,9 @@
 import json
 import logging
 import math
+import re
+import resource
+import signal
 import sys
 import threading
 import time
@@ -54,6 +57,72 @@ def test_a_value_that_is_no_number_is_null(tmp_path: Path) -> None:
     sink.close()
     found = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert found["train/loss"] is None and found["grad_norm"] is None
+
+
+def test_rows_that_a_full_disk_does_not_take_are_written_once_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "whole.jsonl", 0, 9)
+    sink = JsonLines(tmp_path / "metrics.jsonl", 0)
+    for step in range(9):
+        if step == 4:  # in the middle of a line
+            limit = (tmp_path / "metrics.jsonl").stat().st_size + 20
+            before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        if step == 7:
+            assert [found["step"] for found in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        sink.write(row(step, **{"train/loss": 1 / (step + 1)}))
+    sink.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    (record,) = caplog.records
+    assert "metrics.jsonl cannot be written: " in record.getMessage()
+
+
+def test_rows_that_are_lost_at_the_end_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = JsonLines(tmp_path / "metrics.jsonl", 0)
+    sink.write(row(0))
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(JsonLines, "_written", lambda self: full)
+    for step in (1, 2):
+        sink.write(row(step))
+    sink.close()
+    assert "metrics.jsonl lacks its last 2 rows: [Errno 28] No space left on device" in caplog.text
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_a_continued_run_needs_no_room_for_the_rows_that_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "metrics.jsonl", 0, 9)
+    monkeypatch.setattr("trainer.metrics.write_text", lambda path, content: pytest.fail("wrote"))
+    JsonLines(tmp_path / "metrics.jsonl", 4).close()
+    assert [found["step"] for found in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"5", b"[1]", b"null", b'{"step": "3"}', b'{"step": 3}', b"\xff\xfe", b"{", b"[" * 10**5, b'{"step": true}', b""],
+)
+def test_a_line_that_is_no_row_is_left_out_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: bytes
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, 0, 4)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], line, *lines[1:]]) + b"\n")
+    assert [found["step"] for found in read_rows(path)] == [0, 1, 2, 3]
+    JsonLines(path, 4).close()
+    assert "has 1 lines that are no rows of metrics" in caplog.text
+    assert path.read_bytes().splitlines() == lines
+
+
+def test_numbers_that_json_lacks_are_read_as_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "tokens": 0, "seconds": 0.0, "val/loss": NaN, "lr": -Infinity}\n')
+    (found,) = read_rows(path)
+    assert found["val/loss"] is None and found["lr"] is None
 
 
 def fake_wandb(monkeypatch: pytest.MonkeyPatch, init: Any, api_key: str | None = None) -> None:
@@ -123,6 +192,77 @@ def test_wandb_offline_leaves_its_file_in_the_run_directory(tmp_path: Path, monk
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_mode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="logging.wandb.mode='on' must be online, offline or off"):
-        Wandb(mode="on", project="p", run_dir=tmp_path, settings={})
+        Wandb(mode="on", run_dir=tmp_path, settings={})
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ValueError, match="WANDB_MODE='ofline' must be online, offline or disabled"):
+        Wandb(run_dir=tmp_path, settings={})
+
+
+def initialised(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, *, mode: str | None = None, project: str | None = None
+) -> dict[str, Any]:
+    """What wandb.init is given, by a run of that directory; nothing if it is not called."""
+    given: dict[str, Any] = {}
+    run = SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    fake_wandb(monkeypatch, lambda **settings: given.update(settings) or run, api_key="key")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    Wandb(mode=mode, project=project, run_dir=run_dir, settings={"seed": 1}).close()
+    return given
+
+
+def test_without_wandbs_variables_our_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODE", "PROJECT", "NAME", "RUN_ID", "DIR", "RESUME"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    given = initialised(monkeypatch, tmp_path / "a")
+    assert len(given.pop("id")) == 16
+    assert given == {
+        "mode": "online",
+        "project": "nanodescent",
+        "name": "a",
+        "dir": str(tmp_path / "a"),
+        "resume": "allow",
+        "config": {"seed": 1},
+    }
+
+
+def test_wandbs_variables_win_over_our_defaults_and_the_configuration_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"MODE": "offline", "PROJECT": "theirs", "NAME": "n", "RUN_ID": "r1", "DIR": "d", "RESUME": "must"}
+    for name, value in found.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    given = initialised(monkeypatch, tmp_path / "a")
+    assert (given["mode"], given["id"]) == ("offline", "r1")
+    assert not given.keys() & {"project", "name", "dir", "resume"}  # the client takes them from the environment
+    given = initialised(monkeypatch, tmp_path / "a", mode="online", project="ours")
+    assert (given["mode"], given["project"]) == ("online", "ours")
+
+
+@pytest.mark.parametrize(("word", "mode"), [("disabled", None), ("dryrun", "offline"), ("", "online")])
+def test_wandbs_own_words_for_modes_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, mode: str | None
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", word)
+    assert initialised(monkeypatch, tmp_path).get("mode") == mode
+
+
+def test_a_run_keeps_its_wandb_id_and_folders_of_one_name_have_different_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    folders = [tmp_path / "one" / "run", tmp_path / "two" / "run", tmp_path / "lr:1e-3#x"]
+    ids = [initialised(monkeypatch, folder, mode="offline")["id"] for folder in [*folders, *folders]]
+    assert ids[:3] == ids[3:]
+    assert len(set(ids)) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
+
+
+def test_a_damaged_wandb_id_costs_wandb_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    (tmp_path / "wandb_id").write_text("a/b")
+    assert initialised(monkeypatch, tmp_path, mode="offline") == {}
+    assert "which is no id of a run; delete it" in caplog.text

@@ -65,6 +65,17 @@ def test_a_spike_ends_the_run_and_a_nan_before_it_does_not_spoil_the_mean() -> N
     assert "jumped to 9, more than 3 times" in divergence.diagnosis
 
 
+def test_what_is_found_out_at_the_end_is_said_unless_the_run_had_diverged_before() -> None:
+    divergence = watch(max_nonfinite=None)
+    divergence.declare(7, "val/loss was not finite")
+    assert (divergence.step, divergence.diagnosis) == (7, "val/loss was not finite")
+    divergence = watch()
+    observed(divergence, [(1.0, 1.0), (9.0, 1.0)])
+    divergence.declare(7, "val/loss was not finite")
+    assert divergence.step == 1
+    assert "jumped to 9" in divergence.diagnosis
+
+
 def test_limits_can_be_left_out() -> None:
     divergence = watch(max_nonfinite=None, spike_factor=None)
     observed(divergence, [(1.0, 1.0), *[(math.nan, 1.0)] * 50, (1e9, 1.0)])
@@ -90,6 +101,16 @@ def test_a_signal_asks_to_stop_and_the_old_handler_returns(number: signal.Signal
         os.kill(os.getpid(), number)
         assert stop.asked and stop.signal == number
     assert signal.getsignal(number) == before
+
+
+def test_a_run_under_nohup_outlives_the_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
@@ -174,3 +195,18 @@ def test_the_loss_curve_is_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     plot_loss([], tmp_path / "empty.png", "nothing yet")
     assert (tmp_path / "empty.png").stat().st_size > 1000
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(figure: Any, path: Path, **settings: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    plot_loss([], tmp_path / "loss.png", "a run")
+    before = (tmp_path / "loss.png").read_bytes()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(OSError, match="No space left"):
+        plot_loss([], tmp_path / "loss.png", "a run")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"loss.png": before}
