@@ -6,19 +6,20 @@ env.json          versions, device, commit, data, as of the last time the run st
 metrics.jsonl     one object per line, see metrics.py
 result.json       written last: its status says how the run ended
 checkpoints/      see checkpoint.py
-lock              held (flock) by the process that trains
+lock              held by the process that trains, see lock.py
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from trainer.files import write_json, write_text
+from trainer.files import remove_temporaries, reserve, temporary_of, write_json, write_text
+from trainer.lock import InUseError, Lock
 
 CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
+STATUSES = ("finished", "diverged", "stopped")
+RESULT_BYTES = 1 << 14  # many times what a result.json has
 
 
 class RunDirectoryError(ValueError):
@@ -28,10 +29,10 @@ class RunDirectoryError(ValueError):
 class RunDirectory:
     """An open and locked run directory.
 
-    path: created if missing. identity: what makes it the same run, by dotted key. resume: "auto" continues an
-    unfinished run of the same identity or begins one, "never" wants an unused directory, "must" a run to continue.
-    differences: describes how two identities differ, empty if they do not. is_main: whether this process is the one
-    that writes; others do nothing.
+    path: created if missing. resume: "auto" continues an unfinished run of the same configuration or begins one,
+    "never" wants an unused directory, "must" a run to continue. differences: describes how the configuration differs
+    from the one in a config.yaml, empty if it does not. is_main: whether this process is the one that writes; others do
+    nothing.
 
     Raises: RunDirectoryError: if a live process uses it, it holds something else or another run, or resume forbids it.
     Nothing is changed then.
@@ -41,64 +42,103 @@ class RunDirectory:
         self, path: Path, *, resume: str, differences: Callable[[Path], list[str]], is_main: bool = True
     ) -> None:
         self.path, self.checkpoints = path, path / "checkpoints"
-        self._lock: TextIO | None = None
+        self._lock: Lock | None = None
+        self._made: list[Path] = []  # folders, the innermost first
+        self._has_begun = False
         if not is_main:
             return
-        self._lock = self._acquire()
+        self._lock = self._acquired()
         try:
             self._check(resume, differences)
         except RunDirectoryError:
             self.close()
             raise
+        self._lock.sign()
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """How the run ended, None if it has not."""
+        """How the run ended, None if it has not.
+
+        Raises: RunDirectoryError: if result.json is damaged.
+        """
         file = self.path / RESULT
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_bytes())
+            if not isinstance(found, dict) or found.get("status") not in STATUSES:
+                raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunDirectoryError(
+                f"{file} does not say how the run ended ({error}); delete it, and the same command continues the run"
+            ) from None
+        return found
 
     def begin(self, config_yaml: str, environment: Mapping[str, Any], tokenizer_json: str) -> None:
-        """Records this start of the run; the result of a stopped one is taken back."""
+        """Records this start of the run; the result of a stopped one is taken back.
+
+        Raises: RunDirectoryError: if the disk does not take it.
+        """
         if self._lock is None:
             return
-        write_text(self.path / CONFIG, config_yaml)
-        write_text(self.path / TOKENIZER, tokenizer_json)
-        (self.path / RESULT).unlink(missing_ok=True)
-        write_json(self.path / "env.json", environment)
+        self._has_begun = True
+        try:
+            remove_temporaries(self.path)
+            write_text(self.path / CONFIG, config_yaml)
+            write_text(self.path / TOKENIZER, tokenizer_json)
+            (self.path / RESULT).unlink(missing_ok=True)
+            reserve(self.path / RESULT, RESULT_BYTES)
+            write_json(self.path / "env.json", environment)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes result.json."""
-        if self._lock is not None:
+        """Writes result.json, for which begin() reserved room on the disk.
+
+        Raises: RunDirectoryError: if the disk does not take it all the same.
+        """
+        if self._lock is None:
+            return
+        try:
             write_json(self.path / RESULT, result)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Lets other processes use the directory."""
-        if self._lock is not None:
-            self._lock.close()
+        """Lets other processes use the directory; where no run has begun, it is left as it was found."""
+        if self._lock is None:
+            return
+        self._lock.release(leave_no_trace=not self._has_begun)
+        if not self._has_begun:
+            self._remove_made()
 
-    def _acquire(self) -> TextIO:
+    def _acquired(self) -> Lock:
         try:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("a+")
-        except OSError as error:
-            raise RunDirectoryError(f"run_dir={self.path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
+            return Lock(self.path / LOCK)
+        except InUseError as owner:
             raise RunDirectoryError(
-                f"run_dir={self.path} is in use by process {owner}; wait for it, stop it, or choose another run_dir"
+                f"run_dir={self.path} is in use by {owner}; wait for it, stop it, or choose another run_dir"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
+        except OSError as error:
+            self._remove_made()
+            raise self._unwritable(error) from error
+
+    def _remove_made(self) -> None:
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # somebody put something there
+                return
+
+    def _unwritable(self, error: OSError) -> RunDirectoryError:
+        return RunDirectoryError(f"run_dir={self.path} cannot be written: {error.strerror}")
 
     def _check(self, resume: str, differences: Callable[[Path], list[str]]) -> None:
         is_fresh = not (self.path / CONFIG).is_file()
-        others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (LOCK, f".{CONFIG}.tmp"))
+        ours = (LOCK, f"{LOCK}.owner", temporary_of(self.path / CONFIG).name)
+        others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
         if is_fresh and others:
             raise RunDirectoryError(
                 f"run_dir={self.path} holds {others[0]} and no run; choose an empty or a new directory"

@@ -86,10 +86,62 @@ def test_refusals_change_nothing(
     message: str,
 ) -> None:
     prepare(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "lock"}
+    if (tmp_path / "lock").is_file():
+        (tmp_path / "lock").write_text("of a process that is gone")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(RunDirectoryError, match=message):
         open_(tmp_path, resume, differences)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "lock"} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("resume", ["must", "auto"])
+def test_a_directory_made_for_a_run_that_never_began_goes_again(tmp_path: Path, resume: str) -> None:
+    (tmp_path / "runs").mkdir()
+    if resume == "must":
+        with pytest.raises(RunDirectoryError, match="holds no run to continue"):
+            open_(tmp_path / "runs" / "a" / "b", resume)
+    else:
+        open_(tmp_path / "runs" / "a" / "b", resume).close()  # as where the data turn out to be missing
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "null", '{"status": "bored"}', '{"status": ["finished"]}', "{", "\x00", "[" * 10**5]
+)
+def test_a_damaged_result_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    directory = open_(used(tmp_path))
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(
+        RunDirectoryError, match=r"result.json does not say how the run ended \(.*\); delete it"
+    ) as raised:
+        _ = directory.result
+    assert len(str(raised.value).splitlines()) == 1
+    directory.close()
+
+
+def test_a_beginning_that_the_disk_does_not_take_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    directory = open_(tmp_path)
+    monkeypatch.setattr("trainer.run_directory.write_text", full)
+    with pytest.raises(RunDirectoryError, match=f"run_dir={tmp_path} cannot be written: No space left on device"):
+        directory.begin("seed: 1\n", {"torch": "2"}, "{}")
+    directory.close()
+
+
+def test_room_for_the_result_is_taken_when_a_run_begins_and_what_was_half_written_goes(tmp_path: Path) -> None:
+    directory = open_(used(tmp_path))
+    (tmp_path / ".metrics.jsonl.tmp").touch()
+    directory.begin("seed: 1\n", {"torch": "2"}, "{}")
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".result.json.reserved"]
+    assert (tmp_path / ".result.json.reserved").stat().st_size > 10_000
+    directory.finish({"status": "finished", "val/loss": float("nan")})
+    assert not list(tmp_path.glob(".*"))
+    assert directory.result == {"status": "finished", "val/loss": None}
+    directory.close()
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
