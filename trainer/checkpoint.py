@@ -34,16 +34,19 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
-from trainer.files import fsync, fsync_folder, write_json
+from trainer.files import fsync_folder, temporary_of, write_json
+from trainer.heartbeat import Watch
 from trainer.ranks import Ranks, is_lost_peer
-from trainer.tensor_files import StreamingWriter
+from trainer.tensor_files import StreamingWriter, WatchedReader
 
 log = logging.getLogger(__name__)
 
 STATE, MANIFEST = "state.json", "manifest.json"
 NAME = re.compile(r"step_(\d{6,})")
-UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, SafetensorError)
+UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
+PIECE = 1 << 22  # numbers that are checked at once, so that the check takes little memory
 Kind = tuple[tuple[int, ...], torch.dtype]  # shape, whole, and dtype
 
 
@@ -67,6 +70,7 @@ class Saved:
     state: Mapping[str, Any]
     kinds: Mapping[str, Kind]  # of every tensor
     ranks: Ranks
+    watch: Watch
 
     def group(self, prefix: str) -> dict[str, Kind]:
         """The kinds of the tensors whose names begin with prefix and a dot, without it."""
@@ -81,7 +85,7 @@ class Saved:
             wanted, found = (tuple(tensor.shape), tensor.dtype), self.kinds.get(name)
             if wanted != found:
                 raise CheckpointError(f"{self.path} does not fit the run: {name} should be {wanted}, is {found}")
-        reader = HuggingFaceStorageReader(str(self.path))
+        reader = WatchedReader(self.path, self.watch)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # that there is a single process
             try:
@@ -104,6 +108,7 @@ class CheckpointStore:
 
     keep: how many of the newest stay. permanent_every: steps whose multiples stay for good (None: none do). ranks: who
     saves and loads together, all of them every time. asynchronous: whether save returns before the files are written.
+    watch: of hanging ranks, which a slow disk is not.
     """
 
     def __init__(
@@ -114,10 +119,11 @@ class CheckpointStore:
         permanent_every: int | None,
         ranks: Ranks | None = None,
         asynchronous: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         self.folder, self.keep, self.permanent_every = folder, keep, permanent_every
         self.written: Written | None = None
-        self._ranks, self._asynchronous = ranks or Ranks(), asynchronous
+        self._ranks, self._asynchronous, self._watch = ranks or Ranks(), asynchronous, watch or Watch()
         self._group = self._ranks.new_group()  # the thread's own: its collectives must not mix with training's
         self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
         self._staged: set[str] = set()
@@ -150,26 +156,51 @@ class CheckpointStore:
             self._thread.join()
             self._thread = None
 
-    def newest(self) -> Saved | None:
-        """The newest checkpoint that is whole, None if there never was one.
+    def newest(self, *, set_aside: bool = False) -> Saved | None:
+        """The newest checkpoint that is not damaged, None if there never was one.
 
-        A damaged one is reported, set aside as <name>.damaged, and the one before it is tried.
+        A damaged one is reported, and the one before it is tried; with set_aside, for the process that trains, it is
+        also renamed to <name>.damaged. Without, nothing on disk changes, and the run may be saving and deleting.
 
         Raises: CheckpointError: if all are damaged.
         """
-        paths = self._ranks.from_main(self.paths)
-        for path in reversed(paths):
+        tried: set[Path] = set()
+        while paths := [path for path in self._ranks.from_main(self.paths) if path not in tried]:
+            path = paths[-1]
             manifest, reason = self._ranks.from_main(lambda path=path: _manifest(path))  # type: ignore[misc]  # mypy#12557
             if reason is None:
                 reason = self._damage(path, manifest)
             if reason is None:
                 return self._opened(path)
-            self._ranks.from_main(lambda path=path, reason=reason: _set_aside(path, reason))  # type: ignore[misc]
-        if paths:
+            if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and has newer ones
+                self._ranks.from_main(lambda path=path, reason=reason: _report(path, reason, set_aside))  # type: ignore[misc]
+                tried.add(path)
+        if tried:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is readable; to start again from step 0, choose another run_dir"
             )
         return None
+
+    def read_newest(self, tensors: Mapping[str, Tensor]) -> Saved | None:
+        """newest(), read into the tensors, while the run may be deleting it.
+
+        Raises: CheckpointError: see newest() and Saved.read_into().
+        """
+        while (saved := self.newest()) is not None:
+            try:
+                saved.read_into(tensors)
+            except CheckpointError:
+                if saved.path.is_dir():
+                    raise
+            else:
+                return saved
+        return None
+
+    def remove_temporaries(self) -> None:
+        """Deletes what killed processes were writing; for the process that trains, before it saves."""
+        if self._ranks.is_main:
+            for leftover in self.folder.glob(".step_*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def paths(self) -> list[Path]:
         """Folders of all checkpoints, oldest first; unfinished ones have another name."""
@@ -178,10 +209,12 @@ class CheckpointStore:
 
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
         """The thread; also where the ranks find out together whether it went well."""
-        started, temporary = time.perf_counter(), path.with_name(f".{path.name}.tmp")
+        started, temporary = time.perf_counter(), temporary_of(path)
         try:
+            if self._is_not_finite(path, tensors):
+                return
             self._together(lambda: _make_empty(temporary) if self._ranks.is_main else None)
-            writer = StreamingWriter(temporary)
+            writer = StreamingWriter(temporary, self._watch)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that there is a single process
                 save(tensors, storage_writer=writer, process_group=self._group)
@@ -192,7 +225,7 @@ class CheckpointStore:
             self.written = Written(size, seconds + blocked, blocked)
         except (OSError, SafetensorError, CheckpointException, RuntimeError) as error:
             if is_lost_peer(error):
-                return  # training meets the same loss, and has the word
+                return  # training loses the same rank, and says so
             if self._ranks.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
                 log.warning(
@@ -202,11 +235,24 @@ class CheckpointStore:
                     _reason(error),
                 )
 
+    def _is_not_finite(self, path: Path, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a number on any rank is not finite: there is nothing to be gained by going back to that."""
+        names = [name for name in self._ranks.gather(_not_finite(tensors), self._group) if name is not None]
+        if names and self._ranks.is_main:
+            log.warning(
+                "warning: %s is not written: %s has numbers that are not finite; the checkpoints before it are intact "
+                "and the run goes on",
+                path,
+                names[0],
+            )
+        return bool(names)
+
     def _together(self, function: Any) -> list[Any]:
         """What function returns on every rank; fails on all if it fails on one."""
         value, failure = None, None
         try:
-            value = function()
+            with self._watch.busy("writing a checkpoint"):
+                value = function()
         except (OSError, SafetensorError) as error:
             failure = f"rank {self._ranks.rank}: {error}"
         found = self._ranks.gather((value, failure), self._group)
@@ -224,7 +270,8 @@ class CheckpointStore:
         for old in self.paths()[: -self.keep]:
             step = int(old.name.removeprefix("step_"))
             if self.permanent_every is None or step % self.permanent_every:
-                shutil.rmtree(old)
+                old.rename(temporary_of(old))  # at once, so that nobody meets half of it
+                shutil.rmtree(temporary_of(old))
 
     def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
         """What is wrong with the files, None if nothing is; every rank looks at some of them."""
@@ -232,7 +279,9 @@ class CheckpointStore:
         found = None
         for name in mine:
             try:
-                if (digest := _digest(path / name)) != manifest[name]:
+                with self._watch.busy(f"checking {path / name}"):
+                    digest = _digest(path / name)
+                if digest != manifest[name]:
                     found = found or f"{name} should have {manifest[name]}, has {digest}"
             except OSError as error:
                 found = found or f"{type(error).__name__}: {error}"
@@ -242,7 +291,7 @@ class CheckpointStore:
         state = json.loads((path / STATE).read_bytes())
         metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         kinds = {name: (tuple(each.size), each.properties.dtype) for name, each in metadata.items()}  # type: ignore[union-attr]
-        return Saved(path, state, kinds, self._ranks)
+        return Saved(path, state, kinds, self._ranks, self._watch)
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -262,9 +311,23 @@ def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
     return files, None
 
 
-def _set_aside(path: Path, reason: str) -> None:
+def _report(path: Path, reason: str, set_aside: bool) -> None:
     log.warning("checkpoint %s is damaged: %s; trying the one before it", path, reason)
-    path.rename(_unused(path.with_name(f"{path.name}.damaged")))
+    if set_aside:
+        path.rename(_unused(path.with_name(f"{path.name}.damaged")))
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor of which this rank holds numbers that are not finite, None if there is none."""
+    for name, tensor in tensors.items():
+        part = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).reshape(-1)
+        if part.is_floating_point() and not all(map(_is_finite, torch.split(part, PIECE))):
+            return name
+    return None
+
+
+def _is_finite(part: Tensor) -> bool:
+    return bool(part.isfinite().all())
 
 
 def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
@@ -283,7 +346,6 @@ def _make_empty(folder: Path) -> None:
 
 
 def _digest(path: Path) -> dict[str, Any]:
-    fsync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -5,7 +5,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,39 +25,113 @@ class Sign(NamedTuple):
     where: str  # its place in the program
 
 
-class Heartbeat:
-    """Ends the process, with a message that names the ranks to blame, after timeout_seconds without progress.
+class Busy(NamedTuple):
+    """What a thread is doing that may last."""
+
+    what: str
+    since: float
+    told_after: float  # seconds
+
+
+class Watch:
+    """What tells a hanging run from one that takes its time; this one watches nothing, as one process cannot wait."""
+
+    def beat(self) -> None:
+        """Something was done."""
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """While entered, this rank is not hanging, however long it takes; for waiting for a disk, never for ranks."""
+        yield
+
+    def close(self) -> None:
+        """Ends the watch."""
+
+
+class Heartbeat(Watch):
+    """Ends the process, with a message that names the ranks to blame, after timeout_seconds without progress anywhere.
 
     Every rank tells all others through the store, from a thread, how far it is. One that is silent has stopped; else
-    those behind the others are what the others wait for.
+    those behind the others are what the others wait for. While some rank makes progress, the others may wait for it;
+    one that is busy for longer than timeout_seconds says with what, and goes on.
     """
 
     def __init__(self, ranks: Ranks, timeout_seconds: float) -> None:
         self._ranks, self._timeout, self._store = ranks, timeout_seconds, ranks.store
         self._period = min(timeout_seconds / 5, 5.0)
         self._progress, self._words, self._is_ending = 0, 0, False
+        self._busy: dict[int, Busy] = {}  # by thread
         self._main, self._over = threading.main_thread(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
-        """Something was done."""
+        """See Watch."""
         self._progress += 1
 
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """See Watch."""
+        thread = threading.get_ident()
+        outer = self._busy.get(thread)
+        self._busy[thread] = Busy(what, time.monotonic(), self._timeout)
+        try:
+            yield
+        finally:
+            self._progress += 1
+            if outer is None:
+                del self._busy[thread]
+            else:
+                self._busy[thread] = outer
+
     def close(self) -> None:
-        """Ends the watch; not if it is ending the process, which it is to do in its own words."""
+        """See Watch; not if it is ending the process, which it is to do in its own words."""
         self._over.set()
         self._thread.join(None if self._is_ending else self._period)  # else no longer: the store may hang
 
     def _watch(self) -> None:
-        seen, since = -1, time.monotonic()
+        seen, since, others = -1, time.monotonic(), None
         self._say()
         while not self._over.wait(self._period):
+            self._count_busy()
             self._say()
+            waited = time.monotonic() - since
             if self._progress != seen:
-                seen, since = self._progress, time.monotonic()
-            elif time.monotonic() - since > self._timeout:
-                self._end()
+                seen, since, others = self._progress, time.monotonic(), None
+            elif others is None and waited > self._timeout / 2:
+                others = self._progress_of_all()
+            elif waited > self._timeout:
+                if self._progress_of_all() == others:
+                    self._end()
+                since, others = time.monotonic() - self._timeout / 2, None
+
+    def _count_busy(self) -> None:
+        """What a thread is busy with is progress; of what lasts, the user is told."""
+        for thread, (what, since, told_after) in list(self._busy.items()):
+            self._progress += 1
+            seconds = time.monotonic() - since
+            if seconds > told_after:
+                self._busy[thread] = Busy(what, since, told_after + self._timeout)
+                line = f"warning: rank {self._ranks.rank} has been {what} for {seconds:.0f} s; the run waits for it"
+                print(line, file=sys.stderr, flush=True)
+
+    def _progress_of_all(self) -> int:
+        """How much all ranks have done together; -1 if nobody can tell."""
+        with self._patience(self._timeout / 2), suppress(RuntimeError):
+            return sum(self._heard(rank).progress for rank in range(self._ranks.world_size))
+        return -1
+
+    @contextmanager
+    def _patience(self, more_seconds: float = 0.0) -> Iterator[None]:
+        """Ends the process if what is done meanwhile takes too long: the store may hang, too."""
+        seconds = more_seconds + 3 * self._period + min(self._timeout, 30.0)
+        timer = threading.Timer(seconds, self._end_alone)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _say(self) -> None:
         self._words += 1
@@ -89,20 +164,16 @@ class Heartbeat:
 
     def _end(self) -> None:
         everyone = range(self._ranks.world_size)
-        seconds = 3 * self._period + min(self._timeout, 30.0)
-        patience = threading.Timer(seconds, self._end_alone)  # the store may hang, too
-        patience.daemon = True
-        patience.start()
         try:
-            before = [self._heard(rank) for rank in everyone]
-            self._keep_saying(3 * self._period)
-            after = [self._heard(rank) for rank in everyone]
+            with self._patience():
+                before = [self._heard(rank) for rank in everyone]
+                self._keep_saying(3 * self._period)
+                after = [self._heard(rank) for rank in everyone]
         except RuntimeError:
             self._end_alone()
             return
-        patience.cancel()
-        if self._over.is_set() or self._progress != before[self._ranks.rank].progress:
-            return  # it moved after all
+        if self._over.is_set() or any(a.progress != b.progress for a, b in zip(before, after, strict=True)):
+            return  # somebody moved after all
         self._is_ending = True
         line, named = blame(before, after, self._ranks.rank, self._timeout)
         if self._ranks.rank == min((rank for rank in everyone if rank not in named), default=0):

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from trainer.heartbeat import Heartbeat
+from trainer.heartbeat import Heartbeat, Watch
 from trainer.ranks import Ranks, started_processes
 
 BUCKET = 1 << 24  # numbers of gradients that cross ranks at once, where we do it ourselves
@@ -63,7 +63,7 @@ class Strategy(ABC):
         self.ranks, self.device, self.precision, self.compiled = ranks, device, precision, compiled
         self.sequences_computed = 0  # by forward_backward, on all ranks
         self._model: nn.Module = nn.Identity()
-        self._beat: Callable[[], None] = lambda: None
+        self.watch = Watch()
 
     @property
     def rank(self) -> int:
@@ -115,6 +115,14 @@ class Strategy(ABC):
         """As forward_backward, for a second pass whose gradients must not be compressed (curvature)."""
         return self.forward_backward(batches, loss_fn, sequences)
 
+    def keep_finite(self, is_finite: Tensor) -> None:  # noqa: B027  # most strategies keep nothing
+        """Undoes what a step that is not finite (0-dim bool) left in state of the strategy's own, on the device."""
+
+    def has_finite_parameters(self) -> bool:
+        """Whether no number of any parameter is infinite or nan, on any rank; waits for the device."""
+        parts = [p.to_local() if isinstance(p, DTensor) else p.detach() for p in self._model.parameters()]
+        return all(self.ranks.gather(bool(torch.stack([part.isfinite().all() for part in parts]).all())))
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of every forward pass."""
         if self.precision == "bf16":
@@ -127,7 +135,7 @@ class Strategy(ABC):
         norm = self.whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        self._beat()
+        self.watch.beat()
         return norm
 
     @torch.no_grad()
@@ -142,7 +150,7 @@ class Strategy(ABC):
             with self.autocast():
                 loss = loss_fn(self._model, batch)
             found.append((loss, sum(row >= 0 for row in batch.rows)))
-            self._beat()
+            self.watch.beat()
         self._model.train()
         sums = self.ranks.gather([(float(loss) * rows, rows) for loss, rows in found])
         return math.fsum(s for own in sums for s, rows in own if rows) / sum(rows for own in sums for _, rows in own)
@@ -168,14 +176,14 @@ class Strategy(ABC):
     ) -> Tensor:
         """This rank's share of the mean, its gradient times scale added to .grad; on_last: a context of each pass."""
         total, own = torch.zeros((), device=self.device), list(batches)
-        self._beat()  # ahead of ranks that have no batches yet
+        self.watch.beat()  # ahead of ranks that have no batches yet
         for n, batch in enumerate(own, 1):
             with on_last(n == len(own)):
                 with self.autocast():
                     loss = loss_fn(model, batch) * (sum(row >= 0 for row in batch.rows) / sequences)
                 (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             total += loss.detach()
-            self._beat()
+            self.watch.beat()
         self.sequences_computed += sequences
         return total
 
@@ -214,21 +222,20 @@ class Joined(Strategy):
     """
 
     def __init__(self, *, device: torch.device, precision: str, compiled: bool, timeout_seconds: float = 600.0) -> None:
-        ranks = Ranks.join(device.type, 3 * timeout_seconds)  # the heartbeat is first, and knows more
+        ranks = Ranks.join(device.type, 3 * timeout_seconds)
         if device.type == "cuda":
             device = torch.device("cuda", ranks.local_rank)
         super().__init__(ranks, device=device, precision=precision, compiled=compiled)
-        self._heartbeat = Heartbeat(ranks, timeout_seconds)
-        self._beat = self._heartbeat.beat
+        self.watch = Heartbeat(ranks, timeout_seconds)
 
     def close(self) -> None:
         """See Strategy."""
-        self._heartbeat.close()
+        self.watch.close()
         self.ranks.leave()
 
     def _summed(self, part: Tensor) -> Tensor:
         dist.all_reduce(part)
-        self._beat()
+        self.watch.beat()
         return part
 
 
@@ -251,6 +258,7 @@ class DDP(Joined):
         super().__init__(**settings)
         self._compression = compression
         self._replica: DistributedDataParallel
+        self._powersgd: PowerSGD | None = None
 
     @property
     def group(self) -> dist.ProcessGroup | None:
@@ -269,8 +277,13 @@ class DDP(Joined):
         if self._compression == "bf16":
             self._replica.register_comm_hook(None, default_hooks.bf16_compress_hook)
         elif self._compression == "powersgd":
-            state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=POWERSGD_FROM)
-            self._replica.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+            self._powersgd = PowerSGD()
+            self._replica.register_comm_hook(self._powersgd.state, powerSGD_hook.powerSGD_hook)
+
+    def keep_finite(self, is_finite: Tensor) -> None:
+        """See Strategy."""
+        if self._powersgd is not None:
+            self._powersgd.keep_finite(is_finite)
 
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
         """See Strategy."""
@@ -296,6 +309,26 @@ class DDP(Joined):
             dist.all_reduce(joined)
             parts = joined.split([grad.numel() for grad in bucket])  # type: ignore[no-untyped-call]
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
+
+
+class PowerSGD:
+    """torch's compression with its memory from step to step: what it left out of the gradients, and their factors."""
+
+    def __init__(self) -> None:
+        self.state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=POWERSGD_FROM)
+        self._last_good: dict[int, Tensor] = {}  # by bucket: the right factors, of the last step that was finite
+
+    def keep_finite(self, is_finite: Tensor) -> None:
+        """After a step that is not finite (0-dim bool) nothing counts as left out, and the factors are the old ones."""
+        for bucket, left_out in self.state.error_dict.items():
+            left_out.masked_fill_(~is_finite, 0.0)
+            self.state.p_memory_dict[bucket].masked_fill_(~is_finite, 0.0)  # made anew from the right ones every step
+        for bucket, right in self.state.q_memory_dict.items():
+            if bucket not in self._last_good:  # what a first step starts from, the same on all ranks
+                generator = torch.Generator().manual_seed(bucket)
+                self._last_good[bucket] = torch.randn(right.shape, generator=generator).to(right)
+            right.copy_(torch.where(is_finite, right, self._last_good[bucket]))
+            self._last_good[bucket].copy_(right)
 
 
 class FSDP2(Joined):

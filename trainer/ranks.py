@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 T = TypeVar("T")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Socket closed")
 PATIENCE = 3.0  # seconds
+PATIENT = timedelta(days=7)
 
 
 class MainRankError(ValueError):
@@ -39,12 +40,13 @@ class Ranks:
     def join(cls, device_type: str, timeout_seconds: float) -> "Ranks":
         """The world that the environment describes (torchrun's variables), else one of this process alone.
 
-        timeout_seconds: how long a collective may take.
+        timeout_seconds: how long the others may take to come. Later the heartbeat decides what takes too long: a
+        collective also waits while a rank hashes its data or writes to a slow disk.
         """
-        ranks, timeout = cls(), timedelta(seconds=timeout_seconds)
+        ranks = cls()
         ranks.rank, ranks.world_size = int(os.environ.get("RANK", "0")), started_processes()
         ranks.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        ranks.store = _store(ranks, timeout) if ranks.world_size > 1 else HashStore()
+        ranks.store = _store(ranks, timedelta(seconds=timeout_seconds)) if ranks.world_size > 1 else HashStore()
         if device_type == "cuda":
             torch.cuda.set_device(ranks.local_rank)
         dist.init_process_group(
@@ -52,7 +54,7 @@ class Ranks:
             store=ranks.store,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            timeout=timeout,
+            timeout=PATIENT,
         )
         ranks.group = ranks.new_group()
         return ranks
@@ -64,7 +66,7 @@ class Ranks:
 
     def new_group(self) -> dist.ProcessGroup | None:
         """Another group of all hosts, for a thread of its own; None if alone."""
-        return dist.new_group(backend="gloo") if dist.is_initialized() else None
+        return dist.new_group(backend="gloo", timeout=PATIENT) if dist.is_initialized() else None
 
     def gather(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
         """Everybody's value, by rank, on all ranks."""

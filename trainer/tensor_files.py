@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from trainer.files import fsync
+from trainer.heartbeat import Watch
 
 PIECE = 1 << 22  # bytes that are hashed and written while they are in the cache
 DTYPES = {
@@ -42,9 +43,9 @@ class StreamingWriter(HuggingFaceStorageWriter):
     digests: of the file, by its name, once it is durable: {"bytes": size, "sha256": hex}; empty if the rank has none.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watch: Watch) -> None:
         super().__init__(str(folder), save_distributed=True)
-        self.folder = folder
+        self.folder, self._watch = folder, watch
         self.digests: dict[str, dict[str, Any]] = {}
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -52,10 +53,24 @@ class StreamingWriter(HuggingFaceStorageWriter):
         if plan.items:
             name = f"shard-{plan.storage_data['shard_index']:05d}-model-00001-of-00001.safetensors"
             tensors: dict[str, Any] = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
-            self.digests = {name: write_tensors(self.folder / name, tensors, _places(plan.items))}
+            with self._watch.busy(f"writing {self.folder / name}"):
+                self.digests = {name: write_tensors(self.folder / name, tensors, _places(plan.items))}
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(item.index, 0, None) for item in plan.items])
         return done
+
+
+class WatchedReader(HuggingFaceStorageReader):
+    """What torch.distributed.checkpoint.load reads this rank's part of the tensors with."""
+
+    def __init__(self, folder: Path, watch: Watch) -> None:
+        super().__init__(str(folder))
+        self._folder, self._watch = folder, watch
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """See torch's StorageReader."""
+        with self._watch.busy(f"reading {self._folder}"):
+            return super().read_data(plan, planner)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:

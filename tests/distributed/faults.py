@@ -3,6 +3,7 @@
 A place is the dotted name by which its caller finds a function.
 """
 
+import gc
 import math
 import os
 import pkgutil
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 import train as training
 import trainer.ranks
 from data import TokenLoader
+from optim.sharding import local
 from trainer.checkpoint import parameters_sha256
 
 Fault = Callable[[], None]
@@ -111,6 +113,24 @@ def poison(first: int, last: int) -> None:
     from_step(first, lambda: switch(True))
     from_step(last + 1, lambda: switch(False))
     _wrap("train.next_token_loss", poisoned)
+
+
+def poison_parameters() -> None:
+    """Makes this rank's part of a parameter nan."""
+    (model,) = (found for found in gc.get_objects() if issubclass(type(found), training.GPT))
+    with torch.no_grad():
+        local(next(model.parameters())).fill_(math.nan)
+
+
+def delay(place: str, seconds: float) -> None:
+    """Makes the first call of place take so much longer."""
+    once = iter([seconds])
+
+    def delayed(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+        time.sleep(next(once, 0.0))
+        return function(*arguments, **settings)
+
+    _wrap(place, delayed)
 
 
 def leave_digest(folder: Path) -> None:

@@ -3,6 +3,7 @@
 A model small enough for milliseconds, whose rows divide evenly among neither 2, 3 nor 4 ranks.
 """
 
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -235,6 +236,38 @@ def compressed(how: str | None) -> dict[str, dict[str, Tensor]]:
         model.zero_grad()
     strategy.close()
     return found
+
+
+def memory_of_powersgd(poisoned_step: int) -> dict[str, Any]:
+    """Steps that were finite, and whether all that PowerSGD keeps is, after a nan on the last rank; from step 2 on."""
+    parallel.POWERSGD_FROM = 2
+    strategy = DDP(
+        compression="powersgd", device=torch.device("cpu"), precision="fp32", compiled=False, timeout_seconds=30
+    )
+    model = gpt(bias=False)
+    strategy.prepare(model, list(model.h))
+    tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
+    rows = range(strategy.rank * G, (strategy.rank + 1) * G)
+    finite_steps = []
+    for step in range(6):
+        factor = math.nan if step == poisoned_step and strategy.rank == strategy.world_size - 1 else 1.0
+        strategy.forward_backward(
+            [Batch(tokens[0], tokens[1], rows)], lambda m, b, factor=factor: loss_of(m, b) * factor, 2 * G
+        )
+        is_finite = torch.isfinite(strategy.clip_grad_norm_(None))
+        strategy.keep_finite(is_finite)
+        finite_steps.append(bool(is_finite))
+        model.zero_grad()
+    assert strategy._powersgd is not None
+    state = strategy._powersgd.state
+    kept = [*state.error_dict.values(), *state.p_memory_dict.values(), *state.q_memory_dict.values()]
+    right = [tensor.clone() for tensor in state.q_memory_dict.values()]
+    strategy.close()
+    return {"finite": finite_steps, "kept": len(kept), "is_finite": all(map(_is_finite, kept)), "right": right}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def told() -> dict[str, Any]:

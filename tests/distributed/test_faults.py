@@ -315,6 +315,35 @@ def test_ten_steps_in_a_row_that_are_nan_on_one_rank_end_the_run_with_one_line(
     assert (result(tmp_path / "n")["status"], result(tmp_path / "n")["step"]) == ("diverged", 11)
 
 
+@pytest.mark.parametrize(("overrides", "status"), [(["max_steps=16"], "diverged"), ([], "finished")])
+def test_the_ranks_leave_together_after_the_result_is_written(
+    start: Callable[..., Started], tmp_path: Path, overrides: list[str], status: str
+) -> None:
+    """A launcher kills the others as soon as one has ended: rank 0 would lose what it still had to do."""
+    poisoned = [partial(faults.poison, 2, 16)] if status == "diverged" else []
+    drawing = partial(at, 11, "train.draw", partial(faults.await_file, tmp_path / "go"))
+    started = start("r", "parallel=ddp", *overrides, on={0: [drawing], 1: poisoned})
+    faults.await_file(tmp_path / "r" / "result.json")
+    assert result(tmp_path / "r")["status"] == status
+    started.world.processes[1].join(1.0)
+    assert started.world.processes[1].is_alive()
+    (tmp_path / "go").touch()
+    assert started.statuses() == ([3, 3] if status == "diverged" else [0, 0])
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_parameters_that_are_not_finite_at_the_end_on_one_rank_are_no_finished_run(
+    start: Callable[..., Started], tmp_path: Path, parallel: str
+) -> None:
+    started = start("n", f"parallel={parallel}", on={1: [partial(from_step, 11, faults.poison_parameters)]})
+    assert started.statuses() == [3, 3]
+    assert result(tmp_path / "n")["status"] == "diverged"
+    assert sorted(path.name for path in (tmp_path / "n" / "checkpoints").iterdir()) == ["step_000006", "step_000009"]
+    unwritten, said = started.complaints
+    assert "step_000012 is not written: model." in unwritten
+    assert "at step 11 " in said and "step_000009; try a lower optim.lr" in said
+
+
 def test_a_corrupted_data_shard_is_refused_before_training_starts(
     start: Callable[..., Started], whole: Callable[..., Path], data_root: Path, tmp_path: Path
 ) -> None:
@@ -337,6 +366,20 @@ def test_a_rank_that_hangs_is_named_with_its_place(start: Callable[..., Started]
     (complaint,) = started.complaints
     assert re.match(rf"error: no progress for 2 s \(rank {1 - rank} waits at .*\): rank {rank} is at ", complaint)
     assert "/faults.py:" in complaint and "(hang)" in complaint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "place"), [(0, "train.data_path"), (1, "trainer.tensor_files.write_tensors")])
+def test_a_slow_disk_is_no_hanging_rank(
+    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, rank: int, place: str
+) -> None:
+    started = start("s", "parallel=ddp", "timeout_seconds=1", on={rank: [partial(faults.delay, place, 3.0)]})
+    assert started.statuses() == [0, 0]
+    assert started.complaints
+    for complaint in started.complaints:
+        what = "preparing or checking the data" if place == "train.data_path" else "writing "
+        assert complaint.startswith(f"warning: rank {rank} has been {what}"), complaint
+    assert ends(tmp_path / "s") == ends(whole("parallel=ddp"))
 
 
 @pytest.mark.parametrize(("rank", "named"), [(1, "rank 1 does not answer; it was last at "), (0, "(rank 0 or the ")])

@@ -122,6 +122,15 @@ def test_checkpoints_move_between_strategies_and_numbers_of_ranks(chain: Path, o
     assert distance(found, expected) <= 1e-6
 
 
+@pytest.mark.parametrize("step", [2, 4])  # the first that is compressed, and a later one
+def test_compression_forgets_a_step_that_is_not_finite_alike_on_all_ranks(step: int) -> None:
+    found = world.run(2, laws.memory_of_powersgd, step)
+    for each in found:
+        assert each["finite"] == [n != step for n in range(6)]
+        assert each["kept"] >= 3 and each["is_finite"]
+    assert all(torch.equal(a, b) for a, b in zip(found[0]["right"], found[1]["right"], strict=True))
+
+
 def test_hutchinson_is_refused_where_there_is_no_second_derivative() -> None:
     for found in world.run(2, laws.of_training, "fsdp2", ["sophiah"], 1):
         assert "Hutchinson needs second derivatives, which parallel=fsdp2 does not have: use parallel=ddp" in str(found)

@@ -1,8 +1,10 @@
 import hashlib
 import json
 import logging
+import math
 import pickle
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -40,6 +42,10 @@ def read(saved: Saved) -> dict[str, torch.Tensor]:
     tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in saved.kinds.items()}
     saved.read_into(tensors)
     return tensors
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def names(folder: Path) -> list[str]:
@@ -127,7 +133,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
         store(tmp_path).save(checkpoint(step))
     DAMAGES[damage](tmp_path / "step_000020")
     with caplog.at_level(logging.WARNING):
-        loaded = store(tmp_path).newest()
+        loaded = store(tmp_path).newest(set_aside=True)
     assert loaded is not None and loaded.state["step"] == 10
     assert not (tmp_path / "executed").exists()
     assert "step_000020 is damaged" in caplog.text
@@ -135,6 +141,68 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     store(tmp_path).save(checkpoint(20))  # the place is free again
     again = store(tmp_path).newest()
     assert again is not None and again.state["step"] == 20
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_reader_changes_nothing(tmp_path: Path, damage: str) -> None:
+    for step in (10, 20):
+        store(tmp_path).save(checkpoint(step))
+    DAMAGES[damage](tmp_path / "step_000020")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    loaded = store(tmp_path).newest()
+    assert loaded is not None and loaded.state["step"] == 10
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_reader_keeps_up_with_a_run_that_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest checkpoint goes once after it was found, and once after it was verified."""
+    training, moments = store(tmp_path, keep=1), iter(range(20, 40, 10))
+    training.save(checkpoint(10))
+
+    def save_another(*arguments: object) -> None:
+        if (step := next(moments, None)) is not None:
+            training.save(checkpoint(step))
+
+    reader, verified, opened = store(tmp_path), CheckpointStore._damage, CheckpointStore._opened
+    monkeypatch.setattr(reader, "_damage", lambda *a: (save_another(), verified(reader, *a))[1])
+    monkeypatch.setattr(reader, "_opened", lambda *a: (opened(reader, *a), save_another())[0])
+    tensors = {"model.weight": torch.zeros(4, 3)}
+    loaded = reader.read_newest(tensors)
+    assert loaded is not None and loaded.state["step"] == 30
+    assert torch.equal(tensors["model.weight"], checkpoint(30).tensors["model.weight"])
+    assert names(tmp_path) == ["step_000030"]
+    assert not warnings_in(caplog)
+
+
+def test_a_checkpoint_is_deleted_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deletion that is interrupted leaves no half of it under its name, and the next start removes the rest."""
+    store(tmp_path, keep=1).save(checkpoint(10))
+    with monkeypatch.context() as patch:
+        rmtree = shutil.rmtree
+        patch.setattr(shutil, "rmtree", lambda path, **how: None if "10" in path.name else rmtree(path, **how))
+        store(tmp_path, keep=1).save(checkpoint(20))
+    assert names(tmp_path) == [".step_000010.tmp", "step_000020"]
+    store(tmp_path).remove_temporaries()
+    assert names(tmp_path) == ["step_000020"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["model.weight", "optim.weight.exp_avg"])
+def test_a_state_that_is_not_finite_is_not_written_and_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: float
+) -> None:
+    kept = store(tmp_path, keep=1)
+    kept.save(checkpoint(10))
+    bad = checkpoint(20)
+    bad.tensors[name][3, 2] = value
+    kept.save(bad)
+    assert names(tmp_path) == ["step_000010"]
+    (record,) = warnings_in(caplog)
+    assert f"step_000020 is not written: {name} has numbers that are not finite" in record.getMessage()
+    kept.save(checkpoint(20))
+    assert names(tmp_path) == ["step_000020"]
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
