@@ -12,6 +12,9 @@ from configs import from_command_line
 
 if __name__ == "__main__":
     from reproduce.sweep import sweep
+    from trainer.terminal import protect_output
+
+    protect_output()
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
 
@@ -20,12 +23,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +45,9 @@ from data import (
     eval_batches,
     load_tokenizer,
     prepare,
+    read_tokenizer,
 )
+from data.tokenizers import Tokenizer
 from model import GPT, GPTConfig
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
@@ -58,12 +63,13 @@ from trainer.metrics import JsonLines, Sink, read_rows
 from trainer.parallel import Strategy
 from trainer.plot import plot_loss
 from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import TOKENIZER, RunDirectory, RunDirectoryError
 from trainer.schedule import Schedule
 from trainer.stopping import StopRequest
 
 STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": 75}
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -96,45 +102,53 @@ def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
     return loss
 
 
-def loop(run: Run) -> str:
+def loop(run: Run, stop: StopRequest) -> str:
     """Trains from run.step to the last one; returns "finished", "stopped" or "diverged"."""
     config, strategy, optimizer = run.config, run.strategy, run.optimizer
-    with StopRequest() as stop:
-        for step in range(run.step, config.max_steps):
-            row = evaluate(run) if step % config.eval_every == 0 else {}
-            row_start = counters(run)
-            torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
-            batches = run.loader.batches(step)
-            for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
-                estimator.update(step, batches, strategy.extra_backward)
-            loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
-            grad_norm = strategy.clip_grad_norm_(config.grad_clip)
-            run.clipped_steps += grad_norm > (config.grad_clip or math.inf)
-            lr = run.schedule.apply(optimizer, step)
-            is_last = step + 1 == config.max_steps
-            log_due = step % config.log_every == 0 or is_last
-            is_finite = run.divergence.observe(step, loss, grad_norm)
-            optimizer.step(measured=log_due, is_finite=is_finite)
-            optimizer.zero_grad()
-            run.step = step + 1
+    for step in range(run.step, config.max_steps):
+        row = evaluate(run) if step % config.eval_every == 0 else {}
+        row_start = counters(run)
+        torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
+        batches = run.loader.batches(step)
+        for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
+            estimator.update(step, batches, strategy.extra_backward)
+        loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
+        grad_norm = strategy.clip_grad_norm_(config.grad_clip)
+        run.clipped_steps += grad_norm > (config.grad_clip or math.inf)
+        lr = run.schedule.apply(optimizer, step)
+        is_last = step + 1 == config.max_steps
+        log_due = step % config.log_every == 0 or is_last
+        is_finite = run.divergence.observe(step, loss, grad_norm)
+        strategy.keep_finite(is_finite)
+        optimizer.step(measured=log_due, is_finite=is_finite)
+        optimizer.zero_grad()
+        run.step = step + 1
 
-            is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
-            save_due = run.step % config.save_every == 0 or is_last or is_asked_to_stop
-            if (log_due or save_due) and run.divergence.step is not None:
-                return "diverged"
-            if log_due:
-                row |= {"train/loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)} | diagnostics(run)
-                row |= {"clipped_steps": int(run.clipped_steps), "skipped_steps": run.divergence.skipped_steps}
-            if row:
-                write(run, row_start | row)
-            if save_due:
-                run.losses["train/loss"] = float(loss)
-                save(run)
-            if is_asked_to_stop and not is_last:
-                return "stopped"
-        row = evaluate(run)
-        write(run, counters(run) | row)
-    return "finished"
+        is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
+        save_due = run.step % config.save_every == 0 or is_last or is_asked_to_stop
+        if (log_due or save_due) and run.divergence.step is not None:
+            return "diverged"
+        if log_due:
+            row |= {"train/loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)} | diagnostics(run)
+            row |= {"clipped_steps": int(run.clipped_steps), "skipped_steps": run.divergence.skipped_steps}
+        if row:
+            write(run, row_start | row)
+        if save_due:
+            run.losses["train/loss"] = float(loss)
+            save(run)
+        if is_asked_to_stop and not is_last:
+            return "stopped"
+    row = evaluate(run)
+    write(run, counters(run) | row)
+    return end(run)
+
+
+def end(run: Run) -> str:
+    """How a run has ended that has done all its steps."""
+    if math.isfinite(run.losses["val/loss"]) and run.strategy.has_finite_parameters():
+        return "finished"
+    run.divergence.declare(run.step - 1, "parameters or val/loss were not finite after the last step")
+    return "diverged"
 
 
 def evaluate(run: Run) -> dict[str, float]:
@@ -205,7 +219,8 @@ def save(run: Run) -> None:
 
 def restore(run: Run) -> None:
     """Continues from the newest checkpoint, if there is one, whatever ranks and strategy wrote it."""
-    saved = run.store.newest()
+    run.store.remove_temporaries()
+    saved = run.store.newest(set_aside=True)
     if saved is None:
         return
     if saved.state["data"] != data_checksums(run):
@@ -217,7 +232,10 @@ def restore(run: Run) -> None:
     state = run.optimizer.empty_state(saved.group("optim"))
     saved.read_into(model | {f"optim.{name}": tensor for name, tensor in state.items()})
     run.optimizer.load_state(state, saved.state["optim"])
-    run.step, run.losses = saved.state["step"], dict(saved.state["losses"])
+    if not run.strategy.has_finite_parameters():
+        raise CheckpointError(f"{saved.path} has parameters that are not finite; delete it to go on from one before it")
+    run.step = saved.state["step"]
+    run.losses = {name: math.nan if loss is None else loss for name, loss in saved.state["losses"].items()}
     run.strategy.sequences_computed = saved.state["sequences_computed"]
     run.clipped_steps = saved.state["clipped_steps"]
     run.divergence = watch(run.config, run.strategy, saved.state["divergence"])
@@ -261,8 +279,9 @@ def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
 
 def open_data(config: DictConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, GPTConfig, TokenLoader]:
     """The splits, verified, the model's configuration for them, and this rank's loader."""
-    path = data_path(config)
-    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    with strategy.watch.busy("preparing or checking the data"):
+        path = data_path(config)
+        train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     gpt_config = model_config(config, train_data.vocab_size)
     return train_data, val_data, gpt_config, open_loader(config, train_data, gpt_config.block_size, strategy)
 
@@ -329,6 +348,7 @@ def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stac
             keep=config.keep_checkpoints,
             permanent_every=config.permanent_every,
             ranks=strategy.ranks,
+            watch=strategy.watch,
         ),
         divergence=watch(config, strategy),
         clock=Clock(0.0, strategy.synchronize),
@@ -336,15 +356,16 @@ def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stac
     stack.callback(run.store.wait)
     next(eval_slice(run))  # a slice longer than the data fails here
     restore(run)
-    begin(run, stack)
+    strategy.ranks.from_main(lambda: begin(run, stack))
     return run
 
 
 def begin(run: Run, stack: ExitStack) -> None:
-    """On the main rank, opens the sinks, records what the run is and says what will happen."""
+    """Opens the sinks, records what the run is and says what will happen.
+
+    Raises: ValueError: if the run directory cannot be written, or a sink does not take its settings.
+    """
     config, strategy, path = run.config, run.strategy, run.directory.path
-    if not strategy.is_main:
-        return
     plugged = [plug_in(node, run_dir=path, settings=flat(config)) for node in config.logging.values()]
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
@@ -357,15 +378,19 @@ def begin(run: Run, stack: ExitStack) -> None:
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
     console = Console(max_steps=config.max_steps, first_step=run.step)
-    run.sinks = [JsonLines(path / "metrics.jsonl", run.step), console, *plugged]
+    try:
+        record_of_all = JsonLines(path / "metrics.jsonl", run.step)
+    except OSError as error:
+        raise RunDirectoryError(f"{path / 'metrics.jsonl'} cannot be written: {error.strerror}") from error
+    run.sinks = [record_of_all, console, *plugged]
     for sink in run.sinks:
         stack.callback(sink.close)
 
 
 def finish(run: Run, status: str) -> None:
-    """Writes the result and the picture, and tells the user."""
+    """Writes result.json, on which all depends that comes after the run; nobody goes on before it is there."""
     run.store.wait()
-    stands, whole = counters(run), run.strategy.whole
+    stands = counters(run)
     result = {
         "status": status,
         **stands,
@@ -373,20 +398,56 @@ def finish(run: Run, status: str) -> None:
         "train/loss": run.losses.get("train/loss"),
         "val/loss": run.losses.get("val/loss"),
         "skipped_steps": run.divergence.skipped_steps,
-        "params_sha256": parameters_sha256((name, whole(p)) for name, p in sorted(run.model.named_parameters())),
+        "params_sha256": parameters_sha256(full_parameters(run)),
     }
     if status == "diverged":
         result["step"] = run.divergence.step
-    continuation = sample(run) if status == "finished" else ""
+
+    def written() -> None:
+        with run.strategy.watch.busy(f"writing to {run.directory.path}"):
+            run.directory.finish(result)
+
+    run.strategy.ranks.from_main(written)
+
+
+def full_parameters(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """The model's parameters in the order of their names, gathered where they are sharded."""
+    for name, parameter in sorted(run.model.named_parameters()):
+        yield name, run.strategy.whole(parameter)
+        run.strategy.watch.beat()
+
+
+def show(run: Run, status: str) -> None:
+    """Shows a run that has ended. What fails here costs the run nothing.
+
+    The ranks leave together: a launcher ends the others as soon as one has ended.
+    """
+    continuation = attempt("the sample", lambda: sample(run)) if status == "finished" else None
     if run.strategy.is_main:
-        tell(run, status, continuation)
-    run.directory.finish(result)
+        with run.strategy.watch.busy("drawing the loss curve"):
+            attempt("the loss curve", lambda: draw(run))
+        attempt("the last words", lambda: tell(run, status, continuation or ""))
+    run.strategy.ranks.barrier()
+
+
+def attempt(what: str, function: Callable[[], T]) -> T | None:
+    """What the function returns; None, with a warning, if it fails."""
+    try:
+        return function()
+    except Exception as error:
+        log.warning("warning: %s failed (%s: %s); the run itself is unharmed", what, type(error).__name__, error)
+        return None
+
+
+def draw(run: Run) -> None:
+    """Draws the loss curve."""
+    path = run.directory.path
+    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
 
 
 def tell(run: Run, status: str, continuation: str) -> None:
-    """Draws the picture; the last words to the user."""
+    """The last words to the user."""
     path = run.directory.path
-    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
     if status == "finished":
         print(f"\nval/loss {run.losses['val/loss']:.4f}", continuation, sep="\n\n", end="\n\n")
     elif status == "stopped":
@@ -395,7 +456,7 @@ def tell(run: Run, status: str, continuation: str) -> None:
         print(diverged(run), file=sys.stderr)
     for hint in run.hints:
         print(f"hint: {hint}")
-    print(f"run directory  {path}\nloss curve     {path / 'loss.png'}")
+    print(f"run directory  {path}\nloss curve     {path / 'loss.png'}", flush=True)
 
 
 def diverged(run: Run) -> str:
@@ -409,15 +470,27 @@ def diverged(run: Run) -> str:
 
 
 def sample(run: Run) -> str:
-    """A continuation of data.prompt by the trained model."""
-    if not run.config.sample_tokens:
+    """A continuation of data.prompt by the trained model; of an empty one, a text from its beginning."""
+    strategy, config = run.strategy, run.config
+    if not config.sample_tokens:
         return ""
-    tokenizer, device = load_tokenizer(run.train_data.path), run.strategy.device
-    prompt = torch.tensor([tokenizer.encode(run.config.data.prompt)], device=device)
-    generator = torch.Generator(device).manual_seed(run.config.seed)
-    with run.strategy.autocast():
-        tokens = run.model.generate(prompt, run.config.sample_tokens, temperature=0.8, top_k=50, generator=generator)
+    found = strategy.ranks.from_main(lambda: attempt("the sample", lambda: encoded_prompt(run)))
+    if found is None:
+        return ""
+    tokenizer, prompt = found
+    tokens = torch.tensor([prompt], device=strategy.device)
+    generator = torch.Generator(strategy.device).manual_seed(config.seed)
+    for _ in range(config.sample_tokens):
+        with strategy.autocast():
+            tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
+        strategy.watch.beat()
     return tokenizer.decode(tokens[0].tolist())
+
+
+def encoded_prompt(run: Run) -> tuple[Tokenizer, list[int]]:
+    """The run's tokenizer and the ids of its prompt."""
+    tokenizer = read_tokenizer(run.directory.path / TOKENIZER)
+    return tokenizer, tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
 
 
 def ended_before(directory: RunDirectory) -> int | None:
@@ -426,8 +499,9 @@ def ended_before(directory: RunDirectory) -> int | None:
     if result is None or result["status"] == "stopped":
         return None
     print(
-        f"run directory {directory.path}: this run has {result['status']} at step {result['step']}, "
-        f"val/loss {result['val/loss']}; to run it again choose another run_dir or delete this one"
+        f"run directory {directory.path}: this run has {result['status']} at step {result.get('step')}, "
+        f"val/loss {result.get('val/loss')}; to run it again choose another run_dir or delete this one",
+        flush=True,
     )
     return STATUS[result["status"]]
 
@@ -462,15 +536,19 @@ def train(config: DictConfig, strategy: Strategy) -> int:
             return status
         with ExitStack() as parts:
             run = set_up(config, strategy, directory, parts)
-            outcome = loop(run)
-        finish(run, outcome)
+            with StopRequest() as stop:
+                outcome = loop(run, stop)
+                finish(run, outcome)
+                parts.close()  # sinks say their last words before the run does
+                with suppress(KeyboardInterrupt):
+                    show(run, outcome)
     return STATUS[outcome]
 
 
 def bad_input(error: ValueError) -> int:
     """Tells the user, once, whatever the number of ranks; the exit status."""
+    wait_for_the_cause(int(os.environ.get("RANK", "0")))
     if not isinstance(error, MainRankError):
-        wait_for_the_cause(int(os.environ.get("RANK", "0")))
         print(f"error: {error}", file=sys.stderr)
     return STATUS["bad input"]
 

@@ -22,6 +22,7 @@ from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint
 from trainer.run_directory import RunDirectory
+from trainer.stopping import StopRequest
 
 NEVER = 1 << 40  # steps
 CALIBRATION_TOKENS = 2048  # of a step, at most; larger ones are extrapolated
@@ -172,7 +173,8 @@ class TimedRun:
         run = self._run
         before = run.clock.seconds
         run.config.max_steps = run.step + steps
-        outcome = train.loop(run)
+        with StopRequest() as stop:
+            outcome = train.loop(run, stop)
         if outcome == "stopped":
             raise KeyboardInterrupt
         if outcome != "finished":

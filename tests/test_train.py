@@ -1,8 +1,11 @@
 """The laws of a run, on a GPT small enough to train in a fraction of a second."""
 
+import gc
 import json
+import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,10 +106,136 @@ def test_a_run_killed_after_its_last_step_still_ends_the_same(
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train, "plot_loss", killed)
+        patch.setattr(RunDirectory, "finish", killed)
         run("killed")
+    assert not (tmp_path / "killed" / "result.json").exists()
     assert run("killed") == 0
     assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_is_shown_has_its_result(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> None:
+        assert result(tmp_path / "killed")["status"] == "finished"
+        raise Killed
+
+    for what in ("plot_loss", "sample"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(train, what, killed)
+            run("killed")
+        (tmp_path / "killed" / "result.json").unlink()
+
+
+@pytest.mark.parametrize("what", ["sample", "plot_loss", "tell"])
+def test_what_fails_after_the_last_step_costs_the_run_nothing(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise LookupError("planted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, what, fail)
+        assert run("a") == 0
+    assert result(tmp_path / "a")["status"] == "finished"
+    assert "failed (LookupError: planted); the run itself is unharmed" in caplog.text
+
+
+def test_data_that_disappear_after_the_last_read_cost_neither_result_nor_sample(
+    tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = train.finish
+
+    def without_data(run: train.Run, status: str) -> None:
+        shutil.rmtree(run.train_data.path)
+        finish(run, status)
+
+    monkeypatch.setattr(train, "finish", without_data)
+    folder = tmp_path / "a"
+    assert train.main(compose([*tiny, f"run_dir={folder}", f"data.root={tmp_path}", "data.prompt=abc"])) == 0
+    assert result(folder)["status"] == "finished"
+    assert "\n\nabc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prompt", ["", "é 模型 \n {", "x" * 100])
+def test_any_prompt_is_continued(
+    tmp_path: Path, tiny: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], prompt: str
+) -> None:
+    config = compose([*tiny, f"run_dir={tmp_path / 'a'}", "max_steps=2"])
+    config.data.prompt = prompt
+    assert train.main(config) == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert prompt in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["parameters", "val/loss"])
+def test_a_run_that_ends_with_nan_has_diverged_and_its_result_is_json(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "parameters":
+            assert run("n", "optim.lr=1e30", "schedule=constant", "schedule.warmup_steps=0", "max_nonfinite=null") == 3
+        else:
+            patch.setattr(train.Strategy, "evaluate", lambda *arguments: math.nan)
+            assert run("n") == 3
+    found = json.loads((tmp_path / "n" / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert found["status"] == "diverged"
+    assert found["val/loss"] is None
+    printed = capsys.readouterr().err
+    assert "at step 11 parameters or val/loss were not finite after the last step" in printed
+
+
+def test_parameters_that_are_not_finite_replace_no_checkpoint(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches = TokenLoader.batches
+
+    def spoiled(loader: TokenLoader, step: int) -> Any:
+        if step == 7:
+            (model,) = (found for found in gc.get_objects() if type(found) is train.GPT)
+            torch.nn.init.constant_(next(model.parameters()), math.nan)
+        return batches(loader, step)
+
+    gc.collect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenLoader, "batches", spoiled)
+        assert run("n", "keep_checkpoints=1", "max_nonfinite=null") == 3
+    assert [path.name for path in (tmp_path / "n" / "checkpoints").iterdir()] == ["step_000006"]
+    assert "step_000009 is not written: model." in caplog.text
+    assert "last good checkpoint: " in (printed := capsys.readouterr().err) and "step_000006; try" in printed
+
+
+def test_a_checkpoint_whose_parameters_are_not_finite_is_not_continued(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run("a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Strategy, "has_finite_parameters", lambda self: False)
+        assert run("a") == 2
+    assert "step_000003 has parameters that are not finite; delete it" in capsys.readouterr().err
+
+
+def test_what_killed_saves_left_is_gone_once_the_run_goes_on(run: Callable[..., int], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run("a")
+    (tmp_path / "a" / "checkpoints" / ".step_000004.tmp").mkdir()
+    (tmp_path / "a" / ".metrics.jsonl.tmp").touch()
+    assert run("a") == 0
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+def test_a_refused_run_leaves_the_directory_as_it_was_found(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("new/run", "model.block_size=1000000") == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert run("mine") == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def start(folder: Path, tiny: list[str], *overrides: str) -> subprocess.Popen[str]:
@@ -125,7 +254,9 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)]
+)
 def test_the_same_command_continues_after_a_signal(
     run: Callable[..., int], tmp_path: Path, tiny: list[str], number: signal.Signals, status: int
 ) -> None:

@@ -101,7 +101,7 @@ def test_an_arm_that_diverges_is_named(tiny: list[str]) -> None:
 
 
 def test_a_signal_during_a_block_interrupts(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "loop", lambda run: "stopped")
+    monkeypatch.setattr(train, "loop", lambda run, stop: "stopped")
     with pytest.raises(KeyboardInterrupt):
         step_times({"any": []}, tiny, rounds=1, steps=1)
 
