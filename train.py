@@ -195,10 +195,15 @@ def diagnostics(run: Run) -> dict[str, float]:
 
 
 def write(run: Run, row: dict[str, float]) -> None:
-    """Sends a row to all sinks."""
+    """Sends a row to all sinks; one that fails gets no more of them."""
     with run.clock.paused():
-        for sink in run.sinks:
-            sink.write(row)
+        for sink in list(run.sinks):
+            try:
+                sink.write(row)
+            except Exception as error:
+                run.sinks.remove(sink)
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("warning: the sink %s failed (%s) and gets no more rows", type(sink).__name__, reason)
 
 
 def save(run: Run) -> None:
@@ -384,7 +389,7 @@ def begin(run: Run, stack: ExitStack) -> None:
         raise RunDirectoryError(f"{path / 'metrics.jsonl'} cannot be written: {error.strerror}") from error
     run.sinks = [record_of_all, console, *plugged]
     for sink in run.sinks:
-        stack.callback(sink.close)
+        stack.callback(attempt, f"closing the sink {type(sink).__name__}", sink.close)
 
 
 def finish(run: Run, status: str) -> None:

@@ -390,6 +390,33 @@ def test_any_sink_plugs_in_by_import_path(run: Callable[..., int]) -> None:
     assert Rows.seen == ["x", "a", 12, 0, 2, 4, 5, 6, 8, 10, 11, 12, "closed"]
 
 
+class Broken:
+    """A sink that takes three rows."""
+
+    def __init__(self, *, run_dir: Path, settings: dict[str, Any]) -> None:
+        self.left = 3
+
+    def write(self, row: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        raise LookupError("planted")
+
+
+def test_a_sink_that_fails_costs_the_run_nothing(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("a", f"+logging.mine._target_={__name__}.Broken") == 0
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == [
+        "warning: the sink Broken failed (OSError: [Errno 28] No space left on device) and gets no more rows",
+        "warning: closing the sink Broken failed (LookupError: planted); the run itself is unharmed",
+    ]
+    assert [row["step"] for row in metrics(tmp_path / "a")] == [0, 2, 4, 5, 6, 8, 10, 11, 12]
+
+
 def test_wandb_offline_runs_beside_it(run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
