@@ -2,9 +2,22 @@
 
 from pathlib import Path
 
+LONGEST = 2000  # characters of a message: what came may be as long as a file
+
 
 class DataError(ValueError):
-    """One clear line for the user: who, what was expected, what came, what to do."""
+    """One clear line for the user: who, what was expected, what came, what to do.
+
+    Names of files and values from files may hold line breaks and control characters; they are shown escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[: LONGEST + 1])
+        super().__init__(shown if len(message) <= LONGEST else shown[:LONGEST] + "...")
+
+
+class MissingSource(DataError):  # noqa: N818  # a DataError by its base
+    """The files of a source are not on this machine at all."""
 
 
 def missing_dataset(path: Path) -> DataError:

@@ -7,10 +7,13 @@ from zlib import crc32
 
 import numpy as np
 
+from data.hashing import quiet
+from data.metadata import DTYPES, FORMAT, shard_name, split_meta
 from data.preparation import prepare
-from data.shards import DTYPES, FORMAT, ShardWriter, describe, shard_name, split_meta, write_meta
+from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
 from data.tokenizers import Bytes, Recipe
+from data.verified import describe
 
 SETTINGS = {"val_fraction": 0.1, "split_seed": 2357, "shard_tokens": 1000}
 
@@ -66,8 +69,9 @@ def dataset_of(
         writer.write(tokens)
         writer.close()
         n_shards = -(-len(tokens) // shard_tokens)
-        shards = [describe(path / shard_name(split, i), DTYPES[dtype]) for i in range(n_shards)]
+        shards = [describe(path / shard_name(split, i), DTYPES[dtype], quiet) for i in range(n_shards)]
         splits[split] = split_meta(shards, 1)
-    meta = {"format": FORMAT, "dtype": dtype, "vocab_size": vocab_size, "shard_tokens": shard_tokens, "splits": splits}
+    sizes = {"vocab_size": vocab_size, "eot": vocab_size - 1, "shard_tokens": shard_tokens, "text_bytes": len(tokens)}
+    meta = {"format": FORMAT, "dtype": dtype, **sizes, "tokenizer": {"sha256": "0" * 64}, "splits": splits}
     write_meta(path, meta)
     return path

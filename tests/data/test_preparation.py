@@ -131,16 +131,6 @@ def test_other_documents_under_the_same_settings_start_afresh(tmp_path: Path) ->
     assert content(prepared(others, tmp_path / "killed")) == content(prepared(others, tmp_path / "whole"))
 
 
-def test_a_changing_source_is_compared_with_its_finished_data_set(tmp_path: Path) -> None:
-    class Changing(Texts):
-        may_change = True
-
-    path = prepared(Changing(TEXTS), tmp_path)
-    assert prepared(Changing(TEXTS), tmp_path) == path
-    with pytest.raises(DataError, match=r"the files of data=texts have changed since .* was prepared: delete"):
-        prepared(Changing([*TEXTS, "one more"]), tmp_path)
-
-
 def test_of_two_preparers_one_works_and_one_waits(tmp_path: Path) -> None:
     script = """
 import logging, sys
@@ -226,8 +216,11 @@ def test_an_error_in_a_document_stops_the_preparation(tmp_path: Path) -> None:
     [
         ({"val_fraction": 0.0}, r"data.val_fraction=0.0 must lie in \(0, 1\)"),
         ({"val_fraction": 0.995}, "data.val_fraction=0.995 of 100 documents leaves none to train on"),
-        ({"shard_tokens": 0}, "data.shard_tokens=0 must be >= 1"),
-        ({"workers": 0}, "data.workers=0 must be >= 1, or null for one per core"),
+        ({"val_fraction": "half"}, r"data.val_fraction=half must lie in \(0, 1\)"),
+        ({"split_seed": -1}, "data.split_seed=-1 must be a whole number >= 0"),
+        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a whole number >= 1"),
+        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a whole number >= 1"),
+        ({"workers": 0}, "data.workers=0 must be a whole number >= 1, or null for one per core"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

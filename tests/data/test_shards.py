@@ -3,12 +3,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from corpora import Texts, content, dataset_of, numbered_texts, prepared
 
-import data.shards
+import data.verified
 from data import DataError, TokenDataset, load_tokenizer
 
 TOKENS = np.random.default_rng(0).integers(0, 60_000, 950)
@@ -72,7 +73,7 @@ def flip_a_bit(folder: Path) -> None:
 
 
 def shrink_vocabulary(folder: Path) -> None:
-    edit_meta(folder, vocab_size=int(TOKENS.max()))
+    edit_meta(folder, vocab_size=int(TOKENS.max()), eot=0)
 
 
 def widen_vocabulary(folder: Path) -> None:
@@ -102,9 +103,9 @@ COMMAND = r"run `python scripts/prepare_data.py data=texts data/tokenizer=bytes`
         (remove, r"train_00003.bin is missing: delete the folder"),
         (flip_a_bit, r"train_00003.bin is damaged: expected sha256 \w{12}..., got \w{12}...; delete the folder"),
         (shrink_vocabulary, rf"holds token id {TOKENS.max()}, but the data set's vocabulary has {TOKENS.max()} ids"),
-        (widen_vocabulary, r"65537 ids do not fit dtype 'uint16': prepare it again"),
-        (spoil_json, r"dataset.json is not JSON .*: delete the folder"),
-        (age, r"dataset.json has format 0, expected 1: prepare it again"),
+        (widen_vocabulary, r"65537 ids do not fit dtype 'uint16'"),
+        (spoil_json, r"dataset.json describes no data set \(Expecting .*\): delete the folder"),
+        (age, r"dataset.json describes no data set \(format 0, expected 1\): delete the folder and prepare it again"),
         (unfinish, rf"is only half prepared: {COMMAND}"),
     ],
 )
@@ -128,12 +129,17 @@ def test_an_unknown_split_is_refused(folder: Path) -> None:
 def test_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "verified.json").unlink()  # as in a copy from elsewhere
     hashed: list[str] = []
-    describe = data.shards.describe
-    monkeypatch.setattr(data.shards, "describe", lambda path, dtype: hashed.append(path.name) or describe(path, dtype))
+    describe = data.verified.describe
+
+    def watched(path: Path, *arguments: Any) -> Any:
+        hashed.append(path.name)
+        return describe(path, *arguments)
+
+    monkeypatch.setattr(data.verified, "describe", watched)
     TokenDataset.open(folder, "val", verify=False)
     assert hashed == []
     TokenDataset.open(folder, "val")
-    assert hashed == [f"val_{i:05d}.bin" for i in range(10)]
+    assert sorted(hashed) == [f"val_{i:05d}.bin" for i in range(10)]
     TokenDataset.open(folder, "val")
     assert len(hashed) == 10
     os.utime(folder / "val_00004.bin")

@@ -17,7 +17,7 @@ from data.sources import Source
 HUB: dict[str, Any] = {"dataset": "Skylion007/openwebtext", "revision": "refs/convert/parquet"}
 
 
-def texts(source: Source) -> list[str]:
+def texts(source: Source) -> list[str | None]:
     return [text for unit in source.units() for text in source.documents(unit)]
 
 
@@ -136,7 +136,7 @@ def test_files_of_all_kinds_come_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         (tmp_path / f"deep/{name}.txt").write_text(f"text {name} " * 3)
     source = Files(str(tmp_path / "**/*.*"), "body")
-    assert texts(source) == [*(f"text {name} " * 3 for name in "abc"), "line 0", "line 1", *rows, ""]
+    assert texts(source) == [*(f"text {name} " * 3 for name in "abc"), "line 0", "line 1", *rows, None]
     assert len(source.units()) > 5
 
 
@@ -173,7 +173,7 @@ def test_a_missing_text_column_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_too_large_for_one_document_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Files, "max_text_bytes", 10)
+    monkeypatch.setattr(data.sources, "LONGEST_TEXT", 10)
     (tmp_path / "a.txt").write_text("x" * 11)
     with pytest.raises(DataError, match=r"a.txt is one document of more than 1 GiB: split it"):
         Files(str(tmp_path / "*.txt"), "text").units()
