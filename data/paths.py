@@ -43,14 +43,14 @@ class Matches:
     """What a pattern matches, each real file once."""
 
     files: list[str] = field(default_factory=list)  # sorted
-    n_links: int = 0  # names left out because a link, symbolic or hard, leads to a file that is there already
+    n_links: int = 0  # left out: links, symbolic or hard, to files and folders that are there already
     others: list[str] = field(default_factory=list)  # left out: pipes, devices, broken links, unexpected folders
     unlisted: list[str] = field(default_factory=list)  # folders that cannot be listed, with the reason
 
     def tell(self) -> None:
         """Logs what was left out."""
         if self.n_links:
-            log.warning("%d links to files that are there already were left out", self.n_links)
+            log.warning("%d links to files and folders that are there already were left out", self.n_links)
         if self.others:
             log.warning(
                 "%d matches that are no regular files were left out, first %s", len(self.others), self.others[0]
@@ -84,7 +84,8 @@ def find_files(pattern: Path) -> Matches:
         seen.add(real)
         result.files.append(name.path)
     result.files.sort()
-    result.unlisted = walk.unlisted
+    result.n_links += len(walk.known_links)
+    result.unlisted = [f"{folder} ({reason})" for folder, reason in walk.unlisted.items()]
     return result
 
 
@@ -116,7 +117,8 @@ class _Walk:
         self._base, self._parts = str(Path(*parts[:n_fixed])) if n_fixed else "", parts[n_fixed:]
         self._real_base = os.path.realpath(self._base)
         self.expects_folders = bool(parts) and parts[-1] in {"*", "*.*"}
-        self.unlisted: list[str] = []
+        self.unlisted: dict[str, str] = {}  # folders, with the reason
+        self.known_links: set[str] = set()  # to folders that were listed already
 
     def real(self, name: _Name) -> str:
         """The path without links."""
@@ -132,6 +134,8 @@ class _Walk:
         while direct or behind_links:
             folder, i = (direct or behind_links).popleft()
             if (key := (self.real(folder), i)) in seen:
+                if folder.is_linked:
+                    self.known_links.add(folder.path)
                 continue
             seen.add(key)
             for entry, j in self._step(folder, i):
@@ -161,7 +165,7 @@ class _Walk:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self.unlisted.append(f"{folder.path} ({error.strerror})")
+            self.unlisted[folder.path] = str(error.strerror)
             return
         for entry in entries:
             if fnmatchcase(entry.name, part) and (part.startswith(".") or not entry.name.startswith(".")):

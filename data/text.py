@@ -42,16 +42,15 @@ def decoded(raw: bytes, where: str) -> str:
             f"{where} has {raw.count(0):,} NUL bytes among {len(raw):,}: it is damaged, or UTF-16 without a byte-order "
             "mark; convert it (iconv -f UTF-16LE -t UTF-8), or leave it out"
         )
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    text = raw.removeprefix(b"\xef\xbb\xbf")
     try:
-        return raw.decode()
+        return text.decode()
     except UnicodeDecodeError as error:
         try:
-            return raw.decode("utf-8", "surrogatepass")
+            return text.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            raise DataError(
-                f"{where} is not UTF-8 at byte {error.start}: convert it, or leave it out of the pattern"
-            ) from error
+            n = len(raw) - len(text) + error.start
+            raise DataError(f"{where} is not UTF-8 at byte {n}: convert it, or leave it out of the pattern") from error
 
 
 def beginning(text: str, n_bytes: int) -> str:
