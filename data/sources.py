@@ -24,7 +24,7 @@ import numpy as np
 from data.descriptors import descriptor_budget
 from data.errors import DataError, MissingSource
 from data.paths import Matches, expanded, find_files
-from data.text import decoded, is_document
+from data.text import UTF8_MARK, decoded, is_document
 
 MEGABYTE = 1_000_000
 LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, which are read whole
@@ -408,7 +408,7 @@ def _line_texts(unit: Unit, column: str) -> Iterator[str | None]:
             file.seek(unit.start - 1)
             position = unit.start - 1 + len(_line(file, unit.paths[0], unit.start - 1))
         while position < unit.stop and (line := _line(file, unit.paths[0], position)):
-            if line.strip():
+            if line.removeprefix(UTF8_MARK).strip():
                 yield _line_text(line, column, f"{unit.paths[0]}, line at byte {position}")
             position += len(line)
 

@@ -66,6 +66,6 @@ def _tokens_of_bytes(tokens: np.ndarray, lengths: np.ndarray, fraction: float) -
     goal = fraction * sum(int(lengths[block].sum()) for block in blocks)
     for i, block in enumerate(blocks):
         if goal <= (n_bytes := int(lengths[block].sum())):
-            return (i << 20) + int(np.searchsorted(lengths[block].cumsum(), goal))
+            return (i << 20) + int(np.searchsorted(lengths[block].cumsum(), goal)) + 1
         goal -= n_bytes
     return len(tokens)

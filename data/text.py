@@ -8,6 +8,7 @@ from data.errors import DataError
 # What \s means to tiktoken and tokenizers: Unicode's White_Space. Python's \s also has U+001C to U+001F.
 _SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 _A_SPACE, _NO_SPACE = re.compile(f"[{_SPACE}]"), re.compile(f"[^{_SPACE}]")
+UTF8_MARK = b"\xef\xbb\xbf"  # the byte-order mark that some editors write before UTF-8
 _OTHER_ENCODINGS = (
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),
@@ -42,7 +43,7 @@ def decoded(raw: bytes, where: str) -> str:
             f"{where} has {raw.count(0):,} NUL bytes among {len(raw):,}: it is damaged, or UTF-16 without a byte-order "
             "mark; convert it (iconv -f UTF-16LE -t UTF-8), or leave it out"
         )
-    text = raw.removeprefix(b"\xef\xbb\xbf")
+    text = raw.removeprefix(UTF8_MARK)
     try:
         return text.decode()
     except UnicodeDecodeError as error:

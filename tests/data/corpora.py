@@ -24,8 +24,9 @@ class Texts(Source):
     name = "texts"
     embedded = True
 
-    def __init__(self, texts: Sequence[str], per_unit: int = 7) -> None:
-        self.texts, self.per_unit = list(texts), per_unit
+    def __init__(self, texts: Sequence[str | None], per_unit: int = 7, n_bytes: int | None = None) -> None:
+        """n_bytes: what every unit says of its size, None: the truth."""
+        self.texts, self.per_unit, self.n_bytes = list(texts), per_unit, n_bytes
         self.read_units: list[int] = []
 
     @property
@@ -34,10 +35,15 @@ class Texts(Source):
 
     def units(self) -> Sequence[Unit]:
         starts = range(0, len(self.texts), self.per_unit)
-        spans = ((start, self.texts[start : start + self.per_unit]) for start in starts)
-        return [Unit((str(crc32("".join(t).encode())),), i, i + len(t), sum(map(len, t)), len(t)) for i, t in spans]
+        return [
+            self._unit(start, [text or "" for text in self.texts[start : start + self.per_unit]]) for start in starts
+        ]
 
-    def documents(self, unit: Unit) -> Iterator[str]:
+    def _unit(self, start: int, texts: Sequence[str]) -> Unit:
+        raw = "".join(texts).encode("utf-8", "surrogatepass")
+        return Unit((str(crc32(raw)),), start, start + len(texts), self.n_bytes or len(raw), len(texts))
+
+    def documents(self, unit: Unit) -> Iterator[str | None]:
         self.read_units.append(unit.start)
         yield from self.texts[unit.start : unit.stop]
 
