@@ -157,6 +157,8 @@ class _Preparation:
     def run(self) -> None:
         self.files = {path: identity.look(path, self.on_progress) for path in self.source.files()}
         units = list(self.source.units())
+        if self.files and (new := [path for unit in units for path in unit.paths if path not in self.files]):
+            raise DataError(f"{new[0]} appeared while the corpus was listed: run the same command again")
         self._start_or_continue(units)
         self.tokenizer = self._fit(units)
         self.dtype = DTYPES["uint16" if self.tokenizer.vocab_size <= 1 << 16 else "uint32"]
