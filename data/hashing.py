@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -34,13 +35,16 @@ def sha256_of(file: Path, on_progress: OnProgress) -> str:
     return digest.hexdigest()
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """function of every item, in order; hashing and reading leave the interpreter to other threads."""
-    rest = iter(items)
-    pool = ThreadPoolExecutor(min(n_cores(), 8))
+@contextmanager
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[Iterator[R]]:
+    """function of every item, in order; hashing and reading leave the interpreter to other threads.
+
+    Whoever leaves the context early leaves the rest undone.
+    """
+    rest, pool = iter(items), ThreadPoolExecutor(min(n_cores(), 8))
+    batches = iter(lambda: list(islice(rest, 256)), [])
     try:
-        while batch := list(islice(rest, 256)):
-            yield from pool.map(function, batch)
+        yield (result for batch in batches for result in pool.map(function, batch))
     finally:
         pool.shutdown(cancel_futures=True)
 

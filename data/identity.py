@@ -135,10 +135,10 @@ def difference(
         raise DataError(
             f"their times have changed and comparing {n_bytes / 1e9:.1f} GB takes long: prepare_data.py does"
         )
-    found = in_threads(lambda known: sha256_of(Path(known[0]), on_progress), unsure)
-    for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
-        if now_sha256 != then_sha256:
-            return f"first {path}"
+    with in_threads(lambda known: sha256_of(Path(known[0]), on_progress), unsure) as found:
+        for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
+            if now_sha256 != then_sha256:
+                return f"first {path}"
     if all(stamp for _, stamp in marks):
         verified.remember(folder, {FILE: digest(marks)})
     return None

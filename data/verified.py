@@ -64,13 +64,13 @@ def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], on_progr
     right: dict[str, Any] = {}
     remembered = time.monotonic()
     try:
-        found = in_threads(lambda pair: describe(folder / pair[0].file, dtype, on_progress), unseen)
-        for (shard, mark), is_now in zip(unseen, found, strict=True):
-            _compare(folder / shard.file, shard, is_now)
-            right[shard.file] = mark
-            if time.monotonic() - remembered > REMEMBER_SECONDS:
-                remember(folder, right)
-                remembered = time.monotonic()
+        with in_threads(lambda pair: describe(folder / pair[0].file, dtype, on_progress), unseen) as found:
+            for (shard, mark), is_now in zip(unseen, found, strict=True):
+                _compare(folder / shard.file, shard, is_now)
+                right[shard.file] = mark
+                if time.monotonic() - remembered > REMEMBER_SECONDS:
+                    remember(folder, right)
+                    remembered = time.monotonic()
     finally:
         if right:
             remember(folder, right)
