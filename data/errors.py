@@ -5,15 +5,17 @@ from pathlib import Path
 LONGEST = 2000  # characters of a message: what came may be as long as a file
 
 
-class DataError(ValueError):
-    """One clear line for the user: who, what was expected, what came, what to do.
+def one_line(message: str) -> str:
+    """message with line breaks and control characters escaped: names and contents of files may hold them."""
+    end = "..." if len(message) > LONGEST else ""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[:LONGEST]) + end
 
-    Names of files and values from files may hold line breaks and control characters; they are shown escaped.
-    """
+
+class DataError(ValueError):
+    """One clear line for the user: who, what was expected, what came, what to do."""
 
     def __init__(self, message: str) -> None:
-        shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[: LONGEST + 1])
-        super().__init__(shown if len(message) <= LONGEST else shown[:LONGEST] + "...")
+        super().__init__(one_line(message))
 
 
 class MissingSource(DataError):  # noqa: N818  # a DataError by its base

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import verified
-from data.errors import DataError, MissingSource
+from data.errors import DataError, MissingSource, one_line
 from data.hashing import OnProgress, in_threads, quiet, sha256_of
 from data.json_files import parse_object, want, write_atomically
 from data.shards import read_meta
@@ -155,10 +155,10 @@ def warn_if_changed(source: "Source", folder: Path, *, on_progress: OnProgress =
     except MissingSource:
         return
     except (DataError, OSError) as error:
-        log.warning("cannot tell whether %s: %s", prepared, error)
+        log.warning("%s", one_line(f"cannot tell whether {prepared}: {error}"))
         return
     if change is not None:
-        log.warning("%s (%s): training on the data set as it was prepared", prepared, change)
+        log.warning("%s", one_line(f"{prepared} ({change}): training on the data set as it was prepared"))
 
 
 def _read(folder: Path, recorded: Mapping[str, Any]) -> list[SourceFile]:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from data.errors import DataError
+from data.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,9 @@ class Matches:
         """Logs what was left out."""
         if self.n_links:
             log.warning("%d links to files and folders that are there already were left out", self.n_links)
-        if self.others:
-            log.warning(
-                "%d matches that are no regular files were left out, first %s", len(self.others), self.others[0]
-            )
-        if self.unlisted:
-            log.warning("%d folders cannot be listed and were left out, first %s", len(self.unlisted), self.unlisted[0])
+        for found, what in ((self.others, "matches are no regular files"), (self.unlisted, "folders cannot be listed")):
+            if found:
+                log.warning("%d %s and were left out, first %s", len(found), what, one_line(found[0]))
 
 
 def find_files(pattern: Path) -> Matches:

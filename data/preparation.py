@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 PLAN_BYTES = 1 << 20
 PARTS = "parts"
+MAX_SHARDS = 50_000  # dataset.json describes each of them
 
 
 def dataset_dir(
@@ -278,6 +279,7 @@ class _Preparation:
             log.warning("%d rows without text were left out (null, empty or blank)", without_text)
         if n_documents == 0:
             raise DataError(f"data={self.source.name} holds no text: nothing to prepare")
+        self._check_shards(sum(int(length.sum()) for length in lengths))
         meta = self._write_by_position(parts) if n_documents == 1 else self._write_by_document(parts, lengths)
         files = {file["path"]: SourceFile(**file) for fact in facts for file in fact.files}
         missing = [path for path in self.files if path not in files]  # that no unit reads, as they are empty
@@ -288,6 +290,13 @@ class _Preparation:
             "source_files": identity.write(self.path, [files[path] for path in self.files]),
         }
         write_meta(self.path, self._meta() | meta)
+
+    def _check_shards(self, n_tokens: int) -> None:
+        if n_tokens > MAX_SHARDS * (shard_tokens := self.settings["shard_tokens"]):
+            raise DataError(
+                f"data.shard_tokens={shard_tokens} would cut {n_tokens:,} tokens into more than {MAX_SHARDS:,} files: "
+                f"take at least {-(-n_tokens // MAX_SHARDS):,}"
+            )
 
     def _n_done(self, split: str) -> int:
         return sum(file.stat().st_size for file in self.path.glob(f"{split}_*.bin")) // self.dtype.itemsize

@@ -135,6 +135,14 @@ class Synthetic(Source):
     words_per_document: ClassVar[int] = 200
 
     def __init__(self, n_documents: int, seed: int = 0, n_words: int = 500, branching: int = 4) -> None:
+        for key, value in (
+            ("n_documents", n_documents),
+            ("seed", seed),
+            ("n_words", n_words),
+            ("branching", branching),
+        ):
+            if not isinstance(value, int) or not 0 <= value < 1 << 63:
+                raise DataError(f"data.source.{key}={value} must be a whole number >= 0")
         if n_documents < 2:
             raise DataError(f"data.source.n_documents={n_documents} must be >= 2: one to train on, one to validate on")
         if not 1 <= branching <= n_words:
@@ -221,7 +229,11 @@ class Files(Source):
         pattern = expanded(self.pattern)
         matches = find_files(pattern)
         if not matches.files:
-            hint = f"; for the files in that folder say {self.pattern.rstrip('/')}/*.txt" if pattern.is_dir() else ""
+            hint = (
+                f"; for the files in that folder say {self.pattern.rstrip('/') or '.'}/*.txt"
+                if pattern.is_dir()
+                else ""
+            )
             reasons = [f"{other} is no regular file" for other in matches.others[:1] if not hint]
             reasons += [f"cannot list {folder}" for folder in matches.unlisted[:1]]
             reason = f" ({'; '.join(reasons)})" if reasons else ""
@@ -243,7 +255,8 @@ class OpenWebText(Source):
     Read straight from the hub in pieces of a few megabytes, so that neither the text nor its archive ever lies on
     this disk; or from `folder`, for machines without network. Documents are counted before the work starts,
     because losses are only comparable on the same validation set: expected_documents null accepts any number.
-    limit_documents keeps the first n.
+    limit_documents keeps the first n. Both count rows; the published corpus has none without text, as its authors left
+    out documents of fewer than 128 tokens.
     """
 
     name = "openwebtext"
@@ -261,6 +274,8 @@ class OpenWebText(Source):
     ) -> None:
         if limit_documents is not None and not (isinstance(limit_documents, int) and limit_documents >= 2):
             raise DataError(f"data.source.limit_documents={limit_documents} must be >= 2, or null for all")
+        if expected_documents is not None and not isinstance(expected_documents, int):
+            raise DataError(f"data.source.expected_documents={expected_documents} must be a whole number, or null")
         self.dataset, self.revision, self.folder = dataset, revision, folder
         self.limit_documents, self.expected_documents = limit_documents, expected_documents
 
@@ -456,8 +471,9 @@ def _row_group_units(path: str, column: str) -> list[Unit]:
 def _check_column(path: str, schema: Any, column: str) -> None:
     import pyarrow.types as pa_types
 
-    if schema.names.count(column) != 1:
-        raise DataError(f"{path} has no column {column!r} (data.source.text), only {schema.names}")
+    if (n := schema.names.count(column)) != 1:
+        found = f"{n} columns {column!r}, expected one" if n else f"no column {column!r}"
+        raise DataError(f"{path} has {found} (data.source.text), only {schema.names}")
     found = schema.field(column).type
     kind = found.value_type if pa_types.is_dictionary(found) else getattr(found, "storage_type", found)
     if str(kind) not in {"string", "large_string", "string_view", "null"}:

@@ -34,9 +34,10 @@ log = logging.getLogger(__name__)
 
 EOT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
-MAX_BYTES = 1 << 25  # of a tokenizer.json; that of 250,000 ids has 6 MB
+MAX_BYTES = 1 << 26  # of a tokenizer.json; that of 250,000 ids has 6 MB
 MAX_VOCAB_SIZE = 1_000_000  # the trainer reserves memory for all of them
-# Characters. Longer words are encoded in pieces: no document of OpenWebText is as long, so its tokens are GPT-2's.
+# In characters; longer words are encoded, and learnt from, in pieces. OpenWebText keeps GPT-2's tokens: its articles
+# were extracted by newspaper, which keeps 100,000 characters of each (MAX_TEXT in its configuration.py).
 LONGEST_ENCODED_WORD = 100_000
 LONGEST_TRAINED_WORD = 1000
 Sample = Callable[[int], Iterator[str]]  # bytes of text wanted -> documents spread over the corpus

@@ -181,7 +181,7 @@ def test_what_is_no_file_is_left_out_and_told(tmp_path: Path, caplog: pytest.Log
     matches.tell()
     assert [Path(path).name for path in matches.files] == ["a.txt"]
     assert sorted(Path(path).name for path in matches.others) == ["folder.txt", "gone.txt", "pipe.txt"]
-    assert f"3 matches that are no regular files were left out, first {tmp_path}/folder.txt" in caplog.text
+    assert f"3 matches are no regular files and were left out, first {tmp_path}/folder.txt" in caplog.text
 
 
 def test_folders_are_no_surprise_where_the_pattern_takes_everything(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from corpora import SETTINGS, Texts, content, numbered_texts, prepared
 
+import data.preparation
 from data import BPE, Bytes, DataError, Files, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
 from data.tokenizers import BytePairs, Recipe, Tokenizer
 
@@ -387,6 +388,15 @@ def test_an_output_that_cannot_be_written_is_named_in_one_line(
             prepared(Texts(TEXTS), tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert content(prepared(Texts(TEXTS), tmp_path)) == content(prepared(Texts(TEXTS), tmp_path / "well"))
+
+
+def test_more_shards_than_can_be_described_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.preparation, "MAX_SHARDS", 10)
+    n_tokens = sum(len(text) + 1 for text in TEXTS)
+    with pytest.raises(
+        DataError, match=rf"shard_tokens=7 would cut {n_tokens:,} tokens .* take at least {-(-n_tokens // 10)}"
+    ):
+        prepared(Texts(TEXTS), tmp_path, shard_tokens=7)
 
 
 def test_root_knows_home_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,13 @@ def test_synthetic_refuses_what_cannot_be_split() -> None:
         Synthetic(10, n_words=5, branching=9)
 
 
+@pytest.mark.parametrize("setting", [{"n_documents": 2.5}, {"n_documents": "many"}, {"seed": -1}, {"n_words": None}])
+def test_synthetic_refuses_settings_of_another_type(setting: dict[str, Any]) -> None:
+    ((key, value),) = setting.items()
+    with pytest.raises(DataError, match=rf"data.source.{key}={value} must be a whole number >= 0"):
+        Synthetic(**{"n_documents": 9, **setting})
+
+
 # Files
 
 
@@ -546,5 +553,17 @@ def test_openwebtext_says_whether_its_validation_set_is_the_reference(n_tokens: 
 
 
 def test_openwebtext_refuses_a_limit_that_cannot_be_split() -> None:
-    with pytest.raises(DataError, match=r"data.source.limit_documents=1 must be >= 2"):
-        web(None, limit=1)
+    for limit in (1, "some", 2.5):
+        with pytest.raises(DataError, match=rf"data.source.limit_documents={limit} must be >= 2"):
+            web(None, limit=limit)  # type: ignore[arg-type]  # as a command line may give it
+    with pytest.raises(DataError, match="data.source.expected_documents=all must be a whole number, or null"):
+        web(None, expected="all")  # type: ignore[arg-type]  # as above
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet has 2 columns 'text', expected one"):
+        Files(str(tmp_path / "*"), "text").units()
