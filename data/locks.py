@@ -27,7 +27,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
     With flock the system frees the lock when its owner ends, however it ends. Where the file system knows no flock
     (Lustre without -o flock, NFS without lockd) a second file, path + ".owner", names the owner, and its modification
     time is renewed while the owner lives. Limits of that: whoever follows an owner that was killed waits for
-    STALE_SECONDS, and an owner that was suspended for as long may find that another has taken its place.
+    STALE_SECONDS, unless on the same machine; an owner that was suspended for as long may find that another has taken its
+    place; and of two that follow a dead owner, one suspended between two adjacent calls may not notice the other.
 
     Raises: OSError: if path cannot be written.
     """
@@ -73,9 +74,7 @@ def _take(file: Path, me: str, what: str) -> None:
     while not _created(file, me):
         owner = _owner(file)
         if owner is not None and _is_dead(file, owner):
-            mine = _beside(file)
-            mine.write_text(me)
-            mine.replace(file)
+            _succeed(file, owner, me)
             time.sleep(POLL_SECONDS)  # several may have found it dead; the last one's name stays
             if _owner(file) == me:
                 return
@@ -83,6 +82,14 @@ def _take(file: Path, me: str, what: str) -> None:
             log.warning("another process is %s (%s: %s): waiting for it", what, file, owner)
             is_told = True
         time.sleep(POLL_SECONDS)
+
+
+def _succeed(file: Path, owner: str, me: str) -> None:
+    mine = _beside(file)
+    mine.write_text(me)
+    if _owner(file) == owner:
+        mine.replace(file)
+    mine.unlink(missing_ok=True)
 
 
 def _created(file: Path, me: str) -> bool:

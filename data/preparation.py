@@ -60,7 +60,10 @@ def dataset_dir(
 
 def is_prepared(path: Path) -> bool:
     """Whether the data set in folder path is complete."""
-    return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
+    try:
+        return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
+    except PermissionError:
+        return False
 
 
 def prepare(
