@@ -30,6 +30,7 @@ FILE = "source_files.jsonl"
 LONGEST_LINE = 1 << 16  # bytes: a path has 4096 at most
 # A file system's clock may tick this slowly (FAT), so that an edit right after another one leaves no trace in it.
 TICK_NS = 2_000_000_000
+MACHINES = 16  # whose stamps are remembered
 TRAINING_READS = 1_000_000_000  # bytes of source files, at most, that a training run compares
 
 
@@ -101,8 +102,7 @@ def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
     if not files:
         return None
     write_atomically(folder / FILE, b"".join(json.dumps(asdict(file)).encode() + b"\n" for file in files))
-    if all(file.stamp for file in files):
-        verified.remember(folder, {FILE: digest((file.size, file.stamp) for file in files)})
+    _remember(folder, [(file.size, file.stamp) for file in files])
     return {"n_files": len(files), "n_bytes": sum(file.size for file in files), "sha256": _content_digest(files)}
 
 
@@ -122,7 +122,7 @@ def difference(
         return f"{recorded['n_files']:,} files then, {len(paths):,} now"
     now = [(path, look(path, on_progress)) for path in paths]
     marks = [(status.size, status.stamp) for _, status in now]
-    if verified.stamps(folder).get(FILE) == digest(marks):
+    if digest(marks) in _known(folder):
         return None
     unsure = []
     for (path, status), then in zip(now, _read(folder, recorded), strict=True):
@@ -139,8 +139,7 @@ def difference(
         for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
             if now_sha256 != then_sha256:
                 return f"first {path}"
-    if all(stamp for _, stamp in marks):
-        verified.remember(folder, {FILE: digest(marks)})
+    _remember(folder, marks)
     return None
 
 
@@ -159,6 +158,17 @@ def warn_if_changed(source: "Source", folder: Path, *, on_progress: OnProgress =
         return
     if change is not None:
         log.warning("%s", one_line(f"{prepared} ({change}): training on the data set as it was prepared"))
+
+
+def _known(folder: Path) -> list[str]:
+    """Digests of stamps that were found right: several, as every machine may have a copy of its own."""
+    known = verified.stamps(folder).get(FILE)
+    return known if isinstance(known, list) else []
+
+
+def _remember(folder: Path, marks: Sequence[tuple[int, Sequence[int] | None]]) -> None:
+    if all(stamp for _, stamp in marks):
+        verified.remember(folder, {FILE: [*_known(folder)[1 - MACHINES :], digest(marks)]})
 
 
 def _read(folder: Path, recorded: Mapping[str, Any]) -> list[SourceFile]:

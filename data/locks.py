@@ -27,8 +27,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
     With flock the system frees the lock when its owner ends, however it ends. Where the file system knows no flock
     (Lustre without -o flock, NFS without lockd) a second file, path + ".owner", names the owner, and its modification
     time is renewed while the owner lives. Limits of that: whoever follows an owner that was killed waits for
-    STALE_SECONDS, unless on the same machine; an owner that was suspended for as long may find that another has taken its
-    place; and of two that follow a dead owner, one suspended between two adjacent calls may not notice the other.
+    STALE_SECONDS, unless on the same machine; an owner that was suspended for as long may find that another has taken
+    its place; and of two that follow a dead owner, one suspended between two adjacent calls may not notice the other.
 
     Raises: OSError: if path cannot be written.
     """

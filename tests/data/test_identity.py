@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -173,6 +174,24 @@ def test_the_same_contents_are_the_same_corpus_and_read_once(
     assert len(reads) == 5
     assert caplog.messages == []
     assert content(path) == before  # verified.json apart
+
+
+def test_machines_with_copies_of_their_own_each_read_theirs_once(
+    corpus: tuple[Path, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, source = corpus
+    path = prepared(source, tmp_path / "out")
+    look, sha256_of, reads = data.identity.look, data.identity.sha256_of, list[Path]()
+    monkeypatch.setattr(data.identity, "sha256_of", lambda file, told: reads.append(file) or sha256_of(file, told))
+    for machine in (0, 1, 0, 2, 1, 2, 0):
+
+        def seen(name: str, told: Any, machine: int = machine) -> Any:
+            found = look(name, told)
+            return dataclasses.replace(found, inode=found.inode + machine)
+
+        monkeypatch.setattr(data.identity, "look", seen)
+        assert difference(source, path) is None
+    assert len(reads) == 2 * 5
 
 
 def test_a_data_set_without_verified_json_or_in_a_read_only_folder_is_compared_all_the_same(
