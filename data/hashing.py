@@ -1,4 +1,4 @@
-"""Reads files block by block, several at a time, and says that it is getting on."""
+"""Reads files block by block, several at a time, and reports progress."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 24
 
 
 def quiet() -> None:
-    """Tells nobody about progress."""
+    """Reports no progress."""
 
 
 def blocks(file: Path, on_progress: OnProgress) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Small files: JSON that others may have written, read within bounds, and writing that a crash cannot cut short."""
+"""Small files: reading JSON that others may have written, and writing that a crash cannot leave half done."""
 
 import json
 import os

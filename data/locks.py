@@ -58,19 +58,19 @@ def _owned(file: Path, what: str) -> Iterator[None]:
     me = f"{socket.gethostname()} {os.getpid()} {_system()} {secrets.token_hex(8)}"
     _take(file, me, what)
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(file, me, ended), name="lock heartbeat", daemon=True)
-    heart.start()
+    heartbeat = threading.Thread(target=_beat, args=(file, me, ended), name="lock heartbeat", daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         ended.set()
-        heart.join()
+        heartbeat.join()
         if _owner(file) == me:
             file.unlink(missing_ok=True)
 
 
 def _take(file: Path, me: str, what: str) -> None:
-    is_told = False
+    is_logged = False
     while not _created(file, me):
         owner = _owner(file)
         if owner is not None and _is_dead(file, owner):
@@ -78,9 +78,9 @@ def _take(file: Path, me: str, what: str) -> None:
             time.sleep(POLL_SECONDS)  # several may have found it dead; the last one's name stays
             if _owner(file) == me:
                 return
-        elif not is_told:
+        elif not is_logged:
             log.warning("another process is %s (%s: %s): waiting for it", what, file, owner)
-            is_told = True
+            is_logged = True
         time.sleep(POLL_SECONDS)
 
 
@@ -140,6 +140,7 @@ def _beside(file: Path) -> Path:
 def _system() -> str:
     """Names this boot of this host and its process numbers, which containers do not share."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # no path
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot_id}-{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "unknown"

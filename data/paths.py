@@ -47,7 +47,7 @@ class Matches:
     others: list[str] = field(default_factory=list)  # left out: pipes, devices, broken links, unexpected folders
     unlisted: list[str] = field(default_factory=list)  # folders that cannot be listed, with the reason
 
-    def tell(self) -> None:
+    def log_omissions(self) -> None:
         """Logs what was left out."""
         if self.n_links:
             log.warning("%d links to files and folders that are there already were left out", self.n_links)

@@ -212,7 +212,7 @@ class _Preparation:
     def _sample(self, units: Sequence[Unit], n_bytes: int) -> Iterator[str]:
         """Up to n_bytes of text: from the beginning of every unit as large a share as it has of the corpus.
 
-        A document longer than what is left of the share is cut short; what a unit lacks, the next ones may use.
+        A document longer than what is left of the share is truncated; what a unit lacks, the next ones may use.
         """
         total, seen, taken = sum(unit.n_bytes for unit in units), 0, 0
         for unit in units:
@@ -297,7 +297,7 @@ class _Preparation:
     def _check_shards(self, n_tokens: int) -> None:
         if n_tokens > MAX_SHARDS * (shard_tokens := self.settings["shard_tokens"]):
             raise DataError(
-                f"data.shard_tokens={shard_tokens} would cut {n_tokens:,} tokens into more than {MAX_SHARDS:,} files: "
+                f"data.shard_tokens={shard_tokens} would make more than {MAX_SHARDS:,} files of {n_tokens:,} tokens: "
                 f"take at least {-(-n_tokens // MAX_SHARDS):,}"
             )
 

@@ -27,7 +27,7 @@ from data.paths import Matches, expanded, find_files
 from data.text import UTF8_MARK, decoded, is_document
 
 MEGABYTE = 1_000_000
-LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, which are read whole
+LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, each of which is read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class Files(Source):
     def units(self) -> Sequence[Unit]:
         """See Source: start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
         matches = self._matches()
-        matches.tell()
+        matches.log_omissions()
         texts, lines, rows = self._by_kind(matches)
         sizes = [(path, _size(path)) for path in texts]
         if big := [path for path, size in sizes if size > LONGEST_TEXT]:
@@ -287,7 +287,7 @@ class OpenWebText(Source):
 
     def units(self) -> Sequence[Unit]:
         """See Source: start and stop are row groups."""
-        units = _parquet_units(self._folder_files(is_told=True) if self.folder else self._hub_files(), "text")
+        units = _parquet_units(self._folder_files(is_logged=True) if self.folder else self._hub_files(), "text")
         found = sum(unit.n_documents or 0 for unit in units)
         if self.limit_documents is not None:
             return _first_documents(units, self.limit_documents)
@@ -323,10 +323,10 @@ class OpenWebText(Source):
             "documents, val_fraction 0.0005, split_seed 2357); its losses do not compare with published ones"
         )
 
-    def _folder_files(self, *, is_told: bool = False) -> list[str]:
+    def _folder_files(self, *, is_logged: bool = False) -> list[str]:
         matches = find_files(Path(escape(str(expanded(str(self.folder)))), "**", "*.parquet"))
-        if is_told:
-            matches.tell()
+        if is_logged:
+            matches.log_omissions()
         if not matches.files:
             raise MissingSource(f"data.source.folder={self.folder} holds no .parquet file")
         return matches.files

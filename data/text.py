@@ -23,7 +23,7 @@ def is_document(text: str | None) -> TypeGuard[str]:
 
 
 def readable(text: str) -> str:
-    """text with U+FFFD for every half of a surrogate pair, which JSON allows and UTF-8 does not; pairs are joined."""
+    """text with U+FFFD for every lone surrogate, which JSON allows and UTF-8 does not; pairs are joined."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -72,12 +72,12 @@ def split_long_words(text: str, longest: int) -> list[str]:
     from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]  # ships no types
 
     # At least two characters remain of a word: one apostrophe and the s after it would become another word.
-    cuts = [
-        cut
+    boundaries = [
+        boundary
         for word in regex.finditer(r50k_pat_str, text)
-        for cut in range(word.start() + longest, word.end() - 1, longest)
+        for boundary in range(word.start() + longest, word.end() - 1, longest)
     ]
-    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    return [text[start:end] for start, end in zip([0, *boundaries], [*boundaries, len(text)], strict=True)]
 
 
 def _may_have_long_words(text: str, longest: int) -> bool:

@@ -2,9 +2,8 @@
 
 python tests/data/fuzz_documents.py --n 200 --seed 0
 
-Every case makes files of random texts in random formats, with whatever users' files contain: halves of surrogate
-pairs, control characters, long runs, byte-order marks, nulls, blank rows, values that are no text, other encodings,
-links and pipes. Preparation must either end in a DataError of one line, and only where the case has a reason for one,
+Every case makes files of random texts in random formats, with whatever users' files contain: lone surrogates, control
+characters, long runs, byte-order marks, nulls, blank rows, values that are no text, other encodings, links and pipes. Preparation must either end in a DataError of one line, and only where the case has a reason for one,
 or in a data set whose documents are exactly the expected texts, each in one split. The expected texts follow from how
 the case was made, not from the project's code.
 """
@@ -48,7 +47,7 @@ PIECES = [
     "'s",
 ]
 PIECES += ["12345", "====", "\u2028", "\x85", "\U0010ffff", "e\u0301", "$HOME", "~", "\\ud83d", '"', "a" * 30]
-HALVES = ["\ud83d", "\udc00", "\udfff\ud800"]
+SURROGATES = ["\ud83d", "\udc00", "\udfff\ud800"]
 RUNS = [" ", "a", "0", "=", "世", "🎉", "\n", " \n", "-_"]
 NO_TEXT: list[Any] = [3, 0.5, True, ["a"], {"a": "b"}]
 
@@ -63,7 +62,7 @@ class Case:
     reasons: list[str] = field(default_factory=list)  # for which a DataError is right
 
     def text(self) -> str:
-        """Anything that may be in a document, halves of surrogate pairs apart."""
+        """Anything that may be in a document, lone surrogates apart."""
         kind = self.rng.random()
         if kind < 0.1:
             return self.rng.choice(["", " ", "\n\t ", "\u3000", "\r\n"])
@@ -101,21 +100,21 @@ class Case:
             path.write_bytes(text.encode() + b"caf\xe9")
             self.reasons.append("Latin-1")
             return
-        half = self.rng.choice(HALVES) if kind < 0.3 else ""
+        lone = self.rng.choice(SURROGATES) if kind < 0.3 else ""
         mark = b"\xef\xbb\xbf" if kind > 0.8 or text.startswith("\ufeff") else b""
-        raw = (text + half).encode("utf-8", "surrogatepass")
+        raw = (text + lone).encode("utf-8", "surrogatepass")
         path.write_bytes(mark + raw)
         if (mark + raw).count(0) * 4 > len(mark + raw):
             self.reasons.append("mostly NUL bytes")
-        self.expect(text + "\ufffd" * len(half))
+        self.expect(text + "\ufffd" * len(lone))
 
     def jsonl(self, stem: Path) -> None:
         """A document per line."""
         lines = []
         for row in self.rows():
-            half = self.rng.choice(HALVES) if row is not None and self.rng.random() < 0.1 else ""
-            self.expect(None if row is None else "\ufffd" * len(half) + row)
-            lines.append(json.dumps({"id": 1, "text": None if row is None else half + row}))
+            lone = self.rng.choice(SURROGATES) if row is not None and self.rng.random() < 0.1 else ""
+            self.expect(None if row is None else "\ufffd" * len(lone) + row)
+            lines.append(json.dumps({"id": 1, "text": None if row is None else lone + row}))
         if self.rng.random() < 0.1:
             lines.insert(self.rng.randint(0, len(lines)), json.dumps({"text": self.rng.choice(NO_TEXT)}))
             self.reasons.append("a value that is no text")

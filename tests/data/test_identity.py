@@ -386,7 +386,7 @@ def test_a_data_set_from_the_hub_has_no_files_to_compare(corpus: tuple[Path, Sou
         assert prepared(hub, tmp_path / "out") == path
 
 
-def test_comparing_tells_that_it_gets_on(
+def test_comparing_reports_progress(
     corpus: tuple[Path, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, source = corpus

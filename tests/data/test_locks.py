@@ -70,7 +70,7 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ERRORS)
-def test_a_file_system_without_locks_is_told_in_one_line(
+def test_a_file_system_without_locks_costs_one_line_of_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     unsupported(monkeypatch, number)
@@ -100,7 +100,7 @@ def test_an_owner_that_was_killed_on_this_machine_is_followed_at_once(
         assert f" {os.getpid()} " in (tmp_path / "lock.owner").read_text()
 
 
-def test_an_owner_elsewhere_is_followed_when_its_heart_has_stopped(
+def test_an_owner_elsewhere_is_followed_when_its_heartbeat_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsupported(monkeypatch)
@@ -109,7 +109,7 @@ def test_an_owner_elsewhere_is_followed_when_its_heart_has_stopped(
         assert f" {os.getpid()} " in (tmp_path / "lock.owner").read_text()
 
 
-def test_an_owner_elsewhere_is_waited_for_while_its_heart_beats(
+def test_an_owner_elsewhere_is_waited_for_while_it_has_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     unsupported(monkeypatch)

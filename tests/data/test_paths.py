@@ -172,13 +172,13 @@ def test_every_real_file_that_glob_finds_through_links_is_found_once(tmp_path: P
         assert sorted(files) == sorted(path for path in expected if Path(path).is_file())
 
 
-def test_what_is_no_file_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_file_is_left_out_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "a.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "gone.txt").symlink_to("nowhere")
     matches = find_files(tmp_path / "*.txt")
-    matches.tell()
+    matches.log_omissions()
     assert [Path(path).name for path in matches.files] == ["a.txt"]
     assert sorted(Path(path).name for path in matches.others) == ["folder.txt", "gone.txt", "pipe.txt"]
     assert f"3 matches are no regular files and were left out, first {tmp_path}/folder.txt" in caplog.text
@@ -189,7 +189,7 @@ def test_folders_are_no_surprise_where_the_pattern_takes_everything(tmp_path: Pa
     assert find_files(tmp_path / "**/*").others == []
 
 
-def test_a_folder_that_cannot_be_listed_is_told(
+def test_a_folder_that_cannot_be_listed_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, "a.txt", "secret/b.txt")
@@ -202,12 +202,12 @@ def test_a_folder_that_cannot_be_listed_is_told(
 
     monkeypatch.setattr(os, "scandir", refusing)
     matches = find_files(tmp_path / "**/*.txt")
-    matches.tell()
+    matches.log_omissions()
     assert [Path(path).name for path in matches.files] == ["a.txt"]
     assert f"1 folders cannot be listed and were left out, first {tmp_path}/secret (Permission denied)" in caplog.text
 
 
-def test_nothing_is_told_where_nothing_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_where_nothing_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    find_files(write(tmp_path, "a.txt") / "*.txt").tell()
+    find_files(write(tmp_path, "a.txt") / "*.txt").log_omissions()
     assert caplog.text == ""

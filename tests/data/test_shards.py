@@ -193,7 +193,7 @@ def test_a_check_that_is_killed_goes_on_where_it_was(folder: Path, monkeypatch: 
     assert sorted(hashed) == [f"train_{i:05d}.bin" for i in range(4, 10)]
 
 
-def test_a_check_tells_that_it_gets_on_at_every_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_reports_progress_at_every_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "verified.json").unlink()
     monkeypatch.setattr(data.hashing, "BLOCK_BYTES", 50)
     calls: list[None] = []

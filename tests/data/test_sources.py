@@ -240,7 +240,7 @@ def test_a_text_of_other_bytes_than_utf8_is_named(tmp_path: Path, kind: str) -> 
 
 
 @KINDS
-def test_half_a_surrogate_pair_in_utf8_is_read_in_every_format(tmp_path: Path, kind: str) -> None:
+def test_a_lone_surrogate_in_utf8_is_read_in_every_format(tmp_path: Path, kind: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

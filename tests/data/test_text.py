@@ -24,7 +24,7 @@ GPT2_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{
         ("", ""),
     ],
 )
-def test_half_a_surrogate_pair_is_replaced_and_a_pair_joined(text: str, expected: str) -> None:
+def test_a_lone_surrogate_is_replaced_and_a_pair_joined(text: str, expected: str) -> None:
     assert readable(text) == expected
 
 

@@ -85,7 +85,7 @@ def test_only_the_end_of_a_document_is_eot(bpe: Tokenizer, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("a\ud800b", "a\ufffdb"), ("\udc00", "\ufffd"), ("\ud83d\ude00!", "😀!")]
 )
-def test_half_a_surrogate_pair_becomes_the_replacement_character(
+def test_a_lone_surrogate_becomes_the_replacement_character(
     bpe: Tokenizer, recipe: str, text: str, expected: str
 ) -> None:
     tokenizer = bpe if recipe == "bpe" else PlainBytes()
@@ -151,7 +151,7 @@ def test_words_up_to_the_bound_are_learnt_from_as_before() -> None:
     assert BPE(321).train(iter(texts)).get_vocab() == reference.get_vocab()
 
 
-def test_learning_replaces_half_a_surrogate_pair() -> None:
+def test_learning_replaces_a_lone_surrogate() -> None:
     spoilt, mended = (BPE(300).fit(lambda n, t=text: iter([t] * 3)) for text in ("ab\ud800ab", "ab\ufffdab"))
     assert spoilt.to_json() == mended.to_json()
 
