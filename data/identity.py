@@ -127,7 +127,7 @@ def difference(
     unsure = []
     for (path, status), then in zip(now, _read(folder, recorded), strict=True):
         if status.size != then.size or Path(path).suffix != Path(then.path).suffix:
-            return f"first {path}"
+            return f"the first is {path}"
         if then.stamp is None or status.stamp != tuple(then.stamp):
             unsure.append((path, then.sha256, then.size))
     n_bytes = sum(size for _, _, size in unsure)
@@ -138,7 +138,7 @@ def difference(
     with in_threads(lambda known: sha256_of(Path(known[0]), on_progress), unsure) as found:
         for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
             if now_sha256 != then_sha256:
-                return f"first {path}"
+                return f"the first is {path}"
     _remember(folder, marks)
     return None
 

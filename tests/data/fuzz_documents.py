@@ -3,9 +3,10 @@
 python tests/data/fuzz_documents.py --n 200 --seed 0
 
 Every case makes files of random texts in random formats, with whatever users' files contain: lone surrogates, control
-characters, long runs, byte-order marks, nulls, blank rows, values that are no text, other encodings, links and pipes. Preparation must either end in a DataError of one line, and only where the case has a reason for one,
-or in a data set whose documents are exactly the expected texts, each in one split. The expected texts follow from how
-the case was made, not from the project's code.
+characters, long runs, byte-order marks, nulls, blank rows, values that are no text, other encodings, links and pipes.
+Preparation must either end in a DataError of one line, and only where the case has a reason for one, or in a data set
+whose documents are exactly the expected texts, each in one split. The expected texts follow from how the case was made,
+not from the project's code.
 """
 
 import argparse
