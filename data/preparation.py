@@ -37,7 +37,7 @@ from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_me
 from data.paths import expanded
 from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
-from data.splitting import train_tokens, val_documents
+from data.splitting import train_tokens, usual_fraction, val_documents
 from data.text import beginning, is_document, readable
 from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
 from data.verified import describe
@@ -283,11 +283,15 @@ class _Preparation:
         if n_documents == 0:
             raise DataError(f"data={self.source.name} holds no text: nothing to prepare")
         self._check_shards(sum(int(length.sum()) for length in lengths))
-        meta = self._write_by_position(parts) if n_documents == 1 else self._write_by_document(parts, lengths)
+        given = self.settings["val_fraction"]
+        fraction = usual_fraction(n_documents) if given is None else given
+        is_one = n_documents == 1
+        meta = self._write_by_position(parts, fraction) if is_one else self._write_by_document(parts, lengths, fraction)
         files = {file["path"]: SourceFile(**file) for fact in facts for file in fact.files}
         missing = [path for path in self.files if path not in files]  # that no unit reads, as they are empty
         files |= {path: identity.hashed(path, self.files[path], self.on_progress) for path in missing}
         meta |= {
+            "val_fraction": fraction,
             "text_bytes": sum(fact.text_bytes for fact in facts),
             "rows_without_text": without_text,
             "source_files": identity.write(self.path, [files[path] for path in self.files]),
@@ -304,9 +308,9 @@ class _Preparation:
     def _n_done(self, split: str) -> int:
         return sum(file.stat().st_size for file in self.path.glob(f"{split}_*.bin")) // self.dtype.itemsize
 
-    def _write_by_position(self, parts: list[_Part]) -> dict[str, Any]:
+    def _write_by_position(self, parts: list[_Part], val_fraction: float) -> dict[str, Any]:
         tokens = np.concatenate([part.tokens(self.dtype) for part in parts])
-        n_train = train_tokens(tokens[:-1], self.tokenizer, self.settings["val_fraction"])
+        n_train = train_tokens(tokens[:-1], self.tokenizer, val_fraction)
         log.warning(
             "the corpus is one document: split by position, its first %d tokens (%.1f%%) to train on, the other %d to "
             "validate on",
@@ -321,9 +325,9 @@ class _Preparation:
             writer.close()
         return {"split": "by position", "splits": self._splits({"train": 1, "val": 1})}
 
-    def _write_by_document(self, parts: list[_Part], lengths: list[np.ndarray]) -> dict[str, Any]:
+    def _write_by_document(self, parts: list[_Part], lengths: list[np.ndarray], val_fraction: float) -> dict[str, Any]:
         n_documents = sum(map(len, lengths))
-        val = val_documents(n_documents, self.settings["val_fraction"], self.settings["split_seed"])
+        val = val_documents(n_documents, val_fraction, self.settings["split_seed"])
         is_val = np.zeros(n_documents, bool)
         is_val[val] = True
         if self._n_done("val") != int(np.concatenate(lengths)[val].sum()):

@@ -12,27 +12,31 @@ import numpy as np
 from data.errors import DataError
 from data.tokenizers import Tokenizer
 
-OF_DOCUMENTS = 0.05  # of many documents, where data.val_fraction is null
-OF_ONE_TEXT = 0.1  # of a single one, as in nanoGPT, data/shakespeare_char/prepare.py
+USUAL_OF_DOCUMENTS = 0.05
+USUAL_OF_ONE_TEXT = 0.1  # as in nanoGPT, data/shakespeare_char/prepare.py
 REACH = 1000  # tokens, by which a split by position moves to the end of a line or word; at most a fiftieth of the text
 
 
-def val_documents(n_documents: int, val_fraction: float | None, split_seed: int) -> np.ndarray:
+def usual_fraction(n_documents: int) -> float:
+    """The val_fraction of a corpus for which none is given."""
+    return USUAL_OF_ONE_TEXT if n_documents == 1 else USUAL_OF_DOCUMENTS
+
+
+def val_documents(n_documents: int, val_fraction: float, split_seed: int) -> np.ndarray:
     """The documents that `datasets.Dataset.train_test_split` would put into its test split, in its order.
 
     Raises: DataError: if that leaves none to train on.
     """
-    fraction = OF_DOCUMENTS if val_fraction is None else val_fraction
-    n_val = math.ceil(fraction * n_documents)
+    n_val = math.ceil(val_fraction * n_documents)
     if not 0 < n_val < n_documents:
         raise DataError(
-            f"data.val_fraction={fraction} of {n_documents} documents leaves none to train on: "
+            f"data.val_fraction={val_fraction} of {n_documents} documents leaves none to train on: "
             f"take at most {(n_documents - 1) / n_documents:.3f}"
         )
     return np.random.default_rng(split_seed).permutation(n_documents)[:n_val]
 
 
-def train_tokens(tokens: np.ndarray, tokenizer: Tokenizer, val_fraction: float | None) -> int:
+def train_tokens(tokens: np.ndarray, tokenizer: Tokenizer, val_fraction: float) -> int:
     """How many of one text's tokens are for training: those of the first 1 - val_fraction of its bytes.
 
     tokens: (n,) without end of text. The number is moved to the nearest end of a line, else of a word, if there is
@@ -40,9 +44,8 @@ def train_tokens(tokens: np.ndarray, tokenizer: Tokenizer, val_fraction: float |
 
     Raises: DataError: if the text cannot be divided.
     """
-    fraction = OF_ONE_TEXT if val_fraction is None else val_fraction
     pieces = [tokenizer.token_bytes(i) for i in range(tokenizer.eot)]
-    target = _tokens_of_bytes(tokens, np.array([len(piece) for piece in pieces]), 1 - fraction)
+    target = _tokens_of_bytes(tokens, np.array([len(piece) for piece in pieces]), 1 - val_fraction)
     reach = min(REACH, len(tokens) // 50)
     # A character has up to four bytes, and so as many tokens.
     first = max(target - reach - 4, 1)

@@ -50,7 +50,7 @@ def test_a_single_document_is_split_by_position(
     assert len(val) == pytest.approx(expected * len(ENGLISH), abs=90)  # a line
     assert train.endswith("\n")
     meta = TokenDataset.open(path, "train").meta
-    assert meta["split"] == "by position"
+    assert (meta["split"], meta["val_fraction"]) == ("by position", expected)
     assert "the corpus is one document: split by position" in caplog.text
 
 
