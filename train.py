@@ -43,9 +43,11 @@ from data import (
     TokenLoader,
     dataset_dir,
     eval_batches,
+    is_prepared,
     load_tokenizer,
     prepare,
     read_tokenizer,
+    warn_if_changed,
 )
 from data.tokenizers import Tokenizer
 from model import GPT, GPTConfig
@@ -258,13 +260,23 @@ def data_checksums(run: Run) -> dict[str, str]:
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
 
 
-def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
-    """The folder of the configuration's data set; with prepared, an embedded source is prepared first, if need be."""
+def data_path(config: DictConfig, *, prepared: bool = True, on_progress: Callable[[], None] = lambda: None) -> Path:
+    """The folder of the configuration's data set.
+
+    With prepared, an embedded source is prepared first, if need be, and the main rank warns if the source's files have
+    changed since. on_progress is called while files are read, from several threads.
+    """
     source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
     settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
-    if source.embedded and prepared:
-        return prepare(source, tokenizer, Path(config.data.root), workers=config.data.workers, **settings)
-    return dataset_dir(Path(config.data.root), source, tokenizer, **settings)
+    root = Path(config.data.root)
+    path = dataset_dir(root, source, tokenizer, **settings)
+    if not prepared:
+        return path
+    if source.embedded and not is_prepared(path):
+        return prepare(source, tokenizer, root, workers=config.data.workers, on_progress=on_progress, **settings)
+    if os.environ.get("RANK", "0") == "0":
+        warn_if_changed(source, path, on_progress=on_progress)
+    return path
 
 
 def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:

@@ -6,7 +6,8 @@ Importing this package is cheap: torch comes with the loader's names, everything
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError, missing_dataset
-from data.preparation import dataset_dir, prepare
+from data.identity import warn_if_changed
+from data.preparation import dataset_dir, is_prepared, prepare
 from data.shards import TokenDataset
 from data.sources import Files, OpenWebText, PySource, Synthetic
 from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer, read_tokenizer
@@ -28,10 +29,12 @@ __all__ = [
     "TokenLoader",
     "dataset_dir",
     "eval_batches",
+    "is_prepared",
     "load_tokenizer",
     "missing_dataset",
     "prepare",
     "read_tokenizer",
+    "warn_if_changed",
 ]
 
 

@@ -1,60 +1,69 @@
 """From a source and a tokenizer to a prepared data set, in bounded memory and restartable at any point.
 
 1. Every unit of the source becomes a part: its tokens and the length of each document. Worker threads share the
-   units (tiktoken and pyarrow work outside the GIL, so threads scale like processes and leave nothing behind).
+   units (tiktoken and pyarrow work outside the GIL, so threads scale like processes and leave nothing behind). The
+   source's files are hashed as they are read, so that it shows when they change later (identity.py).
 2. Once all documents are counted they are split as `datasets.train_test_split(test_size=val_fraction, seed)` does:
-   the validation set keeps that permutation's order, the training set the source's order.
+   the validation set keeps that permutation's order, the training set the source's order. A single document is
+   split by position (splitting.py).
 3. The parts are joined into shards, and each part is deleted as soon as its tokens lie in finished shards.
 4. dataset.json is written last. Whatever a killed run has finished is kept; the result has the same bytes.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data import identity
+from data.descriptors import descriptor_budget
 from data.errors import DataError
-from data.shards import (
-    DTYPES,
-    FORMAT,
-    META_FILE,
-    Shard,
-    ShardWriter,
-    describe,
-    read_meta,
-    shard_name,
-    split_meta,
-    write_atomically,
-    write_meta,
-)
+from data.hashing import OnProgress, n_cores, quiet
+from data.identity import SourceFile, Status
+from data.json_files import read_json, write_atomically
+from data.locks import locked
+from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_meta
+from data.paths import expanded
+from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
-from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, from_json
+from data.splitting import train_tokens, usual_fraction, val_documents
+from data.text import beginning, is_document, readable
+from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
+from data.verified import describe
 
 log = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
+PLAN_BYTES = 1 << 20
 PARTS = "parts"
+MAX_SHARDS = 50_000  # dataset.json describes each of them
 
 
 def dataset_dir(
-    root: Path, source: Source, tokenizer: Recipe, *, val_fraction: float, split_seed: int, shard_tokens: int
+    root: Path, source: Source, tokenizer: Recipe, *, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> Path:
     """Where the data set of these settings lies: root/<source>-<tokenizer>-<8 hex digits of all settings>."""
     settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
-    return root / _folder_name(settings)
+    return expanded(root) / _folder_name(settings)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether the data set in folder path is complete."""
+    try:
+        return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
+    except PermissionError:
+        return False
 
 
 def prepare(
@@ -62,51 +71,78 @@ def prepare(
     tokenizer: Recipe,
     root: Path,
     *,
-    val_fraction: float,
+    val_fraction: float | None,
     split_seed: int,
     shard_tokens: int,
     workers: int | None,
     console: bool = True,
+    on_progress: OnProgress = quiet,
 ) -> Path:
     """Prepares the data set and returns its folder; at once if it is complete.
 
-    workers: threads that encode, None: one per core; they never change the result. Of several processes that prepare
-    the same data set one works and the others wait.
+    val_fraction: of the documents; of the text if there is one document only (splitting.py); None: the usual one.
+    workers: threads that encode, None: one per core; they never change the result. on_progress: called for every
+    document and block read, from several threads. Of several processes that prepare the same data set one works and
+    the others wait.
 
-    Raises: DataError: if the settings, the source or the disk's free space do not allow it.
+    Raises: DataError: if the settings, the source, its documents or the disk do not allow it, or the source's files
+    are no longer those that the complete data set was made from.
     """
-    _check_settings(val_fraction, shard_tokens, workers)
+    _check_settings(val_fraction, split_seed, shard_tokens, workers)
     settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
-    path = root / _folder_name(settings)
-    if _is_complete(path):
-        _check_unchanged(source, path)
-        return path
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".{path.name}.lock"), _disk_full_explained(path):
-        if not (path / META_FILE).is_file():
-            _Preparation(source, tokenizer, path, settings, workers or _n_cores(), console).run()
-        if not _is_complete(path):
-            shutil.rmtree(path / PARTS, ignore_errors=True)
-            (path / PLAN_FILE).unlink()
+    path = expanded(root) / _folder_name(settings)
+    with _failures_explained(path):
+        if is_prepared(path):
+            _check_unchanged(source, path, on_progress)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent / f".{path.name}.lock", "preparing this data set"):
+            if not (path / META_FILE).is_file():
+                _Preparation(source, tokenizer, path, settings, workers or n_cores(), console, on_progress).run()
+            if not is_prepared(path):
+                shutil.rmtree(path / PARTS, ignore_errors=True)
+                (path / PLAN_FILE).unlink()
     return path
 
 
 @dataclass
 class _Part:
-    """The encoded documents of one unit; its lengths file appears last and stays until the data set is complete."""
+    """The encoded documents of one unit; its facts file appears last and stays until the data set is complete."""
 
     stem: Path
+    ends: Sequence[str]  # source files of which this unit is the last
 
     @property
     def tokens_file(self) -> Path:
         return self.stem.with_suffix(".bin")
 
     @property
-    def lengths_file(self) -> Path:
-        return self.stem.with_suffix(".npy")
+    def facts_file(self) -> Path:
+        return self.stem.with_suffix(".npz")
 
     def tokens(self, dtype: np.dtype[Any]) -> np.ndarray:
         return np.fromfile(self.tokens_file, dtype)
+
+    def finish(self, lengths: list[int], **counts: Any) -> None:
+        """Writes the facts: tokens of every document, and what else is known of the unit."""
+        unnamed = self.stem.with_suffix(".tmp")
+        with unnamed.open("wb") as file:
+            np.savez(file, lengths=np.array(lengths, np.int64), counts=np.array(json.dumps(counts)))
+        unnamed.replace(self.facts_file)
+
+    def facts(self) -> "_Facts":
+        with np.load(self.facts_file) as saved:
+            return _Facts(saved["lengths"], **json.loads(str(saved["counts"])))
+
+
+@dataclass
+class _Facts:
+    """What is known of an encoded unit."""
+
+    lengths: np.ndarray  # tokens of each document, end of text included
+    text_bytes: int
+    rows_without_text: int
+    files: list[dict[str, Any]]  # the source files that end here, see identity.SourceFile
 
 
 @dataclass
@@ -117,46 +153,87 @@ class _Preparation:
     settings: dict[str, Any]
     workers: int
     console: bool
+    on_progress: OnProgress
     tokenizer: Tokenizer = field(init=False)
     dtype: np.dtype[Any] = field(init=False)
-    units_digest: str = field(init=False)
+    files: dict[str, Status] = field(init=False)  # of the source, as they were before reading
 
     def run(self) -> None:
+        self.files = {path: identity.look(path, self.on_progress) for path in self.source.files()}
         units = list(self.source.units())
+        if self.files and (new := [path for unit in units for path in unit.paths if path not in self.files]):
+            raise DataError(f"{new[0]} appeared while the corpus was listed: run the same command again")
         self._start_or_continue(units)
         self.tokenizer = self._fit(units)
         self.dtype = DTYPES["uint16" if self.tokenizer.vocab_size <= 1 << 16 else "uint32"]
-        parts = [_Part(self.path / PARTS / f"{i:06d}") for i in range(len(units))]
-        todo = [(unit, part) for unit, part in zip(units, parts, strict=True) if not part.lengths_file.is_file()]
+        parts = self._parts(units)
+        todo = [(unit, part) for unit, part in zip(units, parts, strict=True) if not part.facts_file.is_file()]
         self._check_disk(todo)
         self._encode_all(todo)
         self._finish(parts)
 
+    def _parts(self, units: list[Unit]) -> list[_Part]:
+        last = {path: i for i, unit in enumerate(units) for path in unit.paths if path in self.files}
+        return [
+            _Part(self.path / PARTS / f"{i:06d}", [path for path in dict.fromkeys(unit.paths) if last.get(path) == i])
+            for i, unit in enumerate(units)
+        ]
+
     def _start_or_continue(self, units: list[Unit]) -> None:
         """Keeps what an earlier run did if it worked on the same documents, else starts afresh."""
-        self.units_digest = _units_digest(units)
-        plan = {"settings": self.settings, "units": self.units_digest}
         for leftover in self.path.glob(".*"):  # of a write that a kill interrupted
-            leftover.unlink()
+            if leftover.is_file():
+                leftover.unlink()
+        found = identity.digest([*units, *self.files.items()])
+        plan = {"settings": self.settings, "documents": found}
         plan_file = self.path / PLAN_FILE
-        if plan_file.is_file() and json.loads(plan_file.read_bytes()) == plan:
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
+        if plan_file.is_file():
+            if _read_plan(plan_file) == plan:
+                return
+            log.warning("%s is half prepared from other files, or these have changed since: starting afresh", self.path)
+        if self.path.exists():
+            shutil.rmtree(self.path)
         (self.path / PARTS).mkdir(parents=True)
         write_atomically(plan_file, json.dumps(plan).encode())
 
     def _fit(self, units: list[Unit]) -> Tokenizer:
         file = self.path / TOKENIZER_FILE
         if not file.is_file():
-            tokenizer = self.recipe.fit(lambda n_bytes: _sample(self.source, units, n_bytes))
+            tokenizer = self.recipe.fit(lambda n_bytes: self._sample(units, n_bytes))
             write_atomically(file, json.dumps(tokenizer.to_json()).encode())
-        return from_json(json.loads(file.read_bytes()))
+        return read_tokenizer(file)
+
+    def _texts(self, unit: Unit) -> Iterator[str | None]:
+        """The documents of a unit, ready to be encoded; None for a row without text."""
+        for text in self.source.documents(unit):
+            self.on_progress()
+            yield readable(text) if is_document(text) else None
+
+    def _sample(self, units: Sequence[Unit], n_bytes: int) -> Iterator[str]:
+        """Up to n_bytes of text: from the beginning of every unit as large a share as it has of the corpus.
+
+        A document longer than what is left of the share is truncated; what a unit lacks, the next ones may use.
+        """
+        total, seen, taken = sum(unit.n_bytes for unit in units), 0, 0
+        for unit in units:
+            seen += unit.n_bytes
+            left = (n_bytes * seen // total if total else n_bytes) - taken
+            texts = self._texts(unit) if left > 0 else iter(())
+            for text in texts:
+                if text is None:
+                    continue
+                piece = beginning(text, left)
+                taken, left = taken + len(piece.encode()), left - len(piece.encode())
+                if piece:
+                    yield piece
+                if left <= 0 or len(piece) < len(text):
+                    break
 
     def _check_disk(self, todo: list[tuple[Unit, _Part]]) -> None:
         if not todo:
             return
-        texts = [text[:10_000] for text in islice(self.source.documents(todo[0][0]), 100)]
-        n_bytes = sum(len(text) for text in texts) or 1
+        texts = [text[:10_000] for text in islice(self._texts(todo[0][0]), 100) if text is not None]
+        n_bytes = sum(len(text.encode()) for text in texts) or 1
         n_tokens = sum(len(self.tokenizer.encode_document(text)) for text in texts)
         todo_tokens = sum(unit.n_bytes for unit, _ in todo) * n_tokens / n_bytes
         # Parts turn into shards one by one, so both together never hold more than one shard too much.
@@ -171,7 +248,7 @@ class _Preparation:
 
     def _encode_all(self, todo: list[tuple[Unit, _Part]]) -> None:
         with _progress(self.console, sum(unit.n_bytes for unit, _ in todo)) as advance:
-            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="encode")
+            pool = ThreadPoolExecutor(min(self.workers, descriptor_budget()), thread_name_prefix="encode")
             try:
                 futures = {pool.submit(self._encode, unit, part): unit for unit, part in todo}
                 for future in as_completed(futures):
@@ -181,37 +258,83 @@ class _Preparation:
                 pool.shutdown(cancel_futures=True)
 
     def _encode(self, unit: Unit, part: _Part) -> None:
-        lengths, n_bytes = [], []
+        lengths: list[int] = []
+        text_bytes = without_text = 0
         with part.tokens_file.open("wb") as file:
-            for text in self.source.documents(unit):
+            for text in self._texts(unit):
+                if text is None:
+                    without_text += 1
+                    continue
                 ids = self.tokenizer.encode_document(text)
                 file.write(ids.astype(self.dtype).tobytes())
                 lengths.append(len(ids))
-                n_bytes.append(len(text.encode("utf-8", "replace")))
+                text_bytes += len(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        unnamed = part.stem.with_suffix(".tmp")
-        with unnamed.open("wb") as file:
-            np.save(file, np.array([lengths, n_bytes], np.int64))
-        unnamed.replace(part.lengths_file)
+        ended = [asdict(identity.hashed(path, self.files[path], self.on_progress)) for path in part.ends]
+        part.finish(lengths, text_bytes=text_bytes, rows_without_text=without_text, files=ended)
 
     def _finish(self, parts: list[_Part]) -> None:
-        sizes = [np.load(part.lengths_file) for part in parts]
-        lengths = [size[0] for size in sizes]
-        n_documents = sum(len(length) for length in lengths)
-        val = _val_documents(n_documents, self.settings["val_fraction"], self.settings["split_seed"])
-        is_val = np.zeros(n_documents, bool)
-        is_val[val] = True
-        n_val = int(np.concatenate(lengths)[val].sum())
-        if self._n_done("val") != n_val:
-            self._write_val(parts, lengths, val)
-        self._write_train(parts, lengths, is_val)
-        shards = {split: self._describe(split) for split in ("train", "val")}
-        counts = {"train": n_documents - len(val), "val": len(val)}
-        write_meta(self.path, self._meta(shards, counts, int(sum(size[1].sum() for size in sizes))))
+        facts = [part.facts() for part in parts]
+        lengths = [fact.lengths for fact in facts]
+        n_documents, without_text = sum(map(len, lengths)), sum(fact.rows_without_text for fact in facts)
+        if without_text:
+            log.warning("%d rows without text were left out (null, empty or blank)", without_text)
+        if n_documents == 0:
+            raise DataError(f"data={self.source.name} holds no text: nothing to prepare")
+        self._check_shards(sum(int(length.sum()) for length in lengths))
+        given = self.settings["val_fraction"]
+        fraction = usual_fraction(n_documents) if given is None else given
+        is_one = n_documents == 1
+        meta = self._write_by_position(parts, fraction) if is_one else self._write_by_document(parts, lengths, fraction)
+        files = {file["path"]: SourceFile(**file) for fact in facts for file in fact.files}
+        missing = [path for path in self.files if path not in files]  # that no unit reads, as they are empty
+        files |= {path: identity.hashed(path, self.files[path], self.on_progress) for path in missing}
+        meta |= {
+            "val_fraction": fraction,
+            "text_bytes": sum(fact.text_bytes for fact in facts),
+            "rows_without_text": without_text,
+            "source_files": identity.write(self.path, [files[path] for path in self.files]),
+        }
+        write_meta(self.path, self._meta() | meta)
+
+    def _check_shards(self, n_tokens: int) -> None:
+        if n_tokens > MAX_SHARDS * (shard_tokens := self.settings["shard_tokens"]):
+            raise DataError(
+                f"data.shard_tokens={shard_tokens} would make more than {MAX_SHARDS:,} files of {n_tokens:,} tokens: "
+                f"take at least {-(-n_tokens // MAX_SHARDS):,}"
+            )
 
     def _n_done(self, split: str) -> int:
         return sum(file.stat().st_size for file in self.path.glob(f"{split}_*.bin")) // self.dtype.itemsize
+
+    def _write_by_position(self, parts: list[_Part], val_fraction: float) -> dict[str, Any]:
+        tokens = np.concatenate([part.tokens(self.dtype) for part in parts])
+        n_train = train_tokens(tokens[:-1], self.tokenizer, val_fraction)
+        log.warning(
+            "the corpus is one document: split by position, its first %d tokens (%.1f%%) to train on, the other %d to "
+            "validate on",
+            n_train,
+            100 * n_train / (len(tokens) - 1),
+            len(tokens) - 1 - n_train,
+        )
+        for split, piece in (("val", tokens[n_train:]), ("train", np.append(tokens[:n_train], tokens[-1:]))):
+            done = self._n_done(split)
+            writer = ShardWriter(self.path, split, self.settings["shard_tokens"], self.dtype, done)
+            writer.write(piece[done:])
+            writer.close()
+        return {"split": "by position", "splits": self._splits({"train": 1, "val": 1})}
+
+    def _write_by_document(self, parts: list[_Part], lengths: list[np.ndarray], val_fraction: float) -> dict[str, Any]:
+        n_documents = sum(map(len, lengths))
+        val = val_documents(n_documents, val_fraction, self.settings["split_seed"])
+        is_val = np.zeros(n_documents, bool)
+        is_val[val] = True
+        if self._n_done("val") != int(np.concatenate(lengths)[val].sum()):
+            self._write_val(parts, lengths, val)
+        self._write_train(parts, lengths, is_val)
+        n_of = {"train": n_documents - len(val), "val": len(val)}
+        return {"split": "by document", "splits": self._splits(n_of)}
 
     def _write_val(self, parts: list[_Part], lengths: list[np.ndarray], val: np.ndarray) -> None:
         first = np.cumsum([0, *(len(length) for length in lengths)])
@@ -239,36 +362,28 @@ class _Preparation:
                 joined.pop(0)[1].unlink(missing_ok=True)
         writer.close()
 
+    def _splits(self, n_documents: Mapping[str, int]) -> dict[str, Any]:
+        return {split: split_meta(self._describe(split), n) for split, n in n_documents.items()}
+
     def _describe(self, split: str) -> list[Shard]:
         files = [self.path / shard_name(split, i) for i in range(len(list(self.path.glob(f"{split}_*.bin"))))]
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(lambda file: describe(file, self.dtype), files))
+        with ThreadPoolExecutor(min(self.workers, descriptor_budget())) as pool:
+            return list(pool.map(lambda file: describe(file, self.dtype, self.on_progress), files))
 
-    def _meta(self, shards: dict[str, list[Shard]], n_documents: dict[str, int], text_bytes: int) -> dict[str, Any]:
-        identity = hashlib.sha256((self.path / TOKENIZER_FILE).read_bytes()).hexdigest()
+    def _meta(self) -> dict[str, Any]:
+        sha256 = hashlib.sha256((self.path / TOKENIZER_FILE).read_bytes()).hexdigest()
         return {
             "format": FORMAT,
             **self.settings,
-            "tokenizer": {**self.settings["tokenizer"], "sha256": identity},
+            "tokenizer": {**self.settings["tokenizer"], "sha256": sha256},
             "dtype": "uint16" if self.dtype.itemsize == 2 else "uint32",
             "vocab_size": self.tokenizer.vocab_size,
             "eot": self.tokenizer.eot,
-            "text_bytes": text_bytes,
-            "units": self.units_digest,
-            "splits": {split: split_meta(found, n_documents[split]) for split, found in shards.items()},
         }
 
 
-def _val_documents(n_documents: int, val_fraction: float, split_seed: int) -> np.ndarray:
-    """The documents that `datasets.Dataset.train_test_split` would put into its test split, in its order."""
-    n_val = math.ceil(val_fraction * n_documents)
-    if not 0 < n_val < n_documents:
-        raise DataError(f"data.val_fraction={val_fraction} of {n_documents} documents leaves none to train on")
-    return np.random.default_rng(split_seed).permutation(n_documents)[:n_val]
-
-
 def _settings(
-    source: Source, tokenizer: Recipe, val_fraction: float, split_seed: int, shard_tokens: int
+    source: Source, tokenizer: Recipe, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> dict[str, Any]:
     return {
         "source": {"name": source.name, **source.settings},
@@ -280,79 +395,52 @@ def _settings(
 
 
 def _folder_name(settings: Mapping[str, Any]) -> str:
-    return f"{settings['source']['name']}-{settings['tokenizer']['name']}-{_digest(settings)[:8]}"
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{settings['source']['name']}-{settings['tokenizer']['name']}-{digest[:8]}"
 
 
-def _is_complete(path: Path) -> bool:
-    return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
-
-
-def _check_unchanged(source: Source, path: Path) -> None:
-    if source.may_change and _units_digest(source.units()) != read_meta(path)["units"]:
+def _check_unchanged(source: Source, path: Path, on_progress: OnProgress) -> None:
+    change = identity.difference(source, path, on_progress=on_progress)
+    if change is not None:
         raise DataError(
-            f"the files of data={source.name} have changed since {path} was prepared: delete that folder to prepare "
-            "them as they are now, or train on it as it is"
+            f"the files of data={source.name} have changed since {path} was prepared ({change}): delete that folder to "
+            "prepare them as they are now, or train on it as it is"
         )
 
 
-def _check_settings(val_fraction: float, shard_tokens: int, workers: int | None) -> None:
-    if not 0 < val_fraction < 1:
-        raise DataError(f"data.val_fraction={val_fraction} must lie in (0, 1)")
-    if shard_tokens < 1:
-        raise DataError(f"data.shard_tokens={shard_tokens} must be >= 1")
-    if workers is not None and workers < 1:
-        raise DataError(f"data.workers={workers} must be >= 1, or null for one per core")
+def _check_settings(val_fraction: Any, split_seed: Any, shard_tokens: Any, workers: Any) -> None:
+    is_number = isinstance(val_fraction, int | float)
+    if val_fraction is not None and not (is_number and 0 < val_fraction < 1):
+        raise DataError(f"data.val_fraction={val_fraction} must lie in (0, 1), or be null for the usual one")
+    if not isinstance(split_seed, int) or split_seed < 0:
+        raise DataError(f"data.split_seed={split_seed} must be a whole number >= 0")
+    if not isinstance(shard_tokens, int) or shard_tokens < 1:
+        raise DataError(f"data.shard_tokens={shard_tokens} must be a whole number >= 1")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise DataError(f"data.workers={workers} must be a whole number >= 1, or null for one per core")
 
 
-def _units_digest(units: Sequence[Unit]) -> str:
-    return _digest([repr(unit) for unit in units])
-
-
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _sample(source: Source, units: Sequence[Unit], n_bytes: int) -> Iterator[str]:
-    """Up to n_bytes of text, an equal share from the beginning of every unit."""
-    for unit in units:
-        left = n_bytes * unit.n_bytes // sum(unit.n_bytes for unit in units)
-        for text in source.documents(unit):
-            left -= len(text.encode("utf-8", "replace"))
-            if left < 0:
-                break
-            yield text
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _read_plan(file: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(file, PLAN_BYTES)
+    except ValueError:
+        return None
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Holds the lock file; the system frees it when the process ends, however it ends."""
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process is preparing this data set (%s is locked): waiting for it", file)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _disk_full_explained(path: Path) -> Iterator[None]:
+def _failures_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DataError(
-            f"the disk filled up while preparing {path}: make room; the next run continues there"
-        ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"the disk filled up while preparing {path}: make room; the next run continues there"
+        else:
+            reason = f"cannot prepare {path}: {error.filename or 'a file'}: {error.strerror or error}"
+        raise DataError(reason) from error
 
 
 @contextmanager
-def _progress(console: bool, total: int) -> Iterator[Any]:
+def _progress(console: bool, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -10,20 +10,24 @@ import os
 import platform
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import glob
+from glob import escape
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from data.errors import DataError
+from data.descriptors import descriptor_budget
+from data.errors import DataError, MissingSource
+from data.paths import Matches, expanded, find_files
+from data.text import UTF8_MARK, decoded, is_document
 
 MEGABYTE = 1_000_000
+LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, each of which is read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,6 @@ class Source(ABC):
 
     name: ClassVar[str]
     embedded: ClassVar[bool]  # available everywhere without network, so a training run may prepare it by itself
-    may_change: ClassVar[bool] = False  # so preparing it again compares the finished data set with what is there now
 
     @property
     @abstractmethod
@@ -54,8 +57,18 @@ class Source(ABC):
         """The corpus in pieces, the same list every time."""
 
     @abstractmethod
-    def documents(self, unit: Unit) -> Iterator[str]:
-        """The texts of one unit, in order."""
+    def documents(self, unit: Unit) -> Iterator[str | None]:
+        """The texts of one unit, in order; None for a row without one. Which are worth training on: text.is_document.
+
+        Raises: DataError: if one cannot be read; the message names its file and place.
+        """
+
+    def files(self) -> Sequence[str]:
+        """The files on this machine that the documents come from, in the documents' order; few or none need reading.
+
+        Raises: MissingSource: if they are not on this machine.
+        """
+        return []
 
     def verdict(self, meta: Mapping[str, Any]) -> str | None:
         """Whether the finished data set is the one that published numbers are from; None where there is none."""
@@ -73,7 +86,7 @@ class PySource(Source):
     embedded = True
 
     def __init__(self, megabytes: float | None) -> None:
-        if megabytes is not None and megabytes <= 0:
+        if megabytes is not None and not (isinstance(megabytes, int | float) and megabytes > 0):
             raise DataError(f"data.source.megabytes={megabytes} must be > 0, or null for everything")
         self.megabytes = megabytes
 
@@ -84,6 +97,22 @@ class PySource(Source):
 
     def units(self) -> Sequence[Unit]:
         """See Source."""
+        return _group_files(self._sizes())
+
+    def documents(self, unit: Unit) -> Iterator[str | None]:
+        """See Source."""
+        for path in unit.paths:
+            with _opened(path) as file:
+                raw = file.read()
+            with suppress(UnicodeDecodeError):
+                if is_document(text := raw.decode()):
+                    yield text
+
+    def files(self) -> Sequence[str]:
+        """See Source."""
+        return [path for path, _ in self._sizes()]
+
+    def _sizes(self) -> list[tuple[str, int]]:
         budget = float("inf") if self.megabytes is None else self.megabytes * MEGABYTE
         files: list[tuple[str, int]] = []
         for path in _python_files():
@@ -92,17 +121,7 @@ class PySource(Source):
                 break
             budget -= size
             files.append((str(path), size))
-        return _group_files(files)
-
-    def documents(self, unit: Unit) -> Iterator[str]:
-        """See Source."""
-        for path in unit.paths:
-            try:
-                text = Path(path).read_bytes().decode()
-            except UnicodeDecodeError:
-                continue
-            if text.strip():
-                yield text
+        return files
 
 
 class Synthetic(Source):
@@ -116,6 +135,14 @@ class Synthetic(Source):
     words_per_document: ClassVar[int] = 200
 
     def __init__(self, n_documents: int, seed: int = 0, n_words: int = 500, branching: int = 4) -> None:
+        for key, value in (
+            ("n_documents", n_documents),
+            ("seed", seed),
+            ("n_words", n_words),
+            ("branching", branching),
+        ):
+            if not isinstance(value, int) or not 0 <= value < 1 << 63:
+                raise DataError(f"data.source.{key}={value} must be a whole number >= 0")
         if n_documents < 2:
             raise DataError(f"data.source.n_documents={n_documents} must be >= 2: one to train on, one to validate on")
         if not 1 <= branching <= n_words:
@@ -153,17 +180,19 @@ class Synthetic(Source):
 
 
 class Files(Source):
-    """Your own text: every file that matches a glob pattern, in sorted order.
+    """Your own text: every file that matches a glob pattern, in sorted order, each real file once.
 
-    .txt: one document per file. .jsonl: one per line, .parquet: one per row, both from the column `text`.
+    .txt: one document per file. .jsonl: one per line, .parquet: one per row, both from the column `text`. All UTF-8;
+    a byte-order mark is no part of the text.
     """
 
     name = "files"
     embedded = False
-    may_change = True
-    max_text_bytes: ClassVar[int] = 1 << 30  # a .txt document is read whole
 
     def __init__(self, pattern: str, text: str) -> None:
+        for key, value in (("pattern", pattern), ("text", text)):
+            if not isinstance(value, str):
+                raise DataError(f"data.source.{key}={value} is a {type(value).__name__}, expected a string")
         self.pattern, self.text = pattern, text
 
     @property
@@ -173,30 +202,51 @@ class Files(Source):
 
     def units(self) -> Sequence[Unit]:
         """See Source: start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
-        matches = glob(str(Path(self.pattern).expanduser()), recursive=True)  # noqa: PTH207  # absolute patterns too
-        files = sorted(path for path in matches if Path(path).is_file())
-        if not files:
-            raise DataError(f"data.source.pattern={self.pattern!r} matches no file")
-        if unknown := [path for path in files if Path(path).suffix not in {".txt", ".jsonl", ".parquet"}]:
-            raise DataError(
-                f"data.source.pattern={self.pattern!r} matches {unknown[0]}: expected .txt, .jsonl or .parquet"
-            )
-        texts = [(path, Path(path).stat().st_size) for path in files if path.endswith(".txt")]
-        if big := [path for path, size in texts if size > self.max_text_bytes]:
+        matches = self._matches()
+        matches.log_omissions()
+        texts, lines, rows = self._by_kind(matches)
+        sizes = [(path, _size(path)) for path in texts]
+        if big := [path for path, size in sizes if size > LONGEST_TEXT]:
             raise DataError(
                 f"{big[0]} is one document of more than 1 GiB: split it, or write one document per .jsonl line"
             )
-        lines = [unit for path in files if path.endswith(".jsonl") for unit in _line_units(path)]
-        rows = _parquet_units([path for path in files if path.endswith(".parquet")], self.text)
-        return [*_group_files(texts), *lines, *rows]
+        line_units = [unit for path in lines for unit in _line_units(path)]
+        return [*_group_files(sizes), *line_units, *_parquet_units(rows, self.text)]
 
-    def documents(self, unit: Unit) -> Iterator[str]:
+    def documents(self, unit: Unit) -> Iterator[str | None]:
         """See Source."""
         if unit.paths[0].endswith(".parquet"):
             return _parquet_texts(unit, self.text)
         if unit.paths[0].endswith(".jsonl"):
             return _line_texts(unit, self.text)
-        return (_decoded(path) for path in unit.paths)
+        return (_file_text(path) for path in unit.paths)
+
+    def files(self) -> Sequence[str]:
+        """See Source."""
+        return [path for paths in self._by_kind(self._matches()) for path in paths]
+
+    def _matches(self) -> Matches:
+        pattern = expanded(self.pattern)
+        matches = find_files(pattern)
+        if not matches.files:
+            hint = (
+                f"; for the files in that folder say {self.pattern.rstrip('/') or '.'}/*.txt"
+                if pattern.is_dir()
+                else ""
+            )
+            reasons = [f"{other} is no regular file" for other in matches.others[:1] if not hint]
+            reasons += [f"cannot list {folder}" for folder in matches.unlisted[:1]]
+            reason = f" ({'; '.join(reasons)})" if reasons else ""
+            raise MissingSource(f"data.source.pattern={self.pattern!r} matches no file{reason}{hint}")
+        return matches
+
+    def _by_kind(self, matches: Matches) -> list[list[str]]:
+        suffixes = (".txt", ".jsonl", ".parquet")
+        if unknown := [path for path in matches.files if not path.endswith(suffixes)]:
+            raise DataError(
+                f"data.source.pattern={self.pattern!r} matches {unknown[0]}: expected .txt, .jsonl or .parquet"
+            )
+        return [[path for path in matches.files if path.endswith(suffix)] for suffix in suffixes]
 
 
 class OpenWebText(Source):
@@ -205,7 +255,8 @@ class OpenWebText(Source):
     Read straight from the hub in pieces of a few megabytes, so that neither the text nor its archive ever lies on
     this disk; or from `folder`, for machines without network. Documents are counted before the work starts,
     because losses are only comparable on the same validation set: expected_documents null accepts any number.
-    limit_documents keeps the first n.
+    limit_documents keeps the first n. Both count rows; the published corpus has none without text, as its authors left
+    out documents of fewer than 128 tokens.
     """
 
     name = "openwebtext"
@@ -221,8 +272,10 @@ class OpenWebText(Source):
         limit_documents: int | None,
         expected_documents: int | None,
     ) -> None:
-        if limit_documents is not None and limit_documents < 2:
+        if limit_documents is not None and not (isinstance(limit_documents, int) and limit_documents >= 2):
             raise DataError(f"data.source.limit_documents={limit_documents} must be >= 2, or null for all")
+        if expected_documents is not None and not isinstance(expected_documents, int):
+            raise DataError(f"data.source.expected_documents={expected_documents} must be a whole number, or null")
         self.dataset, self.revision, self.folder = dataset, revision, folder
         self.limit_documents, self.expected_documents = limit_documents, expected_documents
 
@@ -234,7 +287,7 @@ class OpenWebText(Source):
 
     def units(self) -> Sequence[Unit]:
         """See Source: start and stop are row groups."""
-        units = _parquet_units(self._folder_files() if self.folder else self._hub_files(), "text")
+        units = _parquet_units(self._folder_files(is_logged=True) if self.folder else self._hub_files(), "text")
         found = sum(unit.n_documents or 0 for unit in units)
         if self.limit_documents is not None:
             return _first_documents(units, self.limit_documents)
@@ -246,9 +299,19 @@ class OpenWebText(Source):
             )
         return units
 
-    def documents(self, unit: Unit) -> Iterator[str]:
+    def documents(self, unit: Unit) -> Iterator[str | None]:
         """See Source."""
         return _parquet_texts(unit, "text")
+
+    def files(self) -> Sequence[str]:
+        """See Source: none if the documents come from the hub; with a limit those that it reaches."""
+        if not self.folder:
+            return []
+        found = self._folder_files()
+        if self.limit_documents is None:
+            return found
+        units = _first_documents(_parquet_units(found, "text"), self.limit_documents)
+        return list(dict.fromkeys(path for unit in units for path in unit.paths))
 
     def verdict(self, meta: Mapping[str, Any]) -> str | None:
         """See Source."""
@@ -260,11 +323,13 @@ class OpenWebText(Source):
             "documents, val_fraction 0.0005, split_seed 2357); its losses do not compare with published ones"
         )
 
-    def _folder_files(self) -> list[str]:
-        found = sorted(str(path) for path in Path(str(self.folder)).expanduser().rglob("*.parquet"))
-        if not found:
-            raise DataError(f"data.source.folder={self.folder} holds no .parquet file")
-        return found
+    def _folder_files(self, *, is_logged: bool = False) -> list[str]:
+        matches = find_files(Path(escape(str(expanded(str(self.folder)))), "**", "*.parquet"))
+        if is_logged:
+            matches.log_omissions()
+        if not matches.files:
+            raise MissingSource(f"data.source.folder={self.folder} holds no .parquet file")
+        return matches.files
 
     def _hub_files(self) -> list[str]:
         from huggingface_hub import HfApi  # comes with datasets
@@ -287,17 +352,21 @@ class OpenWebText(Source):
 
 
 # encodings is tables of characters and pydoc_data one page of prose in a string: neither is Python to learn from.
-NOT_STDLIB_CODE = {"site-packages", "dist-packages", "encodings", "pydoc_data"}
+NOT_STDLIB_CODE = frozenset({"site-packages", "dist-packages", "encodings", "pydoc_data"})
 
 
 def _python_files() -> Iterator[Path]:
+    """Each real file once: lib64, for one, is a link to lib on some systems."""
     paths = sysconfig.get_paths()
-    yield from _walk(Path(paths["stdlib"]), prune=NOT_STDLIB_CODE)
-    for folder in sorted({paths["purelib"], paths["platlib"]}):
-        yield from _walk(Path(folder), prune=set())
+    seen = set()
+    for root in (paths["stdlib"], *sorted({paths["purelib"], paths["platlib"]})):
+        for path in _walk(Path(root), prune=NOT_STDLIB_CODE if root == paths["stdlib"] else frozenset()):
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                yield path
 
 
-def _walk(root: Path, prune: set[str]) -> list[Path]:
+def _walk(root: Path, prune: frozenset[str]) -> list[Path]:
     found = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in prune]
@@ -327,57 +396,68 @@ def _group_files(files: Sequence[tuple[str, int]]) -> list[Unit]:
     return units
 
 
-def _decoded(path: str) -> str:
+def _size(path: str) -> int:
     try:
-        return Path(path).read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 at byte {error.start}: convert it, or leave it out of the pattern"
-        ) from error
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _file_text(path: str) -> str:
+    with _opened(path) as file:
+        return decoded(file.read(), path)
 
 
 def _line_units(path: str) -> list[Unit]:
-    size = Path(path).stat().st_size
+    size = _size(path)
     step = _unit_bytes(size)
     spans = ((start, min(start + step, size)) for start in range(0, size, step))
     return [Unit((path,), start, stop, stop - start) for start, stop in spans]
 
 
-def _line_texts(unit: Unit, column: str) -> Iterator[str]:
+def _line_texts(unit: Unit, column: str) -> Iterator[str | None]:
     """The lines that begin in [start, stop): the one begun before belongs to the unit before."""
-    with Path(unit.paths[0]).open("rb") as file:
-        file.seek(max(unit.start - 1, 0))
-        position = unit.start if unit.start == 0 else unit.start - 1 + len(file.readline())
-        while position < unit.stop:
-            line = file.readline()
-            if line.strip():
+    with _opened(unit.paths[0]) as file:
+        position = 0
+        if unit.start > 0:
+            file.seek(unit.start - 1)
+            position = unit.start - 1 + len(_line(file, unit.paths[0], unit.start - 1))
+        while position < unit.stop and (line := _line(file, unit.paths[0], position)):
+            if line.removeprefix(UTF8_MARK).strip():
                 yield _line_text(line, column, f"{unit.paths[0]}, line at byte {position}")
             position += len(line)
 
 
-def _line_text(line: bytes, column: str, where: str) -> str:
+def _line(file: BinaryIO, path: str, position: int) -> bytes:
+    line = file.readline(LONGEST_TEXT + 1)
+    if len(line) > LONGEST_TEXT:
+        raise DataError(f"{path}, line at byte {position}: it has more than 1 GiB; expected one document per line")
+    return line
+
+
+def _line_text(line: bytes, column: str, where: str) -> str | None:
+    row = decoded(line, where)
     try:
-        text = json.loads(line)[column]
-    except (ValueError, KeyError, TypeError) as error:
+        text = json.loads(row)[column]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: expected a JSON object with a {column!r} (data.source.text): {error!r}") from error
-    if not isinstance(text, str):
+    if text is not None and not isinstance(text, str):
         raise DataError(f"{where}: {column!r} is a {type(text).__name__}, expected a string")
     return text
 
 
-def _parquet_units(paths: Iterable[str], column: str) -> list[Unit]:
-    with ThreadPoolExecutor(8) as pool:  # the footers of 80 remote files, not one after the other
+def _parquet_units(paths: Sequence[str], column: str) -> list[Unit]:
+    with ThreadPoolExecutor(min(8, descriptor_budget())) as pool:  # the footers of 80 remote files, not one by one
         return [unit for units in pool.map(lambda path: _row_group_units(path, column), paths) for unit in units]
 
 
 def _row_group_units(path: str, column: str) -> list[Unit]:
     with _parquet(path) as parquet:
         metadata = parquet.metadata
-        if column not in parquet.schema_arrow.names:
-            raise DataError(f"{path} has no column {column!r} (data.source.text), only {parquet.schema_arrow.names}")
+        _check_column(path, parquet.schema_arrow, column)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    sizes = [group.total_byte_size for group in groups]
-    target = 64 * MEGABYTE if "://" in path else _unit_bytes(sum(sizes))  # a remote unit costs a few requests
+        sizes = [_text_bytes(group, column) for group in groups]
+    target = 64 * MEGABYTE if _is_remote(path) else _unit_bytes(sum(sizes))  # a remote unit costs a few requests
     units: list[Unit] = []
     start = n_bytes = n_documents = 0
     for i, (group, size) in enumerate(zip(groups, sizes, strict=True)):
@@ -388,28 +468,84 @@ def _row_group_units(path: str, column: str) -> list[Unit]:
     return units
 
 
-def _parquet_texts(unit: Unit, column: str) -> Iterator[str]:
+def _check_column(path: str, schema: Any, column: str) -> None:
+    import pyarrow.types as pa_types
+
+    if (n := schema.names.count(column)) != 1:
+        found = f"{n} columns {column!r}, expected one" if n else f"no column {column!r}"
+        raise DataError(f"{path} has {found} (data.source.text), only {schema.names}")
+    found = schema.field(column).type
+    kind = found.value_type if pa_types.is_dictionary(found) else getattr(found, "storage_type", found)
+    if str(kind) not in {"string", "large_string", "string_view", "null"}:
+        raise DataError(f"{path}, all row groups: {column!r} is a {found}, expected a string")
+
+
+def _text_bytes(group: Any, column: str) -> int:
+    """The size of the column in a row group: other columns may be far larger."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    return sum(found.total_uncompressed_size for found in columns if found.path_in_schema == column)
+
+
+def _parquet_texts(unit: Unit, column: str) -> Iterator[str | None]:
     with _parquet(unit.paths[0]) as parquet:
-        batches = parquet.iter_batches(256, row_groups=range(unit.start, unit.stop), columns=[column])
-        texts = (text or "" for batch in batches for text in batch.column(0).to_pylist())
+        texts = (
+            text
+            for group in range(unit.start, unit.stop)
+            for batch in parquet.iter_batches(256, row_groups=[group], columns=[column])
+            for text in _strings(batch.column(0), f"{unit.paths[0]}, row group {group}")
+        )
         yield from islice(texts, unit.n_documents)
+
+
+def _strings(column: Any, where: str) -> list[str | None]:
+    import pyarrow as pa
+
+    try:
+        texts: list[str | None] = column.to_pylist()
+    except UnicodeDecodeError:  # Arrow stores any bytes as a string
+        raw = column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+        return [None if value is None else decoded(value, where) for value in raw]
+    return texts
 
 
 @contextmanager
 def _parquet(path: str) -> Iterator[Any]:
-    import fsspec  # type: ignore[import-untyped]  # ships no types; comes with datasets, opens local and hf:// paths
     import pyarrow.parquet as pq
 
     try:
-        with fsspec.open(path, "rb") as file:
+        with _opened(path) as file:
             yield pq.ParquetFile(file)
     except DataError:
         raise
     except Exception as error:  # pyarrow's, fsspec's, or one of the hub client's libraries'
         raise DataError(
             f"cannot read {path} ({type(error).__name__}: {error}): "
-            + ("run the same command again, it continues here" if "://" in path else "is it a .parquet file?")
+            + ("run the same command again, it continues here" if _is_remote(path) else "is it a .parquet file?")
         ) from error
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The file, to be read in bytes."""
+    if _is_remote(path):
+        import fsspec  # type: ignore[import-untyped]  # ships no types; comes with datasets, opens hf:// paths
+
+        with fsspec.open(path, "rb") as file:
+            yield file
+        return
+    try:
+        with Path(path).open("rb") as file:
+            yield file
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> DataError:
+    return DataError(f"cannot read {path} ({error.strerror or error}): make it readable, or leave it out")
+
+
+def _is_remote(path: str) -> bool:
+    return path.startswith("hf://")
 
 
 def _first_documents(units: Sequence[Unit], limit: int) -> list[Unit]:

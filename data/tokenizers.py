@@ -6,20 +6,26 @@ set it encoded, so training, sampling and export never need network or the recip
 
 import base64
 import hashlib
-import json
 import logging
 import os
 import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from data.errors import DataError
-from data.shards import read_meta, write_atomically
+from data.hashing import quiet, sha256_of
+from data.json_files import read_json, want, write_atomically
+from data.paths import expanded
+from data.shards import read_meta
+from data.text import readable, split_long_words
 
 if TYPE_CHECKING:
     import tiktoken
@@ -29,6 +35,11 @@ log = logging.getLogger(__name__)
 EOT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
 MAX_BYTES = 1 << 26  # of a tokenizer.json; that of 250,000 ids has 6 MB
+MAX_VOCAB_SIZE = 1_000_000  # the trainer reserves memory for all of them
+# In characters; longer words are encoded, and learnt from, in pieces. OpenWebText keeps GPT-2's tokens: its articles
+# were extracted by newspaper, which keeps 100,000 characters of each (MAX_TEXT in its configuration.py).
+LONGEST_ENCODED_WORD = 100_000
+LONGEST_TRAINED_WORD = 1000
 Sample = Callable[[int], Iterator[str]]  # bytes of text wanted -> documents spread over the corpus
 
 
@@ -43,8 +54,8 @@ class Tokenizer(ABC):
         """The ids of text and a final eot, uint32."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become the replacement character."""
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that an id below eot stands for."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +65,12 @@ class Tokenizer(ABC):
         """The ids of text alone."""
         ids: list[int] = self.encode_document(text)[:-1].tolist()
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; bytes that are not UTF-8, and ids that there are not, become the replacement character."""
+        beyond = {self.eot: EOT.encode()}
+        pieces = (self.token_bytes(i) if 0 <= i < self.eot else beyond.get(i, "\ufffd".encode()) for i in ids)
+        return b"".join(pieces).decode("utf-8", "replace")
 
 
 class BytePairs(Tokenizer):
@@ -67,15 +84,13 @@ class BytePairs(Tokenizer):
 
     def encode_document(self, text: str) -> np.ndarray:
         """See Tokenizer."""
-        try:
-            ids = self._encoding().encode_to_numpy(text, disallowed_special=())
-        except UnicodeEncodeError:  # half a surrogate pair, as JSON allows
-            return self.encode_document(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        return np.append(ids, np.uint32(self.eot))
+        encode = partial(self._encoding().encode_to_numpy, disallowed_special=())
+        ids = [encode(piece) for piece in split_long_words(readable(text), LONGEST_ENCODED_WORD)]
+        return np.concatenate([*ids, np.array([self.eot], np.uint32)])
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def token_bytes(self, id: int) -> bytes:
         """See Tokenizer."""
-        return self._encoding().decode(list(ids))
+        return self.tokens[id]
 
     def to_json(self) -> dict[str, Any]:
         """See Tokenizer."""
@@ -107,13 +122,12 @@ class PlainBytes(Tokenizer):
 
     def encode_document(self, text: str) -> np.ndarray:
         """See Tokenizer."""
-        ids = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        ids = np.frombuffer(readable(text).encode(), np.uint8)
         return np.append(ids.astype(np.uint32), np.uint32(self.eot))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def token_bytes(self, id: int) -> bytes:
         """See Tokenizer."""
-        pieces = (EOT.encode() if i == self.eot else bytes([i]) for i in ids)
-        return b"".join(pieces).decode("utf-8", "replace")
+        return bytes([id])
 
     def to_json(self) -> dict[str, Any]:
         """See Tokenizer."""
@@ -121,13 +135,16 @@ class PlainBytes(Tokenizer):
 
 
 def from_json(saved: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that wrote `saved` with to_json."""
-    if saved["kind"] == "bytes":
+    """The tokenizer that wrote `saved` with to_json.
+
+    Raises: ValueError: if none did.
+    """
+    if saved.get("kind") == "bytes":
         return PlainBytes()
-    if saved["kind"] != "byte_pairs":
-        raise ValueError(f"kind is {saved['kind']!r}, expected bytes or byte_pairs")
-    tokens = [base64.b64decode(token, validate=True) for token in saved["tokens"]]
-    if len(set(tokens)) < len(tokens) or not {bytes([byte]) for byte in range(256)} <= set(tokens):
+    if saved.get("kind") != "byte_pairs":
+        raise ValueError(f"kind is {saved.get('kind')!r}, expected bytes or byte_pairs")
+    tokens = [base64.b64decode(token, validate=True) for token in want(saved.get("tokens"), list, "tokens")]
+    if len(set(tokens) - {b""}) < len(tokens) or not {bytes([byte]) for byte in range(256)} <= set(tokens):
         raise ValueError("tokens must be different byte strings, all single bytes among them")
     return BytePairs(tokens)
 
@@ -137,11 +154,10 @@ def read_tokenizer(file: Path) -> Tokenizer:
 
     Raises: DataError: if there is none, or it is damaged.
     """
+    file = expanded(file)
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has {file.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}")
-        return from_json(json.loads(file.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return from_json(read_json(file, MAX_BYTES))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{file} is no tokenizer ({type(error).__name__}: {error})") from None
 
 
@@ -176,10 +192,13 @@ class BPE(Recipe):
     name = "bpe"
 
     def __init__(self, vocab_size: int, sample_megabytes: float = 50) -> None:
-        if vocab_size < 257:
-            raise DataError(f"data.tokenizer.vocab_size={vocab_size} must be >= 257: 256 bytes and the end of text")
-        if sample_megabytes <= 0:
-            raise DataError(f"data.tokenizer.sample_megabytes={sample_megabytes} must be > 0")
+        if not isinstance(vocab_size, int) or not 257 <= vocab_size <= MAX_VOCAB_SIZE:
+            raise DataError(
+                f"data.tokenizer.vocab_size={vocab_size} must be >= 257 (256 bytes and the end of text) and at most "
+                f"{MAX_VOCAB_SIZE:,}"
+            )
+        if not isinstance(sample_megabytes, int | float) or not 0 < sample_megabytes < float("inf"):
+            raise DataError(f"data.tokenizer.sample_megabytes={sample_megabytes} must be a number > 0")
         self.vocab_size, self.sample_megabytes = vocab_size, sample_megabytes
 
     @property
@@ -188,8 +207,14 @@ class BPE(Recipe):
         return {"vocab_size": self.vocab_size, "sample_megabytes": self.sample_megabytes}
 
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe."""
-        vocab = self.train(sample(int(self.sample_megabytes * 1_000_000))).get_vocab()
+        """See Recipe.
+
+        Raises: DataError: if the corpus has no text.
+        """
+        texts = sample(int(self.sample_megabytes * 1_000_000))
+        if (first := next(texts, None)) is None:
+            raise DataError("data/tokenizer=bpe learns from the text of the corpus, but there is none")
+        vocab = self.train(chain([first], texts)).get_vocab()
         to_byte = {char: byte for byte, char in byte_chars().items()}
         words = sorted(vocab, key=lambda word: vocab[word])
         if len(words) + 1 < self.vocab_size:
@@ -205,7 +230,8 @@ class BPE(Recipe):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=self.vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator(documents, trainer)
+        pieces = (piece for text in documents for piece in split_long_words(readable(text), LONGEST_TRAINED_WORD))
+        tokenizer.train_from_iterator(pieces, trainer)
         return tokenizer
 
 
@@ -234,14 +260,15 @@ class GPT2(Recipe):
     def _merges(self) -> bytes:
         cached = _cache_dir() / hashlib.sha1(self.url.encode()).hexdigest()
         if self.vocab_dir is not None:
-            path = Path(self.vocab_dir).expanduser() / "vocab.bpe"
+            path = expanded(self.vocab_dir) / "vocab.bpe"
             if not path.is_file():
                 raise self._unavailable(f"{path} does not exist")
             return self._checked(path.read_bytes(), path)
         if cached.is_file():
             return self._checked(cached.read_bytes(), cached)
         content = self._checked(self._download(), Path("the download"))
-        write_atomically(cached, content)
+        with suppress(OSError):  # a cache that cannot be written costs the next user a download
+            write_atomically(cached, content)
         return content
 
     def _checked(self, content: bytes, where: Path) -> bytes:
@@ -285,14 +312,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Raises: DataError: if the data set is missing, or its tokenizer is not the one it was encoded with.
     """
+    file = expanded(path) / TOKENIZER_FILE
     expected = read_meta(path)["tokenizer"]["sha256"]
-    content = (path / TOKENIZER_FILE).read_bytes() if (path / TOKENIZER_FILE).is_file() else b""
-    if hashlib.sha256(content).hexdigest() != expected:
+    try:
+        is_right = file.stat().st_size <= MAX_BYTES and sha256_of(file, quiet) == expected
+    except OSError:
+        is_right = False
+    if not is_right:
         raise DataError(
-            f"{path / TOKENIZER_FILE} is missing or not the tokenizer that encoded the data: "
+            f"{file} is missing or not the tokenizer that encoded the data: "
             "delete the folder and prepare the data set again"
         )
-    return from_json(json.loads(content))
+    return read_tokenizer(file)
 
 
 def _cache_dir() -> Path:

@@ -7,10 +7,13 @@ from zlib import crc32
 
 import numpy as np
 
+from data.hashing import quiet
+from data.metadata import DTYPES, FORMAT, shard_name, split_meta
 from data.preparation import prepare
-from data.shards import DTYPES, FORMAT, ShardWriter, describe, shard_name, split_meta, write_meta
+from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
 from data.tokenizers import Bytes, Recipe
+from data.verified import describe
 
 SETTINGS = {"val_fraction": 0.1, "split_seed": 2357, "shard_tokens": 1000}
 
@@ -21,8 +24,9 @@ class Texts(Source):
     name = "texts"
     embedded = True
 
-    def __init__(self, texts: Sequence[str], per_unit: int = 7) -> None:
-        self.texts, self.per_unit = list(texts), per_unit
+    def __init__(self, texts: Sequence[str | None], per_unit: int = 7, n_bytes: int | None = None) -> None:
+        """n_bytes: what every unit says of its size, None: the truth."""
+        self.texts, self.per_unit, self.n_bytes = list(texts), per_unit, n_bytes
         self.read_units: list[int] = []
 
     @property
@@ -31,10 +35,15 @@ class Texts(Source):
 
     def units(self) -> Sequence[Unit]:
         starts = range(0, len(self.texts), self.per_unit)
-        spans = ((start, self.texts[start : start + self.per_unit]) for start in starts)
-        return [Unit((str(crc32("".join(t).encode())),), i, i + len(t), sum(map(len, t)), len(t)) for i, t in spans]
+        return [
+            self._unit(start, [text or "" for text in self.texts[start : start + self.per_unit]]) for start in starts
+        ]
 
-    def documents(self, unit: Unit) -> Iterator[str]:
+    def _unit(self, start: int, texts: Sequence[str]) -> Unit:
+        raw = "".join(texts).encode("utf-8", "surrogatepass")
+        return Unit((str(crc32(raw)),), start, start + len(texts), self.n_bytes or len(raw), len(texts))
+
+    def documents(self, unit: Unit) -> Iterator[str | None]:
         self.read_units.append(unit.start)
         yield from self.texts[unit.start : unit.stop]
 
@@ -66,8 +75,9 @@ def dataset_of(
         writer.write(tokens)
         writer.close()
         n_shards = -(-len(tokens) // shard_tokens)
-        shards = [describe(path / shard_name(split, i), DTYPES[dtype]) for i in range(n_shards)]
+        shards = [describe(path / shard_name(split, i), DTYPES[dtype], quiet) for i in range(n_shards)]
         splits[split] = split_meta(shards, 1)
-    meta = {"format": FORMAT, "dtype": dtype, "vocab_size": vocab_size, "shard_tokens": shard_tokens, "splits": splits}
+    sizes = {"vocab_size": vocab_size, "eot": vocab_size - 1, "shard_tokens": shard_tokens, "text_bytes": len(tokens)}
+    meta = {"format": FORMAT, "dtype": dtype, **sizes, "tokenizer": {"sha256": "0" * 64}, "splits": splits}
     write_meta(path, meta)
     return path

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from corpora import SETTINGS, Texts, content, numbered_texts, prepared
 
-from data import BPE, Bytes, DataError, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
+import data.preparation
+from data import BPE, Bytes, DataError, Files, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
 from data.tokenizers import BytePairs, Recipe, Tokenizer
 
 TEXTS = numbered_texts(100)
@@ -131,16 +132,6 @@ def test_other_documents_under_the_same_settings_start_afresh(tmp_path: Path) ->
     assert content(prepared(others, tmp_path / "killed")) == content(prepared(others, tmp_path / "whole"))
 
 
-def test_a_changing_source_is_compared_with_its_finished_data_set(tmp_path: Path) -> None:
-    class Changing(Texts):
-        may_change = True
-
-    path = prepared(Changing(TEXTS), tmp_path)
-    assert prepared(Changing(TEXTS), tmp_path) == path
-    with pytest.raises(DataError, match=r"the files of data=texts have changed since .* was prepared: delete"):
-        prepared(Changing([*TEXTS, "one more"]), tmp_path)
-
-
 def test_of_two_preparers_one_works_and_one_waits(tmp_path: Path) -> None:
     script = """
 import logging, sys
@@ -226,8 +217,11 @@ def test_an_error_in_a_document_stops_the_preparation(tmp_path: Path) -> None:
     [
         ({"val_fraction": 0.0}, r"data.val_fraction=0.0 must lie in \(0, 1\)"),
         ({"val_fraction": 0.995}, "data.val_fraction=0.995 of 100 documents leaves none to train on"),
-        ({"shard_tokens": 0}, "data.shard_tokens=0 must be >= 1"),
-        ({"workers": 0}, "data.workers=0 must be >= 1, or null for one per core"),
+        ({"val_fraction": "half"}, r"data.val_fraction=half must lie in \(0, 1\)"),
+        ({"split_seed": -1}, "data.split_seed=-1 must be a whole number >= 0"),
+        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a whole number >= 1"),
+        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a whole number >= 1"),
+        ({"workers": 0}, "data.workers=0 must be a whole number >= 1, or null for one per core"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -259,3 +253,191 @@ def test_every_setting_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_prepare_returns_the_folder_that_dataset_dir_names(tmp_path: Path) -> None:
     path = prepare(Synthetic(10), Bytes(), tmp_path, **SETTINGS, workers=None, console=True)
     assert path == dataset_dir(tmp_path, Synthetic(10), Bytes(), **SETTINGS)
+
+
+class Reading(NamedTuple):
+    """Texts as a source may yield them, and what is expected of them."""
+
+    given: list[str | None]
+    expected: list[str]
+    without_text: int
+
+
+READINGS = {
+    "nulls": Reading([None, "a", None, "b", None], ["a", "b"], 3),
+    "blanks": Reading(["", "a", " \n", "b", "\u3000"], ["a", "b"], 3),
+    "surrogates": Reading(["a\ud83d!", "\udc00", "\ud83d\ude00"], ["a\ufffd!", "\ufffd", "😀"], 0),
+    "controls": Reading(["\0", "a\0\x1b[2Jb", "\ufeff", "\r\n.\r\n"], ["\0", "a\0\x1b[2Jb", "\ufeff", "\r\n.\r\n"], 0),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+@pytest.mark.parametrize("recipe", [Bytes(), BPE(300)])
+def test_every_text_and_nothing_else_becomes_a_document(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reading: Reading, recipe: Recipe
+) -> None:
+    path = prepared(Texts(reading.given, per_unit=2), tmp_path, recipe, val_fraction=0.3)
+    tokenizer = load_tokenizer(path)
+    found = [tokenizer.decode(stream(path, split)).split("<|endoftext|>") for split in ("train", "val")]
+    assert all(texts.pop() == "" for texts in found)
+    assert sorted(found[0] + found[1]) == sorted(reading.expected)
+    meta = TokenDataset.open(path, "train").meta
+    assert meta["rows_without_text"] == reading.without_text
+    assert meta["text_bytes"] == sum(len(text.encode()) for text in reading.expected)
+    told = [message for message in caplog.messages if "without text" in message]
+    expected = f"{reading.without_text} rows without text were left out (null, empty or blank)"
+    assert told == [expected] * (reading.without_text > 0)
+
+
+@pytest.mark.parametrize("recipe", [Bytes(), BPE(300)])
+@pytest.mark.parametrize("texts", [[], [None], ["", " \n"]])
+def test_a_corpus_without_text_is_an_error(tmp_path: Path, recipe: Recipe, texts: list[str | None]) -> None:
+    with pytest.raises(DataError, match="data=texts holds no text|learns from the text of the corpus, but there is"):
+        prepared(Texts(texts), tmp_path, recipe)
+    assert not list(tmp_path.glob("*/dataset.json"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_files_without_content_are_an_error_and_no_traceback(tmp_path: Path, name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / name).touch()
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / name)
+    with pytest.raises(DataError, match="holds no text"):
+        prepared(Files(str(tmp_path / "a.*"), "text"), tmp_path)
+
+
+def test_empty_files_among_others_are_part_of_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.jsonl").touch()
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
+    path = prepared(Files(str(tmp_path / "*.*"), "text"), tmp_path)
+    assert TokenDataset.open(path, "val").meta["source_files"]["n_files"] == 3
+    (tmp_path / "b.jsonl").write_text('{"text": "z"}\n')
+    with pytest.raises(DataError, match="have changed"):
+        prepared(Files(str(tmp_path / "*.*"), "text"), tmp_path)
+
+
+def test_a_linked_corpus_has_every_document_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(20):
+        (tmp_path / f"corpus/{i % 3}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"corpus/{i % 3}/{i}.txt").write_text(f"document {i}")
+    plain = prepared(Files(str(tmp_path / "corpus/**/*.txt"), "text"), tmp_path / "plain")
+    (tmp_path / "corpus/0/all").symlink_to(tmp_path / "corpus")
+    os.link(tmp_path / "corpus/0/0.txt", tmp_path / "corpus/1/again.txt")
+    linked = prepared(Files(str(tmp_path / "corpus/**/*.txt"), "text"), tmp_path / "linked")
+    assert documents(linked, "train") == documents(plain, "train")
+    assert documents(linked, "val") == documents(plain, "val")
+    assert not set(documents(linked, "train")) & set(documents(linked, "val"))
+    assert "2 links to files and folders that are there already were left out" in caplog.text
+
+
+def test_text_of_many_bytes_a_character_needs_no_more_disk_than_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 100,000 tokens of two bytes, a shard of 1,000 more, and a tenth on top.
+    monkeypatch.setattr("shutil.disk_usage", lambda path: _Free(230_000))
+    prepared(Texts(["世" * 3333] * 10), tmp_path)
+
+
+def test_preparation_reports_progress(tmp_path: Path) -> None:
+    calls: list[None] = []
+    prepared(Texts(TEXTS), tmp_path, on_progress=lambda: calls.append(None))
+    assert len(calls) >= 100
+
+
+def test_a_half_prepared_data_set_with_a_damaged_plan_starts_afresh(tmp_path: Path) -> None:
+    for content_of_plan in ("", "[" * 100_000, "[]", '{"settings": 1, "settings": 1}', "{}"):
+        died = dataset_dir(tmp_path / "some", Texts(TEXTS), Bytes(), **SETTINGS)
+        (died / "parts").mkdir(parents=True)
+        (died / "parts/000000.npz").write_bytes(b"of another time")
+        (died / "plan.json").write_text(content_of_plan)
+        path = prepared(Texts(TEXTS), tmp_path / "some")
+        assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "whole"))
+        (path / "dataset.json").unlink()
+
+
+def test_a_root_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file/deeper"):
+        with pytest.raises(DataError, match=r"cannot prepare .*/file.*: (File exists|Not a directory)"):
+            prepared(Texts(TEXTS), root)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EROFS, "cannot prepare .*: .*: Read-only file system"),
+        (errno.EACCES, "cannot prepare .*: .*: Permission denied"),
+        (errno.EDQUOT, "the disk filled up while preparing"),
+        (errno.EIO, "cannot prepare .*: .*: Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("at", ["mkdir", "open", "replace"])
+def test_an_output_that_cannot_be_written_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str, at: str
+) -> None:
+    def failing(path: Path, *arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, at, failing)
+        with pytest.raises(DataError, match=message) as caught:
+            prepared(Texts(TEXTS), tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert content(prepared(Texts(TEXTS), tmp_path)) == content(prepared(Texts(TEXTS), tmp_path / "well"))
+
+
+def test_more_shards_than_can_be_described_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.preparation, "MAX_SHARDS", 10)
+    n_tokens = sum(len(text) + 1 for text in TEXTS)
+    message = f"shard_tokens=7 would make more than 10 files of {n_tokens:,} tokens: take at least {-(-n_tokens // 10)}"
+    with pytest.raises(DataError, match=message):
+        prepared(Texts(TEXTS), tmp_path, shard_tokens=7)
+
+
+def test_root_knows_home_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.chdir(tmp_path)
+    for root, expected in (("~/out", tmp_path / "out"), ("$SCRATCH/out", tmp_path / "scratch/out")):
+        path = prepared(Texts(TEXTS), Path(root))
+        assert path == dataset_dir(Path(root), Texts(TEXTS), Bytes(), **SETTINGS)
+        assert path == dataset_dir(expected, Texts(TEXTS), Bytes(), **SETTINGS)
+        assert path.is_dir()
+    monkeypatch.delenv("SCRATCH")
+    with pytest.raises(DataError, match="SCRATCH, which is not set"):
+        prepared(Texts(TEXTS), Path("$SCRATCH/out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scratch"]
+
+
+def test_the_name_of_a_data_set_is_made_of_the_settings_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "one"))
+    before = dataset_dir(tmp_path, Files("~/*.txt", "text"), Bytes(), **SETTINGS)
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    assert dataset_dir(tmp_path, Files("~/*.txt", "text"), Bytes(), **SETTINGS) == before
+
+
+FEW_DESCRIPTORS = """
+import json, resource, sys
+from pathlib import Path
+from corpora import prepared
+from data import Files
+import pyarrow as pa, pyarrow.parquet as pq
+folder = Path(sys.argv[1])
+for i in range(60):
+    (folder / f"{i}.txt").write_text(f"text {i}")
+    (folder / f"{i}.jsonl").write_text(json.dumps({"text": f"line {i}"}))
+    pq.write_table(pa.table({"text": [f"row {i}"]}), folder / f"{i}.parquet")
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+prepared(Files(str(folder / "*.*"), "text"), folder / "out", workers=16, shard_tokens=10)
+"""
+
+
+def test_preparation_opens_few_files_at_a_time(tmp_path: Path) -> None:
+    done = run(FEW_DESCRIPTORS, tmp_path)
+    assert done.status == 0, done.stderr

@@ -1,4 +1,5 @@
 import json
+import os
 import sysconfig
 import time
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ import pytest
 
 import data.sources
 from data import DataError, Files, OpenWebText, PySource, Synthetic
+from data.errors import MissingSource
 from data.sources import Source
 
 HUB: dict[str, Any] = {"dataset": "Skylion007/openwebtext", "revision": "refs/convert/parquet"}
 
 
-def texts(source: Source) -> list[str]:
+def texts(source: Source) -> list[str | None]:
     return [text for unit in source.units() for text in source.documents(unit)]
 
 
@@ -78,8 +80,18 @@ def test_pysource_default_has_its_size() -> None:
     assert not any("site-packages" in path for unit in units for path in unit.paths)
 
 
-@pytest.mark.parametrize("megabytes", [0, -1])
-def test_pysource_refuses_no_text(megabytes: float) -> None:
+def test_pysource_reads_a_file_behind_two_names_once(interpreter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = texts(PySource(None))
+    (interpreter / "lib64").symlink_to("lib")
+    (interpreter / "lib/zz.py").symlink_to("b.py")
+    places = {"stdlib": "lib", "purelib": "lib/site-packages", "platlib": "lib64/site-packages"}
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {key: str(interpreter / path) for key, path in places.items()})
+    assert texts(PySource(None)) == before
+    assert len(PySource(None).files()) == len(set(map(os.path.realpath, PySource(None).files()))) == 6
+
+
+@pytest.mark.parametrize("megabytes", [0, -1, "many"])
+def test_pysource_refuses_no_text(megabytes: Any) -> None:
     with pytest.raises(DataError, match=f"data.source.megabytes={megabytes} must be > 0"):
         PySource(megabytes)
 
@@ -111,6 +123,13 @@ def test_synthetic_refuses_what_cannot_be_split() -> None:
         Synthetic(10, n_words=5, branching=9)
 
 
+@pytest.mark.parametrize("setting", [{"n_documents": 2.5}, {"n_documents": "many"}, {"seed": -1}, {"n_words": None}])
+def test_synthetic_refuses_settings_of_another_type(setting: dict[str, Any]) -> None:
+    ((key, value),) = setting.items()
+    with pytest.raises(DataError, match=rf"data.source.{key}={value} must be a whole number >= 0"):
+        Synthetic(**{"n_documents": 9, **setting})
+
+
 # Files
 
 
@@ -136,7 +155,7 @@ def test_files_of_all_kinds_come_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         (tmp_path / f"deep/{name}.txt").write_text(f"text {name} " * 3)
     source = Files(str(tmp_path / "**/*.*"), "body")
-    assert texts(source) == [*(f"text {name} " * 3 for name in "abc"), "line 0", "line 1", *rows, ""]
+    assert texts(source) == [*(f"text {name} " * 3 for name in "abc"), "line 0", "line 1", *rows, None]
     assert len(source.units()) > 5
 
 
@@ -173,10 +192,235 @@ def test_a_missing_text_column_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_too_large_for_one_document_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Files, "max_text_bytes", 10)
+    monkeypatch.setattr(data.sources, "LONGEST_TEXT", 10)
     (tmp_path / "a.txt").write_text("x" * 11)
     with pytest.raises(DataError, match=r"a.txt is one document of more than 1 GiB: split it"):
         Files(str(tmp_path / "*.txt"), "text").units()
+
+
+def written(path: Path, rows: Sequence[str | None]) -> Source:
+    """The rows in a file of the kind that the name tells; of .txt a file per row."""
+    if path.suffix == ".parquet":
+        parquet(path, rows, group=3)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    else:
+        for i, row in enumerate(rows):
+            path.with_name(f"{i}.txt").write_text(row or "", newline="", encoding="utf-8")
+    return Files(str(path.with_name("*" + path.suffix)), "text")
+
+
+KINDS = pytest.mark.parametrize("kind", ["a.txt", "a.jsonl", "a.parquet"])
+ROWS = ["one", "", "  \n", "two\r\n\0 ünd 🎉", "\ufeff\ufeffmark", " three "]
+
+
+@KINDS
+def test_text_is_what_was_written_in_every_format(tmp_path: Path, kind: str) -> None:
+    rows = ROWS if kind != "a.txt" else [*ROWS[:4], "mark", " three "]
+    assert texts(written(tmp_path / kind, rows)) == rows
+
+
+def test_a_row_without_text_is_none_in_every_format_that_has_null(tmp_path: Path) -> None:
+    for kind in ("a.jsonl", "a.parquet"):
+        assert texts(written(tmp_path / kind, [None, "x", None])) == [None, "x", None]
+
+
+@KINDS
+def test_a_text_of_other_bytes_than_utf8_is_named(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    raw = b"caf\xe9"
+    bytes_as_string = pa.Array.from_buffers(pa.string(), 1, pa.array([raw], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": bytes_as_string}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + raw + b'"}\n')
+    (tmp_path / "a.txt").write_bytes(raw)
+    with pytest.raises(DataError, match=rf"{kind}(, line at byte 0|, row group 0)? is not UTF-8 at byte \d+"):
+        texts(Files(str(tmp_path / kind), "text"))
+
+
+@KINDS
+def test_a_lone_surrogate_in_utf8_is_read_in_every_format(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    raw = "a\ud83db".encode("utf-8", "surrogatepass")
+    bytes_as_string = pa.Array.from_buffers(pa.string(), 1, pa.array([raw], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": bytes_as_string}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + raw + b'"}\n')
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert texts(Files(str(tmp_path / kind), "text")) == ["a\ud83db"]
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("3", "int"), ("0.5", "float"), ("true", "bool"), ('["a"]', "list"), ('{"a": 1}', "dict"), ("NaN", "float")],
+)
+def test_a_value_that_is_no_text_is_named_with_file_line_and_type(tmp_path: Path, value: str, name: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "x"}}\n{{"text": {value}}}\n')
+    with pytest.raises(DataError, match=rf"a.jsonl, line at byte 14: 'text' is a {name}, expected a string"):
+        texts(Files(str(tmp_path / "*"), "text"))
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ([3], "int64"),
+        ([0.5], "double"),
+        ([True], "bool"),
+        ([["a"]], "list<.*>"),
+        ([{"a": 1}], "struct<.*>"),
+        ([b"a"], "binary"),
+    ],
+)
+def test_a_column_that_is_no_text_is_named_with_file_and_type(tmp_path: Path, column: list[Any], name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"a.parquet, all row groups: 'text' is a {name}, expected a string"):
+        Files(str(tmp_path / "*"), "text").units()
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary", "null"])
+def test_text_is_read_from_every_type_of_column_that_holds_it(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = ["a", None, "b", "a"] if kind != "null" else [None] * 4
+    column_type = pa.dictionary(pa.int8(), pa.string()) if kind == "dictionary" else getattr(pa, kind)()
+    pq.write_table(pa.table({"text": pa.array(rows, column_type)}), tmp_path / "a.parquet")
+    assert texts(Files(str(tmp_path / "*"), "text")) == rows
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "a", "score": NaN, "score": Infinity}',
+        '{"text": "first", "text": "a"}',
+        '{"other": [[[{}]]], "text": "a"}',
+    ],
+)
+def test_what_else_a_line_holds_does_not_matter(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line)
+    assert texts(Files(str(tmp_path / "*"), "text")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}", "null", '"text"', "3", '{"text": "a"} x']
+)
+def test_a_line_that_is_no_row_is_refused_in_one_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(DataError, match="a.jsonl, line at byte 0: expected a JSON object with a 'text'") as caught:
+        texts(Files(str(tmp_path / "*"), "text"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("small_units")
+def test_lines_end_where_the_file_ends_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf\n\n{"text": "a"}\n \t\n\r\n{"text": "b"}')
+    assert texts(Files(str(tmp_path / "*"), "text")) == ["a", "b"]
+
+
+def test_a_file_cut_short_while_it_is_read_ends(tmp_path: Path) -> None:
+    source = Files(str(tmp_path / "*"), "text")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3)
+    (unit,) = source.units()
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    assert list(source.documents(unit)) == ["a"]
+
+
+def test_files_without_content_have_no_documents(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("" if name < "b" else "\n\n")
+    parquet(tmp_path / "a.parquet", [])
+    assert texts(Files(str(tmp_path / "*"), "text")) == []
+
+
+def test_a_line_too_long_to_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.sources, "LONGEST_TEXT", 20)
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "aaaaaaaaaaaaaaaaaaaa"}\n')
+    with pytest.raises(DataError, match="a.jsonl, line at byte 14: it has more than 1 GiB"):
+        texts(Files(str(tmp_path / "*"), "text"))
+
+
+@KINDS
+def test_a_file_that_vanishes_is_named(tmp_path: Path, kind: str) -> None:
+    source = written(tmp_path / kind, ["a", "b"])
+    units = source.units()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=rf"cannot read .*\.{kind[2:]} \(No such file or directory\): make it readable"):
+        [list(source.documents(unit)) for unit in units]
+
+
+@KINDS
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    source, real = written(tmp_path / kind, ["a"]), Path.open
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.parent == tmp_path:  # chmod would not stop root
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(DataError, match=rf"cannot read .*\.{kind[2:]} \(Permission denied\): make it readable"):
+        texts(source)
+
+
+def test_a_local_path_may_look_like_an_address(tmp_path: Path) -> None:
+    folder = tmp_path / "a::b" / "x?y#z"
+    parquet(folder / "a.parquet", ["a"])
+    assert texts(Files(str(tmp_path / "**" / "*.parquet"), "text")) == ["a"]
+
+
+def test_the_size_of_a_unit_is_that_of_its_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"text": ["abc" * 10] * 50, "image": [bytes(range(256)) * 40] * 50})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    (unit,) = Files(str(tmp_path / "*"), "text").units()
+    assert 1500 <= unit.n_bytes <= 3000  # 30 bytes each, their lengths and the page's header
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("", "matches no file; for the files in that folder say .*/\\*.txt"),
+        ("pipe*", "matches no file \\(.*/pipe.txt is no regular file\\)"),
+    ],
+)
+def test_a_pattern_that_matches_no_regular_file_says_what_it_matches(
+    tmp_path: Path, pattern: str, message: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(MissingSource, match=message):
+        Files(str(tmp_path / pattern), "text").units()
+
+
+def test_a_pattern_and_a_folder_know_home_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PART", "deep")
+    parquet(tmp_path / "deep/a.parquet", ["a", "b"])
+    assert texts(Files("~/$PART/*.parquet", "text")) == ["a", "b"]
+    assert texts(web(Path("~/${PART}"))) == ["a", "b"]
+
+
+def test_files_lists_in_the_order_of_the_documents(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.jsonl", "c.txt"):
+        (tmp_path / name).write_text('{"text": "x"}')
+    parquet(tmp_path / "a.parquet", ["x"])
+    source = Files(str(tmp_path / "*"), "text")
+    names = [Path(path).name for path in source.files()]
+    assert names == ["b.txt", "c.txt", "a.jsonl", "a.parquet"]
+    assert names == [Path(path).name for unit in source.units() for path in unit.paths]
+
+
+@pytest.mark.parametrize("arguments", [(3, "text"), (["a.txt"], "text"), ("*.txt", None)])
+def test_settings_of_another_type_are_refused(arguments: tuple[Any, Any]) -> None:
+    with pytest.raises(DataError, match=r"data.source.(pattern|text)=.* is a (int|list|NoneType), expected a string"):
+        Files(*arguments)
 
 
 # OpenWebText
@@ -195,6 +439,26 @@ def copy(tmp_path: Path) -> Path:
 
 
 PAGES = [f"page {j}" if j % 5 else "" for j in range(120)]
+
+
+def test_openwebtext_names_the_files_of_its_folder(copy: Path) -> None:
+    names = [f"{i:04d}.parquet" for i in range(3)]
+    assert [Path(path).name for path in web(copy).files()] == names
+    assert [Path(path).name for path in web(copy, limit=41).files()] == names[:2]
+    assert web(None).files() == []
+
+
+def test_openwebtext_reads_a_linked_file_once(copy: Path) -> None:
+    (copy / "again").symlink_to(copy / "plain_text")
+    assert texts(web(copy, expected=120)) == PAGES
+
+
+def test_openwebtext_reads_a_snapshot_made_of_links(copy: Path) -> None:
+    (copy / "blobs").mkdir()
+    for i, path in enumerate(sorted((copy / "plain_text/train").iterdir())):
+        path.rename(copy / f"blobs/{i}")
+        path.symlink_to(copy / f"blobs/{i}")
+    assert texts(web(copy, expected=120)) == PAGES
 
 
 @pytest.mark.usefixtures("small_units")
@@ -289,5 +553,17 @@ def test_openwebtext_says_whether_its_validation_set_is_the_reference(n_tokens: 
 
 
 def test_openwebtext_refuses_a_limit_that_cannot_be_split() -> None:
-    with pytest.raises(DataError, match=r"data.source.limit_documents=1 must be >= 2"):
-        web(None, limit=1)
+    for limit in (1, "some", 2.5):
+        with pytest.raises(DataError, match=rf"data.source.limit_documents={limit} must be >= 2"):
+            web(None, limit=limit)  # type: ignore[arg-type]  # as a command line may give it
+    with pytest.raises(DataError, match="data.source.expected_documents=all must be a whole number, or null"):
+        web(None, expected="all")  # type: ignore[arg-type]  # as above
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet has 2 columns 'text', expected one"):
+        Files(str(tmp_path / "*"), "text").units()

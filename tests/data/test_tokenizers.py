@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ import requests
 from corpora import Texts, prepared
 
 from data import BPE, GPT2, Bytes, DataError, PySource, load_tokenizer, read_tokenizer
-from data.tokenizers import Tokenizer, byte_chars, from_json
+from data.tokenizers import (
+    LONGEST_ENCODED_WORD,
+    LONGEST_TRAINED_WORD,
+    MAX_BYTES,
+    BytePairs,
+    PlainBytes,
+    Sample,
+    Tokenizer,
+    byte_chars,
+    from_json,
+)
 
 UNICODE = [
     "",
@@ -70,8 +81,84 @@ def test_only_the_end_of_a_document_is_eot(bpe: Tokenizer, recipe: str) -> None:
     assert tokenizer.decode(ids.tolist()) == "a <|endoftext|> b<|endoftext|>"
 
 
-def test_half_a_surrogate_pair_becomes_the_replacement_character(bpe: Tokenizer) -> None:
-    assert bpe.decode(bpe.encode("a\ud800b")) == "a\ufffdb"
+@pytest.mark.parametrize("recipe", ["bpe", "bytes"])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a\ud800b", "a\ufffdb"), ("\udc00", "\ufffd"), ("\ud83d\ude00!", "😀!")]
+)
+def test_a_lone_surrogate_becomes_the_replacement_character(
+    bpe: Tokenizer, recipe: str, text: str, expected: str
+) -> None:
+    tokenizer = bpe if recipe == "bpe" else PlainBytes()
+    assert tokenizer.decode(tokenizer.encode(text)) == expected
+    assert tokenizer.encode(text) == tokenizer.encode(expected)
+
+
+def test_ids_that_there_are_not_become_the_replacement_character(bpe: Tokenizer) -> None:
+    # A model's vocabulary may be rounded up beyond that of its data, so it may sample such an id.
+    for tokenizer in (bpe, PlainBytes()):
+        ids = [*tokenizer.encode("a"), tokenizer.vocab_size, 10**6, -1, tokenizer.eot]
+        assert tokenizer.decode(ids) == "a\ufffd\ufffd\ufffd<|endoftext|>"
+
+
+RUNS = {
+    "space": " ",
+    "newline": "\n",
+    "mixed": " \n",
+    "letter": "a",
+    "digit": "0",
+    "rule": "=",
+    "CJK": "世",
+    "emoji": "🎉",
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_of_any_length_is_encoded(bpe: Tokenizer, kind: str) -> None:
+    # tiktoken 0.14 fails on about a million characters of white space in a row.
+    text = "head" + RUNS[kind] * (1_100_000 // len(RUNS[kind]) // len(RUNS[kind].encode())) + " tail"
+    ids = bpe.encode_document(text)[:-1]
+    assert b"".join(map(bpe.token_bytes, ids.tolist())) == text.encode()
+
+
+def test_words_up_to_the_bound_are_encoded_as_before(bpe: Tokenizer) -> None:
+    assert isinstance(bpe, BytePairs)
+    for char in RUNS.values():
+        text = "a text " + char * (LONGEST_ENCODED_WORD // len(char)) + "! and more\n"
+        assert bpe.encode(text) == bpe._encoding().encode_ordinary(text)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_learning_from_a_run_takes_time_in_proportion_to_its_length(kind: str) -> None:
+    # 400,000 spaces as one word took the trainer a minute on two cores, four times as long as half of them.
+    started = time.monotonic()
+    text = "head" + RUNS[kind] * (400_000 // len(RUNS[kind])) + "tail"
+    tokenizer = BPE(300).fit(lambda n_bytes: iter([text, "some plain words here " * 30]))
+    assert time.monotonic() - started < 10
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_words_up_to_the_bound_are_learnt_from_as_before() -> None:
+    from tokenizers import Tokenizer as HFTokenizer
+    from tokenizers import models, pre_tokenizers, trainers
+
+    texts = [f"{char * (LONGEST_TRAINED_WORD // 2 - i)} a word " for i in range(5) for char in RUNS.values()]
+    reference = HFTokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    reference.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    )
+    assert BPE(321).train(iter(texts)).get_vocab() == reference.get_vocab()
+
+
+def test_learning_replaces_a_lone_surrogate() -> None:
+    spoilt, mended = (BPE(300).fit(lambda n, t=text: iter([t] * 3)) for text in ("ab\ud800ab", "ab\ufffdab"))
+    assert spoilt.to_json() == mended.to_json()
+
+
+def test_learning_from_no_text_is_an_error() -> None:
+    with pytest.raises(DataError, match="data/tokenizer=bpe learns from the text of the corpus, but there is none"):
+        BPE(300).fit(lambda n_bytes: iter(()))
 
 
 def test_bpe_training_is_deterministic(corpus: list[str], bpe: Tokenizer) -> None:
@@ -100,9 +187,49 @@ def test_a_poor_corpus_yields_a_smaller_vocabulary(caplog: pytest.LogCaptureFixt
     assert "the corpus yields 258 token ids, fewer than vocab_size=1000" in caplog.text
 
 
-def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data.tokenizer.vocab_size=256 must be >= 257"):
-        BPE(256)
+def sample_taken(source: Texts, root: Path, megabytes: float) -> list[str]:
+    """What a tokenizer that learns from the corpus gets to see."""
+    seen: list[str] = []
+
+    class Watching(Bytes):
+        name = "watching"
+
+        def fit(self, sample: Sample) -> Tokenizer:
+            seen.extend(sample(int(megabytes * 1_000_000)))
+            return PlainBytes()
+
+    prepared(source, root, Watching())
+    return seen
+
+
+def test_a_document_larger_than_its_units_share_is_sampled_from_its_beginning(tmp_path: Path) -> None:
+    texts = ["世" * 50_000, "ü" * 50_000, "ab" * 25_000]
+    seen = sample_taken(Texts(texts, per_unit=1), tmp_path, 0.03)
+    assert all(text.startswith(piece) for text, piece in zip(texts, seen, strict=True))
+    assert [len(piece.encode()) for piece in seen] == pytest.approx([15_000, 10_000, 5_000], abs=4)
+    assert sum(len(piece.encode()) for piece in seen) <= 30_000
+
+
+def test_what_a_unit_lacks_of_its_share_others_may_use(tmp_path: Path) -> None:
+    texts: list[str | None] = [None] * 10 + ["x" * 10_000] * 10
+    seen = sample_taken(Texts(texts, per_unit=10, n_bytes=100), tmp_path, 0.02)
+    assert sum(map(len, seen)) == 20_000
+
+
+def test_a_sample_smaller_than_the_number_of_units_takes_some_text(tmp_path: Path) -> None:
+    assert sum(map(len, sample_taken(Texts(["abc"] * 50, per_unit=1), tmp_path, 10e-6))) == 10
+
+
+@pytest.mark.parametrize("vocab_size", [256, 1_000_001, 10**12, 300.5, "many"])
+def test_a_vocabulary_that_cannot_be_learnt_is_refused(vocab_size: Any) -> None:
+    with pytest.raises(DataError, match=rf"data.tokenizer.vocab_size={vocab_size} must be >= 257 .* at most 1,000,000"):
+        BPE(vocab_size)
+
+
+@pytest.mark.parametrize("megabytes", [0, -1, float("inf"), float("nan"), "all"])
+def test_a_sample_that_cannot_be_taken_is_refused(megabytes: Any) -> None:
+    with pytest.raises(DataError, match=rf"data.tokenizer.sample_megabytes={megabytes} must be a number > 0"):
+        BPE(300, megabytes)
 
 
 # A miniature of the release's file: its first line, and three merges.
@@ -207,7 +334,16 @@ def test_importing_data_loads_nothing_heavy() -> None:
         '{"kind": "byte_pairs", "tokens": ["YQ==", "YQ=="]}',
         '{"kind": "byte_pairs", "tokens": ["not base 64!"]}',
         "[" * 100_000,
+        '{"kind": ' * 100_000,
+        '{"kind": "bytes", "kind": "bytes"}',
+        '{"kind": "bytes", "size": NaN}',
+        '{"kind": "bytes", "size": ' + "9" * 5000 + "}",
+        '{"kind": ["bytes"]}',
+        '{"kind": "byte_pairs", "tokens": {"YQ==": 0}}',
+        json.dumps({"kind": "byte_pairs", "tokens": [b64encode(bytes([i])).decode() for i in range(256)] + [""]}),
+        '{"kind": "bytes"}' + " " * MAX_BYTES,
     ],
+    ids=range(18),
 )
 def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "tokenizer.json"
@@ -215,6 +351,26 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str
     with pytest.raises(DataError, match="tokenizer.json is no tokenizer") as caught:
         read_tokenizer(file)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_tokenizer_is_found_by_home_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text('{"kind": "bytes"}')
+    assert read_tokenizer(Path("~/tokenizer.json")).vocab_size == 257
+    (tmp_path / "vocab.bpe").write_bytes(MERGES)
+    monkeypatch.setattr(GPT2, "sha256", hashlib.sha256(MERGES).hexdigest())
+    assert GPT2("${HOME}").fit(lambda n_bytes: iter(())).vocab_size == 260
+
+
+def test_a_vocabulary_that_cannot_be_cached_is_used_all_the_same(
+    no_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, MERGES
+    monkeypatch.setattr(requests, "get", lambda url, timeout: answer)
+    monkeypatch.setattr(GPT2, "sha256", hashlib.sha256(MERGES).hexdigest())
+    no_network.write_text("a file where the folder should be")
+    assert GPT2(None).fit(lambda n_bytes: iter(())).vocab_size == 260
 
 
 def test_a_tokenizer_reads_back_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Reads files block by block, several at a time, and reports progress."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+OnProgress = Callable[[], None]  # called at least once per block read, from any thread
+BLOCK_BYTES = 1 << 24
+
+
+def quiet() -> None:
+    """Reports no progress."""
+
+
+def blocks(file: Path, on_progress: OnProgress) -> Iterator[bytes]:
+    """The content of file in blocks."""
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK_BYTES):
+            on_progress()
+            yield block
+
+
+def sha256_of(file: Path, on_progress: OnProgress) -> str:
+    """The sha256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for block in blocks(file, on_progress):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[Iterator[R]]:
+    """function of every item, in order; hashing and reading leave the interpreter to other threads.
+
+    Whoever leaves the context early leaves the rest undone.
+    """
+    rest, pool = iter(items), ThreadPoolExecutor(min(n_cores(), 8))
+    batches = iter(lambda: list(islice(rest, 256)), [])
+    try:
+        yield (result for batch in batches for result in pool.map(function, batch))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def n_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,200 @@
+"""Whether the files that a data set was made from are still the same, by content.
+
+source_files.jsonl has a line for every file, in the documents' order: path, size, stamp (modification time, change
+time and inode), sha256. A file whose size and stamp are as they were is not read again; one with another stamp is the
+same if its content is, so a corpus may be copied, restored or renamed. verified.json remembers stamps found right.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import verified
+from data.errors import DataError, MissingSource, one_line
+from data.hashing import OnProgress, in_threads, quiet, sha256_of
+from data.json_files import parse_object, want, write_atomically
+from data.shards import read_meta
+
+if TYPE_CHECKING:
+    from data.sources import Source
+
+log = logging.getLogger(__name__)
+
+FILE = "source_files.jsonl"
+LONGEST_LINE = 1 << 16  # bytes: a path has 4096 at most
+# A file system's clock may tick this slowly (FAT), so that an edit right after another one leaves no trace in it.
+TICK_NS = 2_000_000_000
+MACHINES = 16  # whose stamps are remembered
+TRAINING_READS = 1_000_000_000  # bytes of source files, at most, that a training run compares
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the file system says about a file."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @property
+    def stamp(self) -> tuple[int, int, int] | None:
+        """By which the file is known again; None if an edit may not have changed it."""
+        is_old = max(self.mtime_ns, self.ctime_ns) < time.time_ns() - TICK_NS
+        return (self.mtime_ns, self.ctime_ns, self.inode) if is_old else None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was read."""
+
+    path: str
+    size: int
+    stamp: Sequence[int] | None
+    sha256: str
+
+
+def look(path: str, on_progress: OnProgress = quiet) -> Status:
+    """The file's status.
+
+    Raises: DataError: if there is none.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"cannot look at {path} ({error.strerror}): make it readable, or leave it out") from error
+    on_progress()
+    return Status(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def digest(files: Iterable[object]) -> str:
+    """One sha256 for a sequence of descriptions."""
+    result = hashlib.sha256()
+    for file in files:
+        result.update(f"{file!r}\n".encode("utf-8", "backslashreplace"))
+    return result.hexdigest()
+
+
+def hashed(path: str, planned: Status, on_progress: OnProgress) -> SourceFile:
+    """The file with its hash, after its documents were read.
+
+    Raises: DataError: if it is not the file that `planned` was, so that nobody knows which one was read.
+    """
+    try:
+        sha256 = sha256_of(Path(path), on_progress)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): make it readable, or leave it out") from error
+    now = look(path)
+    # The change time also tells of links and permissions, which are no reason to throw hours of work away.
+    if (now.size, now.mtime_ns, now.inode) != (planned.size, planned.mtime_ns, planned.inode):
+        raise DataError(f"{path} changed while it was read: run the same command again when nobody writes to it")
+    return SourceFile(path, now.size, now.stamp, sha256)
+
+
+def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
+    """Writes source_files.jsonl; returns what dataset.json says of it, None for a source without files."""
+    if not files:
+        return None
+    write_atomically(folder / FILE, b"".join(json.dumps(asdict(file)).encode() + b"\n" for file in files))
+    _remember(folder, [(file.size, file.stamp) for file in files])
+    return {"n_files": len(files), "n_bytes": sum(file.size for file in files), "sha256": _content_digest(files)}
+
+
+def difference(
+    source: "Source", folder: Path, *, max_bytes: int | None = None, on_progress: OnProgress = quiet
+) -> str | None:
+    """How the source's files differ from those that the data set in folder was made from; None if they do not.
+
+    None, too, for a source without files. Reads no more than max_bytes of them.
+
+    Raises: MissingSource: if none of them are here. DataError: if they cannot be read, or it would take more.
+    """
+    recorded = read_meta(folder).get("source_files")
+    if recorded is None or not (paths := source.files()):
+        return None
+    if recorded["n_files"] != len(paths):
+        return f"{recorded['n_files']:,} files then, {len(paths):,} now"
+    now = [(path, look(path, on_progress)) for path in paths]
+    marks = [(status.size, status.stamp) for _, status in now]
+    if digest(marks) in _known(folder):
+        return None
+    unsure = []
+    for (path, status), then in zip(now, _read(folder, recorded), strict=True):
+        if status.size != then.size or Path(path).suffix != Path(then.path).suffix:
+            return f"the first is {path}"
+        if then.stamp is None or status.stamp != tuple(then.stamp):
+            unsure.append((path, then.sha256, then.size))
+    n_bytes = sum(size for _, _, size in unsure)
+    if max_bytes is not None and n_bytes > max_bytes:
+        raise DataError(
+            f"their times have changed and comparing {n_bytes / 1e9:.1f} GB takes long: prepare_data.py does"
+        )
+    with in_threads(lambda known: sha256_of(Path(known[0]), on_progress), unsure) as found:
+        for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
+            if now_sha256 != then_sha256:
+                return f"the first is {path}"
+    _remember(folder, marks)
+    return None
+
+
+def warn_if_changed(source: "Source", folder: Path, *, on_progress: OnProgress = quiet) -> None:
+    """Logs one line if the source's files are no longer those of the prepared data set in folder, on which to train.
+
+    Says nothing where the files are not on this machine, and never fails.
+    """
+    prepared = f"the files of data={source.name} have changed since {folder} was prepared"
+    try:
+        change = difference(source, folder, max_bytes=TRAINING_READS, on_progress=on_progress)
+    except MissingSource:
+        return
+    except (DataError, OSError) as error:
+        log.warning("%s", one_line(f"cannot tell whether {prepared}: {error}"))
+        return
+    if change is not None:
+        log.warning("%s", one_line(f"{prepared} ({change}): training on the data set as it was prepared"))
+
+
+def _known(folder: Path) -> list[str]:
+    """Digests of stamps that were found right: several, as every machine may have a copy of its own."""
+    known = verified.stamps(folder).get(FILE)
+    return known if isinstance(known, list) else []
+
+
+def _remember(folder: Path, marks: Sequence[tuple[int, Sequence[int] | None]]) -> None:
+    if all(stamp for _, stamp in marks):
+        verified.remember(folder, {FILE: [*_known(folder)[1 - MACHINES :], digest(marks)]})
+
+
+def _read(folder: Path, recorded: Mapping[str, Any]) -> list[SourceFile]:
+    """What source_files.jsonl lists.
+
+    Raises: DataError: if it is not what dataset.json says.
+    """
+    try:
+        with (folder / FILE).open("rb") as lines:
+            files = [
+                _parsed(line) for line in islice(iter(lambda: lines.readline(LONGEST_LINE), b""), recorded["n_files"])
+            ]
+        if len(files) != recorded["n_files"] or _content_digest(files) != recorded["sha256"]:
+            raise ValueError("it does not list the files that dataset.json counts")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / FILE} is damaged ({error}): delete the folder and prepare it again") from error
+    return files
+
+
+def _parsed(line: bytes) -> SourceFile:
+    found = parse_object(line)
+    stamp = None if found.get("stamp") is None else want(found["stamp"], list, "stamp")
+    path, sha256 = (want(found.get(key), str, key) for key in ("path", "sha256"))
+    return SourceFile(path, want(found.get("size"), int, "size"), stamp, sha256)
+
+
+def _content_digest(files: Iterable[SourceFile]) -> str:
+    """Of the contents alone: the same wherever the files lie."""
+    return digest((Path(file.path).suffix, file.sha256) for file in files)

@@ -1,0 +1,111 @@
+"""What dataset.json says, and whether it can be true."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from data.json_files import want
+
+META_FILE = "dataset.json"
+META_BYTES = 1 << 25  # at most; a shard takes about 200
+FORMAT = 1
+DTYPES: Mapping[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What dataset.json says about one file."""
+
+    file: str
+    n_tokens: int
+    n_bytes: int
+    sha256: str
+    max_id: int
+
+
+def shard_name(split: str, index: int) -> str:
+    """The file name of a shard."""
+    return f"{split}_{index:05d}.bin"
+
+
+def split_checksum(shards: list[Shard]) -> str:
+    """One sha256 for a split: that of its shards' digests in order."""
+    return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+
+
+def split_meta(shards: list[Shard], n_documents: int) -> dict[str, Any]:
+    """The entry of one split in dataset.json."""
+    return {
+        "n_documents": n_documents,
+        "n_tokens": sum(shard.n_tokens for shard in shards),
+        "checksum": split_checksum(shards),
+        "shards": [asdict(shard) for shard in shards],
+    }
+
+
+def shards_of(meta: Mapping[str, Any], split: str) -> list[Shard]:
+    """The shards of one split of a checked dataset.json."""
+    return [Shard(**shard) for shard in meta["splits"][split]["shards"]]
+
+
+def check(meta: Mapping[str, Any]) -> None:
+    """Refuses a dataset.json whose parts are missing, of a wrong type, or at odds; file names cannot leave the folder.
+
+    Raises: ValueError: with what is wrong.
+    """
+    if want(meta.get("format"), int, "format") != FORMAT:
+        raise ValueError(f"format {meta['format']}, expected {FORMAT}")
+    dtype, vocab_size = want(meta.get("dtype"), str, "dtype"), _count(meta, "vocab_size", least=1)
+    if dtype not in DTYPES or vocab_size > 1 << 8 * DTYPES[dtype].itemsize:
+        raise ValueError(f"{vocab_size} ids do not fit dtype {dtype!r}")
+    if _count(meta, "eot", least=0) >= vocab_size:
+        raise ValueError(f"eot is {meta['eot']}, but there are {vocab_size} ids")
+    shard_tokens, _ = _count(meta, "shard_tokens", least=1), _count(meta, "text_bytes", least=0)
+    _sha256(want(meta.get("tokenizer"), dict, "tokenizer").get("sha256"), "tokenizer.sha256")
+    if (found := meta.get("source_files")) is not None:
+        _count(want(found, dict, "source_files"), "n_files", least=1)
+        _sha256(found.get("sha256"), "source_files.sha256")
+    for split, entry in want(meta.get("splits"), dict, "splits").items():
+        if not re.fullmatch("[a-z]+", split):
+            raise ValueError(f"{split!r} is no name of a split")
+        _check_split(split, want(entry, dict, split), shard_tokens, DTYPES[dtype].itemsize)
+
+
+def _check_split(split: str, entry: Mapping[str, Any], shard_tokens: int, itemsize: int) -> None:
+    names = {field.name for field in fields(Shard)}
+    shards = []
+    for index, found in enumerate(want(entry.get("shards"), list, f"{split}.shards")):
+        what = f"shard {index} of {split}"
+        if set(want(found, dict, what)) != names:
+            raise ValueError(f"{what} must have exactly {', '.join(sorted(names))}")
+        if found["file"] != shard_name(split, index):
+            raise ValueError(f"{what} is {found['file']!r}, expected {shard_name(split, index)}")
+        _sha256(found["sha256"], f"sha256 of {what}")
+        _count(found, "max_id", least=0)
+        if _count(found, "n_bytes", least=1) != _count(found, "n_tokens", least=1) * itemsize:
+            raise ValueError(f"{what} has {found['n_bytes']} bytes for {found['n_tokens']} tokens of {itemsize} bytes")
+        shards.append(Shard(**found))
+    sizes = [shard.n_tokens for shard in shards]
+    if any(size != shard_tokens for size in sizes[:-1]) or any(size > shard_tokens for size in sizes[-1:]):
+        raise ValueError(f"all shards of {split} but the last must have {shard_tokens} tokens, that one no more")
+    if _count(entry, "n_tokens", least=0) != sum(sizes):
+        raise ValueError(f"{split}.n_tokens is {entry['n_tokens']}, not the sum of its shards")
+    if entry.get("checksum") != split_checksum(shards):
+        raise ValueError(f"{split}.checksum is not that of its shards")
+    _count(entry, "n_documents", least=0)
+
+
+def _count(entry: Mapping[str, Any], key: str, least: int) -> int:
+    value: int = want(entry.get(key), int, key)
+    if not least <= value < 1 << 63:
+        raise ValueError(f"{key} is {value}, expected {least} or more")
+    return value
+
+
+def _sha256(value: Any, what: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", want(value, str, what)):
+        raise ValueError(f"{what} must be 64 hexadecimal digits")

@@ -1,0 +1,171 @@
+"""Which files a path or a pattern of the user means: `~` and variables replaced, every real file once."""
+
+import errno
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from data.errors import DataError, one_line
+
+log = logging.getLogger(__name__)
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def expanded(path: str | Path) -> Path:
+    """path with a leading ~ or ~user and every $VARIABLE replaced.
+
+    Raises: DataError: if it names a variable or user that does not exist, and no file has that very name.
+    """
+    text = str(path)
+    for found in _VARIABLE.finditer(text):
+        name, component_end = found[1] or found[2], (text + "/").index("/", found.end())
+        if name not in os.environ and not os.path.lexists(text[:component_end]):
+            raise DataError(f"the path {text} needs the environment variable {name}, which is not set")
+    result = Path(os.path.expandvars(text))
+    try:
+        return result.expanduser()
+    except RuntimeError:
+        if os.path.lexists(result.parts[0]):
+            return result
+        raise DataError(f"the path {text} needs the home folder of {result.parts[0]}, which is not known") from None
+
+
+@dataclass
+class Matches:
+    """What a pattern matches, each real file once."""
+
+    files: list[str] = field(default_factory=list)  # sorted
+    n_links: int = 0  # left out: links, symbolic or hard, to files and folders that are there already
+    others: list[str] = field(default_factory=list)  # left out: pipes, devices, broken links, unexpected folders
+    unlisted: list[str] = field(default_factory=list)  # folders that cannot be listed, with the reason
+
+    def log_omissions(self) -> None:
+        """Logs what was left out."""
+        if self.n_links:
+            log.warning("%d links to files and folders that are there already were left out", self.n_links)
+        for found, what in ((self.others, "matches are no regular files"), (self.unlisted, "folders cannot be listed")):
+            if found:
+                log.warning("%d %s and were left out, first %s", len(found), what, one_line(found[0]))
+
+
+def find_files(pattern: Path) -> Matches:
+    """The files that an expanded glob pattern matches; `**` is any number of folders.
+
+    As glob.glob, but links to folders are followed once, so that circles of links end; of several names of one file,
+    the first that needs no link counts, else the first. If nothing matches, a file of the pattern's own name counts.
+    """
+    walk = _Walk(pattern)
+    names = sorted(walk.names(), key=lambda name: (name.is_linked, name.path))
+    if not names and os.path.lexists(pattern):
+        names = [_Name(str(pattern), False)]
+    result, seen = Matches(), set[object]()
+    for name in names:
+        status = _status(name.path)
+        if status is None or not S_ISREG(status.st_mode):
+            if status is None or not S_ISDIR(status.st_mode) or not walk.expects_folders:
+                result.others.append(name.path)
+            continue
+        # Only a file of several names is known by its number: some network file systems give one number to many files.
+        real = (status.st_dev, status.st_ino) if status.st_nlink > 1 else walk.real(name)
+        if real in seen:
+            result.n_links += 1
+            continue
+        seen.add(real)
+        result.files.append(name.path)
+    result.files.sort()
+    result.n_links += len(walk.known_links)
+    result.unlisted = [f"{folder} ({reason})" for folder, reason in walk.unlisted.items()]
+    return result
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise DataError(f"cannot look at {path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A path, and whether a link was followed to it behind the fixed beginning of the pattern."""
+
+    path: str
+    is_linked: bool
+
+
+class _Walk:
+    """Lists folders, those behind links last, each once for every rest of the pattern that it may match."""
+
+    def __init__(self, pattern: Path) -> None:
+        parts = [*pattern.parts, *(["*"] if pattern.name == "**" else [])]
+        n_fixed = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), max(len(parts) - 1, 0))
+        self._base, self._parts = str(Path(*parts[:n_fixed])) if n_fixed else "", parts[n_fixed:]
+        self._real_base = os.path.realpath(self._base)
+        self.expects_folders = bool(parts) and parts[-1] in {"*", "*.*"}
+        self.unlisted: dict[str, str] = {}  # folders, with the reason
+        self.known_links: set[str] = set()  # to folders that were listed already
+
+    def real(self, name: _Name) -> str:
+        """The path without links."""
+        if name.is_linked:
+            return os.path.realpath(name.path)
+        return os.path.normpath(self._real_base + "/" + name.path[len(self._base) :])
+
+    def names(self) -> Iterator[_Name]:
+        """Everything that matches."""
+        direct = deque([(_Name(self._base, False), 0)] if self._parts else [])
+        behind_links = deque[tuple[_Name, int]]()
+        seen = set()
+        while direct or behind_links:
+            folder, i = (direct or behind_links).popleft()
+            if (key := (self.real(folder), i)) in seen:
+                if folder.is_linked:
+                    self.known_links.add(folder.path)
+                continue
+            seen.add(key)
+            for entry, j in self._step(folder, i):
+                if j == len(self._parts):
+                    yield entry
+                else:
+                    (behind_links if entry.is_linked else direct).append((entry, j))
+
+    def _step(self, folder: _Name, i: int) -> Iterator[tuple[_Name, int]]:
+        """What in folder matches part i of the pattern, each with the part to match next."""
+        part, is_last = self._parts[i], i + 1 == len(self._parts)
+        if part == "**":
+            yield folder, i + 1
+            yield from ((name, i) for name, is_folder in self._entries(folder, "*") if is_folder)
+        elif _MAGIC.search(part):
+            yield from ((name, i + 1) for name, is_folder in self._entries(folder, part) if is_folder or is_last)
+        else:
+            path = str(Path(folder.path, part))
+            if os.path.lexists(path) if is_last else Path(path).is_dir():
+                yield _Name(path, folder.is_linked or Path(path).is_symlink()), i + 1
+
+    def _entries(self, folder: _Name, part: str) -> Iterator[tuple[_Name, bool]]:
+        """What part of the pattern matches in folder, and whether it is a folder; hidden ones want a dot."""
+        try:
+            with os.scandir(folder.path or ".") as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            self.unlisted[folder.path] = str(error.strerror)
+            return
+        for entry in entries:
+            if fnmatchcase(entry.name, part) and (part.startswith(".") or not entry.name.startswith(".")):
+                path, is_link = os.path.join(folder.path, entry.name), entry.is_symlink()  # noqa: PTH118  # "" is a folder
+                is_folder = Path(path).is_dir() if is_link else entry.is_dir()
+                yield _Name(path, folder.is_linked or is_link), is_folder

@@ -1,0 +1,89 @@
+"""verified.json: which files of a data set have been read and found as dataset.json says.
+
+It may be deleted at any time, or missing where the data set's folder cannot be written: everything is read again then.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+from data.hashing import OnProgress, blocks, in_threads
+from data.json_files import read_json, write_atomically
+from data.metadata import META_BYTES, Shard
+
+STAMP_FILE = "verified.json"
+REMEMBER_SECONDS = 1.0  # of reading that a kill may cost
+
+
+def stamps(folder: Path) -> dict[str, Any]:
+    """What verified.json lists; nothing if it is missing or damaged."""
+    try:
+        return read_json(folder / STAMP_FILE, META_BYTES)
+    except (OSError, ValueError):
+        return {}
+
+
+def remember(folder: Path, new: dict[str, Any]) -> None:
+    """Adds stamps to verified.json if the folder can be written."""
+    with suppress(OSError):
+        write_atomically(folder / STAMP_FILE, (json.dumps(stamps(folder) | new, indent=1) + "\n").encode())
+
+
+def stamp(folder: Path, shard: Shard) -> list[Any]:
+    """By what a shard that was read once is known again."""
+    status = (folder / shard.file).stat()
+    return [status.st_size, status.st_mtime_ns, shard.sha256]
+
+
+def describe(path: Path, dtype: np.dtype[Any], on_progress: OnProgress) -> Shard:
+    """Reads a shard and says what is in it."""
+    digest = hashlib.sha256()
+    n_bytes = max_id = 0
+    for block in blocks(path, on_progress):
+        digest.update(block)
+        n_bytes += len(block)
+        max_id = max(max_id, int(np.frombuffer(block, dtype, len(block) // dtype.itemsize).max(initial=0)))
+    return Shard(path.name, n_bytes // dtype.itemsize, n_bytes, digest.hexdigest(), max_id)
+
+
+def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], on_progress: OnProgress) -> None:
+    """Reads the shards that verified.json does not list as they are now, and remembers those that are right.
+
+    Raises: DataError: if one is not what dataset.json says.
+    """
+    known = stamps(folder)
+    now = [(shard, stamp(folder, shard)) for shard in shards]
+    unseen = [(shard, mark) for shard, mark in now if known.get(shard.file) != mark]
+    right: dict[str, Any] = {}
+    remembered = time.monotonic()
+    try:
+        with in_threads(lambda pair: describe(folder / pair[0].file, dtype, on_progress), unseen) as found:
+            for (shard, mark), is_now in zip(unseen, found, strict=True):
+                _compare(folder / shard.file, shard, is_now)
+                right[shard.file] = mark
+                if time.monotonic() - remembered > REMEMBER_SECONDS:
+                    remember(folder, right)
+                    remembered = time.monotonic()
+    finally:
+        if right:
+            remember(folder, right)
+
+
+def _compare(file: Path, said: Shard, found: Shard) -> None:
+    if found.sha256 != said.sha256:
+        raise DataError(
+            f"{file} is damaged: expected sha256 {said.sha256[:12]}..., got {found.sha256[:12]}...; "
+            "delete the folder and prepare the data set again"
+        )
+    if found.max_id != said.max_id:
+        raise DataError(
+            f"{file} holds token id {found.max_id}, but dataset.json says that {said.max_id} is the largest: "
+            "delete the folder and prepare the data set again"
+        )

@@ -1,0 +1,65 @@
+"""What train.data_path does about files that have changed since."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from configs import compose
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+    names = [f"data.source.pattern={tmp_path}/*.txt", f"data.root={tmp_path}/out"]
+    return ["data=files", "data/tokenizer=bytes", *names]
+
+
+def prepare(overrides: list[str]) -> Path:
+    data = compose(overrides).data
+    settings = {key: data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
+    source, tokenizer = train.plug_in(data.source), train.plug_in(data.tokenizer)
+    return train.prepare(source, tokenizer, Path(data.root), workers=1, console=False, **settings)
+
+
+def test_training_names_the_prepared_data_set_and_is_silent(
+    overrides: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = prepare(overrides)
+    assert train.data_path(compose(overrides)) == path
+    assert caplog.messages == []
+
+
+def test_training_on_files_that_have_changed_says_so_once(
+    overrides: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = prepare(overrides)
+    (tmp_path / "more.txt").write_text("more")
+    assert train.data_path(compose(overrides), prepared=False) == path
+    monkeypatch.setenv("RANK", "1")
+    assert train.data_path(compose(overrides)) == path
+    assert caplog.messages == []
+    monkeypatch.setenv("RANK", "0")
+    assert train.data_path(compose(overrides)) == path
+    (message,) = caplog.messages
+    assert "have changed since" in message and "20 files then, 21 now" in message
+
+
+def test_training_needs_no_source_files(overrides: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = prepare(overrides)
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    assert train.data_path(compose(overrides)) == path
+    assert caplog.messages == []
+
+
+def test_an_embedded_source_is_prepared_with_progress(tmp_path: Path) -> None:
+    calls: list[None] = []
+    config = compose(["data=synthetic", f"data.root={tmp_path}"])
+    path = train.data_path(config, on_progress=lambda: calls.append(None))
+    assert (path / "dataset.json").is_file()
+    assert len(calls) >= 200
+    before = len(calls)
+    assert train.data_path(config, on_progress=lambda: calls.append(None)) == path
+    assert len(calls) == before
