@@ -260,11 +260,11 @@ def data_checksums(run: Run) -> dict[str, str]:
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
 
 
-def data_path(config: DictConfig, *, prepared: bool = True, on_progress: Callable[[], None] = lambda: None) -> Path:
+def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
     """The folder of the configuration's data set.
 
     With prepared, an embedded source is prepared first, if need be, and the main rank warns if the source's files have
-    changed since. on_progress is called while files are read, from several threads.
+    changed since.
     """
     source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
     settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
@@ -273,9 +273,9 @@ def data_path(config: DictConfig, *, prepared: bool = True, on_progress: Callabl
     if not prepared:
         return path
     if source.embedded and not is_prepared(path):
-        return prepare(source, tokenizer, root, workers=config.data.workers, on_progress=on_progress, **settings)
+        return prepare(source, tokenizer, root, workers=config.data.workers, **settings)
     if os.environ.get("RANK", "0") == "0":
-        warn_if_changed(source, path, on_progress=on_progress)
+        warn_if_changed(source, path)
     return path
 
 

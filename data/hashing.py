@@ -1,4 +1,4 @@
-"""Reads files block by block, several at a time, and reports progress."""
+"""Reads files block by block, several at a time."""
 
 import hashlib
 import os
@@ -11,26 +11,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-OnProgress = Callable[[], None]  # called at least once per block read, from any thread
 BLOCK_BYTES = 1 << 24
 
 
-def quiet() -> None:
-    """Reports no progress."""
-
-
-def blocks(file: Path, on_progress: OnProgress) -> Iterator[bytes]:
+def blocks(file: Path) -> Iterator[bytes]:
     """The content of file in blocks."""
     with file.open("rb") as opened:
         while block := opened.read(BLOCK_BYTES):
-            on_progress()
             yield block
 
 
-def sha256_of(file: Path, on_progress: OnProgress) -> str:
+def sha256_of(file: Path) -> str:
     """The sha256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
-    for block in blocks(file, on_progress):
+    for block in blocks(file):
         digest.update(block)
     return digest.hexdigest()
 

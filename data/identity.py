@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data import verified
 from data.errors import DataError, MissingSource, one_line
-from data.hashing import OnProgress, in_threads, quiet, sha256_of
+from data.hashing import in_threads, sha256_of
 from data.json_files import parse_object, want, write_atomically
 from data.shards import read_meta
 
@@ -60,7 +60,7 @@ class SourceFile:
     sha256: str
 
 
-def look(path: str, on_progress: OnProgress = quiet) -> Status:
+def look(path: str) -> Status:
     """The file's status.
 
     Raises: DataError: if there is none.
@@ -69,7 +69,6 @@ def look(path: str, on_progress: OnProgress = quiet) -> Status:
         found = Path(path).stat()
     except OSError as error:
         raise DataError(f"cannot look at {path} ({error.strerror}): make it readable, or leave it out") from error
-    on_progress()
     return Status(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
@@ -81,13 +80,13 @@ def digest(files: Iterable[object]) -> str:
     return result.hexdigest()
 
 
-def hashed(path: str, planned: Status, on_progress: OnProgress) -> SourceFile:
+def hashed(path: str, planned: Status) -> SourceFile:
     """The file with its hash, after its documents were read.
 
     Raises: DataError: if it is not the file that `planned` was, so that nobody knows which one was read.
     """
     try:
-        sha256 = sha256_of(Path(path), on_progress)
+        sha256 = sha256_of(Path(path))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): make it readable, or leave it out") from error
     now = look(path)
@@ -106,9 +105,7 @@ def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
     return {"n_files": len(files), "n_bytes": sum(file.size for file in files), "sha256": _content_digest(files)}
 
 
-def difference(
-    source: "Source", folder: Path, *, max_bytes: int | None = None, on_progress: OnProgress = quiet
-) -> str | None:
+def difference(source: "Source", folder: Path, *, max_bytes: int | None = None) -> str | None:
     """How the source's files differ from those that the data set in folder was made from; None if they do not.
 
     None, too, for a source without files. Reads no more than max_bytes of them.
@@ -120,7 +117,7 @@ def difference(
         return None
     if recorded["n_files"] != len(paths):
         return f"{recorded['n_files']:,} files then, {len(paths):,} now"
-    now = [(path, look(path, on_progress)) for path in paths]
+    now = [(path, look(path)) for path in paths]
     marks = [(status.size, status.stamp) for _, status in now]
     if digest(marks) in _known(folder):
         return None
@@ -135,7 +132,7 @@ def difference(
         raise DataError(
             f"their times have changed and comparing {n_bytes / 1e9:.1f} GB takes long: prepare_data.py does"
         )
-    with in_threads(lambda known: sha256_of(Path(known[0]), on_progress), unsure) as found:
+    with in_threads(lambda known: sha256_of(Path(known[0])), unsure) as found:
         for (path, then_sha256, _), now_sha256 in zip(unsure, found, strict=True):
             if now_sha256 != then_sha256:
                 return f"the first is {path}"
@@ -143,14 +140,14 @@ def difference(
     return None
 
 
-def warn_if_changed(source: "Source", folder: Path, *, on_progress: OnProgress = quiet) -> None:
+def warn_if_changed(source: "Source", folder: Path) -> None:
     """Logs one line if the source's files are no longer those of the prepared data set in folder, on which to train.
 
     Says nothing where the files are not on this machine, and never fails.
     """
     prepared = f"the files of data={source.name} have changed since {folder} was prepared"
     try:
-        change = difference(source, folder, max_bytes=TRAINING_READS, on_progress=on_progress)
+        change = difference(source, folder, max_bytes=TRAINING_READS)
     except MissingSource:
         return
     except (DataError, OSError) as error:

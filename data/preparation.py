@@ -29,7 +29,7 @@ import numpy as np
 from data import identity
 from data.descriptors import descriptor_budget
 from data.errors import DataError
-from data.hashing import OnProgress, n_cores, quiet
+from data.hashing import n_cores
 from data.identity import SourceFile, Status
 from data.json_files import read_json, write_atomically
 from data.locks import locked
@@ -76,14 +76,12 @@ def prepare(
     shard_tokens: int,
     workers: int | None,
     console: bool = True,
-    on_progress: OnProgress = quiet,
 ) -> Path:
     """Prepares the data set and returns its folder; at once if it is complete.
 
     val_fraction: of the documents; of the text if there is one document only (splitting.py); None: the usual one.
-    workers: threads that encode, None: one per core; they never change the result. on_progress: called for every
-    document and block read, from several threads. Of several processes that prepare the same data set one works and
-    the others wait.
+    workers: threads that encode, None: one per core; they never change the result. Of several processes that prepare
+    the same data set one works and the others wait.
 
     Raises: DataError: if the settings, the source, its documents or the disk do not allow it, or the source's files
     are no longer those that the complete data set was made from.
@@ -93,12 +91,12 @@ def prepare(
     path = expanded(root) / _folder_name(settings)
     with _failures_explained(path):
         if is_prepared(path):
-            _check_unchanged(source, path, on_progress)
+            _check_unchanged(source, path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent / f".{path.name}.lock", "preparing this data set"):
             if not (path / META_FILE).is_file():
-                _Preparation(source, tokenizer, path, settings, workers or n_cores(), console, on_progress).run()
+                _Preparation(source, tokenizer, path, settings, workers or n_cores(), console).run()
             if not is_prepared(path):
                 shutil.rmtree(path / PARTS, ignore_errors=True)
                 (path / PLAN_FILE).unlink()
@@ -153,13 +151,12 @@ class _Preparation:
     settings: dict[str, Any]
     workers: int
     console: bool
-    on_progress: OnProgress
     tokenizer: Tokenizer = field(init=False)
     dtype: np.dtype[Any] = field(init=False)
     files: dict[str, Status] = field(init=False)  # of the source, as they were before reading
 
     def run(self) -> None:
-        self.files = {path: identity.look(path, self.on_progress) for path in self.source.files()}
+        self.files = {path: identity.look(path) for path in self.source.files()}
         units = list(self.source.units())
         if self.files and (new := [path for unit in units for path in unit.paths if path not in self.files]):
             raise DataError(f"{new[0]} appeared while the corpus was listed: run the same command again")
@@ -206,7 +203,6 @@ class _Preparation:
     def _texts(self, unit: Unit) -> Iterator[str | None]:
         """The documents of a unit, ready to be encoded; None for a row without text."""
         for text in self.source.documents(unit):
-            self.on_progress()
             yield readable(text) if is_document(text) else None
 
     def _sample(self, units: Sequence[Unit], n_bytes: int) -> Iterator[str]:
@@ -271,7 +267,7 @@ class _Preparation:
                 text_bytes += len(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        ended = [asdict(identity.hashed(path, self.files[path], self.on_progress)) for path in part.ends]
+        ended = [asdict(identity.hashed(path, self.files[path])) for path in part.ends]
         part.finish(lengths, text_bytes=text_bytes, rows_without_text=without_text, files=ended)
 
     def _finish(self, parts: list[_Part]) -> None:
@@ -289,7 +285,7 @@ class _Preparation:
         meta = self._write_by_position(parts, fraction) if is_one else self._write_by_document(parts, lengths, fraction)
         files = {file["path"]: SourceFile(**file) for fact in facts for file in fact.files}
         missing = [path for path in self.files if path not in files]  # that no unit reads, as they are empty
-        files |= {path: identity.hashed(path, self.files[path], self.on_progress) for path in missing}
+        files |= {path: identity.hashed(path, self.files[path]) for path in missing}
         meta |= {
             "val_fraction": fraction,
             "text_bytes": sum(fact.text_bytes for fact in facts),
@@ -368,7 +364,7 @@ class _Preparation:
     def _describe(self, split: str) -> list[Shard]:
         files = [self.path / shard_name(split, i) for i in range(len(list(self.path.glob(f"{split}_*.bin"))))]
         with ThreadPoolExecutor(min(self.workers, descriptor_budget())) as pool:
-            return list(pool.map(lambda file: describe(file, self.dtype, self.on_progress), files))
+            return list(pool.map(lambda file: describe(file, self.dtype), files))
 
     def _meta(self) -> dict[str, Any]:
         sha256 = hashlib.sha256((self.path / TOKENIZER_FILE).read_bytes()).hexdigest()
@@ -399,8 +395,8 @@ def _folder_name(settings: Mapping[str, Any]) -> str:
     return f"{settings['source']['name']}-{settings['tokenizer']['name']}-{digest[:8]}"
 
 
-def _check_unchanged(source: Source, path: Path, on_progress: OnProgress) -> None:
-    change = identity.difference(source, path, on_progress=on_progress)
+def _check_unchanged(source: Source, path: Path) -> None:
+    change = identity.difference(source, path)
     if change is not None:
         raise DataError(
             f"the files of data={source.name} have changed since {path} was prepared ({change}): delete that folder to "

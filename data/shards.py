@@ -19,7 +19,6 @@ import numpy as np
 from data import verified
 from data.descriptors import Descriptors, descriptor_budget
 from data.errors import DataError, missing_dataset
-from data.hashing import OnProgress, quiet
 from data.json_files import read_json, write_atomically
 from data.metadata import DTYPES, META_BYTES, META_FILE, Shard, check, shard_name, shards_of, split_checksum
 from data.paths import expanded
@@ -42,12 +41,12 @@ class TokenDataset:
         self._files = Descriptors(descriptor_budget())
 
     @classmethod
-    def open(cls, path: Path, split: str, *, verify: bool = True, on_progress: OnProgress = quiet) -> "TokenDataset":
+    def open(cls, path: Path, split: str, *, verify: bool = True) -> "TokenDataset":
         """The split ("train" or "val") of the data set in folder path.
 
         Sizes are always checked. With verify, so is the sha256 of every file that verified.json does not list with
         its present size and modification time: the first open of a copied data set reads it once, later ones do not;
-        one that was killed goes on where it was. on_progress is called for every block read, from several threads.
+        one that was killed goes on where it was.
 
         Raises: DataError: if the data set is missing, incomplete or damaged.
         """
@@ -60,7 +59,7 @@ class TokenDataset:
             for shard in dataset.shards:
                 _check_size(path / shard.file, shard)
             if verify:
-                verified.verify(path, dataset.shards, dataset._dtype, on_progress)
+                verified.verify(path, dataset.shards, dataset._dtype)
         except OSError as error:
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from error
         for shard in dataset.shards:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from data.errors import DataError
-from data.hashing import quiet, sha256_of
+from data.hashing import sha256_of
 from data.json_files import read_json, want, write_atomically
 from data.paths import expanded
 from data.shards import read_meta
@@ -315,7 +315,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     file = expanded(path) / TOKENIZER_FILE
     expected = read_meta(path)["tokenizer"]["sha256"]
     try:
-        is_right = file.stat().st_size <= MAX_BYTES and sha256_of(file, quiet) == expected
+        is_right = file.stat().st_size <= MAX_BYTES and sha256_of(file) == expected
     except OSError:
         is_right = False
     if not is_right:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import DataError
-from data.hashing import OnProgress, blocks, in_threads
+from data.hashing import blocks, in_threads
 from data.json_files import read_json, write_atomically
 from data.metadata import META_BYTES, Shard
 
@@ -42,18 +42,18 @@ def stamp(folder: Path, shard: Shard) -> list[Any]:
     return [status.st_size, status.st_mtime_ns, shard.sha256]
 
 
-def describe(path: Path, dtype: np.dtype[Any], on_progress: OnProgress) -> Shard:
+def describe(path: Path, dtype: np.dtype[Any]) -> Shard:
     """Reads a shard and says what is in it."""
     digest = hashlib.sha256()
     n_bytes = max_id = 0
-    for block in blocks(path, on_progress):
+    for block in blocks(path):
         digest.update(block)
         n_bytes += len(block)
         max_id = max(max_id, int(np.frombuffer(block, dtype, len(block) // dtype.itemsize).max(initial=0)))
     return Shard(path.name, n_bytes // dtype.itemsize, n_bytes, digest.hexdigest(), max_id)
 
 
-def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], on_progress: OnProgress) -> None:
+def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
     """Reads the shards that verified.json does not list as they are now, and remembers those that are right.
 
     Raises: DataError: if one is not what dataset.json says.
@@ -64,7 +64,7 @@ def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], on_progr
     right: dict[str, Any] = {}
     remembered = time.monotonic()
     try:
-        with in_threads(lambda pair: describe(folder / pair[0].file, dtype, on_progress), unseen) as found:
+        with in_threads(lambda pair: describe(folder / pair[0].file, dtype), unseen) as found:
             for (shard, mark), is_now in zip(unseen, found, strict=True):
                 _compare(folder / shard.file, shard, is_now)
                 right[shard.file] = mark

@@ -7,7 +7,6 @@ from zlib import crc32
 
 import numpy as np
 
-from data.hashing import quiet
 from data.metadata import DTYPES, FORMAT, shard_name, split_meta
 from data.preparation import prepare
 from data.shards import ShardWriter, write_meta
@@ -75,7 +74,7 @@ def dataset_of(
         writer.write(tokens)
         writer.close()
         n_shards = -(-len(tokens) // shard_tokens)
-        shards = [describe(path / shard_name(split, i), DTYPES[dtype], quiet) for i in range(n_shards)]
+        shards = [describe(path / shard_name(split, i), DTYPES[dtype]) for i in range(n_shards)]
         splits[split] = split_meta(shards, 1)
     sizes = {"vocab_size": vocab_size, "eot": vocab_size - 1, "shard_tokens": shard_tokens, "text_bytes": len(tokens)}
     meta = {"format": FORMAT, "dtype": dtype, **sizes, "tokenizer": {"sha256": "0" * 64}, "splits": splits}

@@ -54,12 +54,9 @@ def test_training_needs_no_source_files(overrides: list[str], tmp_path: Path, ca
     assert caplog.messages == []
 
 
-def test_an_embedded_source_is_prepared_with_progress(tmp_path: Path) -> None:
-    calls: list[None] = []
+def test_an_embedded_source_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(["data=synthetic", f"data.root={tmp_path}"])
-    path = train.data_path(config, on_progress=lambda: calls.append(None))
+    path = train.data_path(config)
     assert (path / "dataset.json").is_file()
-    assert len(calls) >= 200
-    before = len(calls)
-    assert train.data_path(config, on_progress=lambda: calls.append(None)) == path
-    assert len(calls) == before
+    monkeypatch.setattr(train, "prepare", lambda *arguments, **settings: pytest.fail("prepared again"))
+    assert train.data_path(config) == path

@@ -2,7 +2,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ def test_an_unchanged_corpus_is_not_read_again(
     _, source = corpus
     path = prepared(source, tmp_path / "out")
     reads: list[Path] = []
-    monkeypatch.setattr(data.identity, "sha256_of", lambda file, on_progress: reads.append(file))
+    monkeypatch.setattr(data.identity, "sha256_of", lambda file: reads.append(file))
     assert prepared(source, tmp_path / "out") == path
     warn_if_changed(source, path)
     assert (reads, caplog.messages) == ([], [])
@@ -167,7 +166,7 @@ def test_the_same_contents_are_the_same_corpus_and_read_once(
     source = move(folder, source, monkeypatch)
     reads: list[Path] = []
     sha256_of = data.identity.sha256_of
-    monkeypatch.setattr(data.identity, "sha256_of", lambda file, told: reads.append(file) or sha256_of(file, told))
+    monkeypatch.setattr(data.identity, "sha256_of", lambda file: reads.append(file) or sha256_of(file))
     for _ in range(2):
         assert difference(source, path) is None
         warn_if_changed(source, path)
@@ -182,11 +181,11 @@ def test_machines_with_copies_of_their_own_each_read_theirs_once(
     _, source = corpus
     path = prepared(source, tmp_path / "out")
     look, sha256_of, reads = data.identity.look, data.identity.sha256_of, list[Path]()
-    monkeypatch.setattr(data.identity, "sha256_of", lambda file, told: reads.append(file) or sha256_of(file, told))
+    monkeypatch.setattr(data.identity, "sha256_of", lambda file: reads.append(file) or sha256_of(file))
     for machine in (0, 1, 0, 2, 1, 2, 0):
 
-        def seen(name: str, told: Any, machine: int = machine) -> Any:
-            found = look(name, told)
+        def seen(name: str, machine: int = machine) -> Any:
+            found = look(name)
             return dataclasses.replace(found, inode=found.inode + machine)
 
         monkeypatch.setattr(data.identity, "look", seen)
@@ -263,7 +262,7 @@ def test_a_recent_edit_is_found_though_the_clock_does_not_show_it(
     assert difference(source, path) is None
     looked = {name: data.identity.look(name) for name in source.files()}
     edit_in_place(second(folder))
-    monkeypatch.setattr(data.identity, "look", lambda name, told: looked[name])
+    monkeypatch.setattr(data.identity, "look", lambda name: looked[name])
     assert difference(source, path) is not None
 
 
@@ -384,16 +383,3 @@ def test_a_data_set_from_the_hub_has_no_files_to_compare(corpus: tuple[Path, Sou
         path = prepared(source, tmp_path / "out")
         hub = OpenWebText("d", "r", folder=None, limit_documents=None, expected_documents=None)
         assert prepared(hub, tmp_path / "out") == path
-
-
-def test_comparing_reports_progress(
-    corpus: tuple[Path, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, source = corpus
-    calls: list[float] = []
-    path = prepared(source, tmp_path / "out", on_progress=lambda: calls.append(time.monotonic()))
-    assert len(calls) >= 5 + 5 + 5  # looked at, read, hashed
-    calls.clear()
-    touched(folder, source, monkeypatch)
-    warn_if_changed(source, path, on_progress=lambda: calls.append(time.monotonic()))
-    assert len(calls) >= 10

@@ -342,12 +342,6 @@ def test_text_of_many_bytes_a_character_needs_no_more_disk_than_it_has(
     prepared(Texts(["世" * 3333] * 10), tmp_path)
 
 
-def test_preparation_reports_progress(tmp_path: Path) -> None:
-    calls: list[None] = []
-    prepared(Texts(TEXTS), tmp_path, on_progress=lambda: calls.append(None))
-    assert len(calls) >= 100
-
-
 def test_a_half_prepared_data_set_with_a_damaged_plan_starts_afresh(tmp_path: Path) -> None:
     for content_of_plan in ("", "[" * 100_000, "[]", '{"settings": 1, "settings": 1}', "{}"):
         died = dataset_dir(tmp_path / "some", Texts(TEXTS), Bytes(), **SETTINGS)

@@ -193,14 +193,6 @@ def test_a_check_that_is_killed_goes_on_where_it_was(folder: Path, monkeypatch: 
     assert sorted(hashed) == [f"train_{i:05d}.bin" for i in range(4, 10)]
 
 
-def test_a_check_reports_progress_at_every_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "verified.json").unlink()
-    monkeypatch.setattr(data.hashing, "BLOCK_BYTES", 50)
-    calls: list[None] = []
-    TokenDataset.open(folder, "train", on_progress=lambda: calls.append(None))
-    assert len(calls) == 9 * 4 + 2
-
-
 def test_a_damaged_shard_is_found_though_others_are_right(folder: Path) -> None:
     (folder / "verified.json").unlink()
     flip_a_bit(folder)
