@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from data import verified
 from data.errors import DataError, MissingSource, one_line
 from data.hashing import in_threads, sha256_of
-from data.json_files import parse_object, want, write_atomically
+from data.json_files import parse_object, want
 from data.shards import read_meta
+from files.writing import write_bytes
 
 if TYPE_CHECKING:
     from data.sources import Source
@@ -100,7 +101,7 @@ def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
     """Writes source_files.jsonl; returns what dataset.json says of it, None for a source without files."""
     if not files:
         return None
-    write_atomically(folder / FILE, b"".join(json.dumps(asdict(file)).encode() + b"\n" for file in files))
+    write_bytes(folder / FILE, b"".join(json.dumps(asdict(file)).encode() + b"\n" for file in files))
     _remember(folder, [(file.size, file.stamp) for file in files])
     return {"n_files": len(files), "n_bytes": sum(file.size for file in files), "sha256": _content_digest(files)}
 

@@ -1,7 +1,6 @@
-"""Small files: reading JSON that others may have written, and writing that a crash cannot leave half done."""
+"""Reading JSON that others may have written."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +48,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file that is there either whole or not at all, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:  # a full disk keeps no half of it
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)

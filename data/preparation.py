@@ -31,8 +31,7 @@ from data.descriptors import descriptor_budget
 from data.errors import DataError
 from data.hashing import n_cores
 from data.identity import SourceFile, Status
-from data.json_files import read_json, write_atomically
-from data.locks import locked
+from data.json_files import read_json
 from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_meta
 from data.paths import expanded
 from data.shards import ShardWriter, write_meta
@@ -41,6 +40,8 @@ from data.splitting import train_tokens, usual_fraction, val_documents
 from data.text import beginning, is_document, readable
 from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
 from data.verified import describe
+from files.lock import locked
+from files.writing import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -191,13 +192,13 @@ class _Preparation:
         if self.path.exists():
             shutil.rmtree(self.path)
         (self.path / PARTS).mkdir(parents=True)
-        write_atomically(plan_file, json.dumps(plan).encode())
+        write_bytes(plan_file, json.dumps(plan).encode())
 
     def _fit(self, units: list[Unit]) -> Tokenizer:
         file = self.path / TOKENIZER_FILE
         if not file.is_file():
             tokenizer = self.recipe.fit(lambda n_bytes: self._sample(units, n_bytes))
-            write_atomically(file, json.dumps(tokenizer.to_json()).encode())
+            write_bytes(file, json.dumps(tokenizer.to_json()).encode())
         return read_tokenizer(file)
 
     def _texts(self, unit: Unit) -> Iterator[str | None]:

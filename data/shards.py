@@ -19,9 +19,10 @@ import numpy as np
 from data import verified
 from data.descriptors import Descriptors, descriptor_budget
 from data.errors import DataError, missing_dataset
-from data.json_files import read_json, write_atomically
+from data.json_files import read_json
 from data.metadata import DTYPES, META_BYTES, META_FILE, Shard, check, shard_name, shards_of, split_checksum
 from data.paths import expanded
+from files.writing import write_bytes
 
 
 class TokenDataset:
@@ -150,7 +151,7 @@ def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     """Marks the data set in folder path as complete. Its files count as verified: they were hashed just now."""
     shards = [shard for split in meta["splits"] for shard in shards_of(meta, split)]
     verified.remember(path, {shard.file: verified.stamp(path, shard) for shard in shards})
-    write_atomically(path / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
+    write_bytes(path / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
 
 
 def _check_size(file: Path, shard: Shard) -> None:

@@ -22,10 +22,11 @@ import numpy as np
 
 from data.errors import DataError
 from data.hashing import sha256_of
-from data.json_files import read_json, want, write_atomically
+from data.json_files import read_json, want
 from data.paths import expanded
 from data.shards import read_meta
 from data.text import readable, split_long_words
+from files.writing import write_bytes
 
 if TYPE_CHECKING:
     import tiktoken
@@ -268,7 +269,7 @@ class GPT2(Recipe):
             return self._checked(cached.read_bytes(), cached)
         content = self._checked(self._download(), Path("the download"))
         with suppress(OSError):  # a cache that cannot be written costs the next user a download
-            write_atomically(cached, content)
+            write_bytes(cached, content)
         return content
 
     def _checked(self, content: bytes, where: Path) -> bytes:

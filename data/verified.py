@@ -15,8 +15,9 @@ import numpy as np
 
 from data.errors import DataError
 from data.hashing import blocks, in_threads
-from data.json_files import read_json, write_atomically
+from data.json_files import read_json
 from data.metadata import META_BYTES, Shard
+from files.writing import write_bytes
 
 STAMP_FILE = "verified.json"
 REMEMBER_SECONDS = 1.0  # of reading that a kill may cost
@@ -33,7 +34,7 @@ def stamps(folder: Path) -> dict[str, Any]:
 def remember(folder: Path, new: dict[str, Any]) -> None:
     """Adds stamps to verified.json if the folder can be written."""
     with suppress(OSError):
-        write_atomically(folder / STAMP_FILE, (json.dumps(stamps(folder) | new, indent=1) + "\n").encode())
+        write_bytes(folder / STAMP_FILE, (json.dumps(stamps(folder) | new, indent=1) + "\n").encode())
 
 
 def stamp(folder: Path, shard: Shard) -> list[Any]:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("configs", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
+OURS = ("configs", "files", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
 ALLOWED = {
     "model": {"model"},
-    "data": {"data"},
+    "files": {"files"},
+    "data": {"data", "files"},
     "optim": {"optim"},
-    "trainer": {"trainer"},
-    "configs": {"configs", "model.config"},
-    "train": {"configs", "data", "model", "optim", "trainer", "reproduce.sweep"},
+    "trainer": {"trainer", "files"},
+    "configs": {"configs", "files", "model.config"},
+    "train": {"configs", "data", "files", "model", "optim", "trainer", "reproduce.sweep"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),

@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from trainer.files import fsync_folder, temporary_of, write_json
+from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
 from trainer.ranks import Ranks, is_lost_peer
 from trainer.tensor_files import StreamingWriter, WatchedReader
@@ -209,7 +209,7 @@ class CheckpointStore:
 
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
         """The thread; also where the ranks find out together whether it went well."""
-        started, temporary = time.perf_counter(), temporary_of(path)
+        started, temporary = time.perf_counter(), _temporary(path)
         try:
             if self._is_not_finite(path, tensors):
                 return
@@ -270,8 +270,8 @@ class CheckpointStore:
         for old in self.paths()[: -self.keep]:
             step = int(old.name.removeprefix("step_"))
             if self.permanent_every is None or step % self.permanent_every:
-                old.rename(temporary_of(old))  # at once, so that nobody meets half of it
-                shutil.rmtree(temporary_of(old))
+                old.rename(_temporary(old))  # at once, so that nobody meets half of it
+                shutil.rmtree(_temporary(old))
 
     def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
         """What is wrong with the files, None if nothing is; every rank looks at some of them."""
@@ -338,6 +338,11 @@ def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """A checkpoint's name while it is not complete, the same on all ranks."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _make_empty(folder: Path) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.files import finite, write_text
+from files.writing import finite, write_text
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
 """The picture of a run: its loss curve."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from trainer.files import temporary_of
+from files.writing import write_bytes
 from trainer.metrics import Row
 
 
@@ -29,12 +30,9 @@ def plot_loss(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    temporary = temporary_of(path)
-    try:
-        figure.savefig(temporary, dpi=120, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    write_bytes(path, picture.getvalue())
 
 
 def _unit(tokens: float) -> tuple[str, float]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.files import remove_temporaries, reserve, temporary_of, write_json, write_text
-from trainer.lock import InUseError, Lock
+from files.lock import InUseError, Lock
+from files.writing import remove_temporaries, reserve, write_json, write_text
 
 CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
 STATUSES = ("finished", "diverged", "stopped")
@@ -137,8 +137,9 @@ class RunDirectory:
 
     def _check(self, resume: str, differences: Callable[[Path], list[str]]) -> None:
         is_fresh = not (self.path / CONFIG).is_file()
-        ours = (LOCK, f"{LOCK}.owner", temporary_of(self.path / CONFIG).name)
-        others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
+        ours = (f"{LOCK}.", f".{CONFIG}.")  # what a kill may leave
+        names = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
+        others = [name for name in names if not name.startswith(ours)]
         if is_fresh and others:
             raise RunDirectoryError(
                 f"run_dir={self.path} holds {others[0]} and no run; choose an empty or a new directory"

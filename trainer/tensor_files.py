@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from trainer.files import fsync
+from files.writing import fsync
 from trainer.heartbeat import Watch
 
 PIECE = 1 << 22  # bytes that are hashed and written while they are in the cache

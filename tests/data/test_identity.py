@@ -205,7 +205,7 @@ def test_a_data_set_without_verified_json_or_in_a_read_only_folder_is_compared_a
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr("data.verified.write_atomically", refuse)
+    monkeypatch.setattr("data.verified.write_bytes", refuse)
     assert difference(source, path) is None
     replace(second(folder))
     assert difference(source, path) is not None

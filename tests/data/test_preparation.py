@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -435,3 +436,15 @@ prepared(Files(str(folder / "*.*"), "text"), folder / "out", workers=16, shard_t
 def test_preparation_opens_few_files_at_a_time(tmp_path: Path) -> None:
     done = run(FEW_DESCRIPTORS, tmp_path)
     assert done.status == 0, done.stderr
+
+
+def test_preparation_works_on_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    expected = content(prepared(Texts(TEXTS), tmp_path / "with"))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert content(prepared(Texts(TEXTS), tmp_path / "without")) == expected
+    assert ["has no file locks" in message for message in caplog.messages] == [True]

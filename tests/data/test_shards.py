@@ -223,7 +223,7 @@ def test_a_data_set_is_read_from_a_folder_that_cannot_be_written(folder: Path, m
         raise OSError(30, "Read-only file system", str(path))
 
     (folder / "verified.json").unlink()
-    monkeypatch.setattr("data.verified.write_atomically", refuse)
+    monkeypatch.setattr("data.verified.write_bytes", refuse)
     before = snapshot(folder)
     assert TokenDataset.open(folder, "train").read(np.array([0]), 950)[0].tolist() == TOKENS.tolist()
     assert snapshot(folder) == before

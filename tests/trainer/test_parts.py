@@ -200,13 +200,13 @@ def test_the_loss_curve_is_a_picture(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(figure: Any, path: Path, **settings: Any) -> None:
+    def half(path: Path, content: bytes, mode: str) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     plot_loss([], tmp_path / "loss.png", "a run")
     before = (tmp_path / "loss.png").read_bytes()
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    monkeypatch.setattr("files.writing._write", half)
     with pytest.raises(OSError, match="No space left"):
         plot_loss([], tmp_path / "loss.png", "a run")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"loss.png": before}

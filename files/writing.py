@@ -26,11 +26,17 @@ def finite(value: Any) -> Any:
 
 
 def write_text(path: Path, content: str) -> None:
+    """Replaces the file at path by content; see write_bytes."""
+    write_bytes(path, content.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replaces the file at path by content, atomically and durably; on a full disk in the room reserved for it.
 
     Raises: OSError: if the file cannot be written; what was there before stays.
     """
-    temporary = temporary_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same
     try:
         _write(temporary, content, "wb")
         temporary.replace(path)
@@ -49,12 +55,7 @@ def reserve(path: Path, n_bytes: int) -> None:
 
     Raises: OSError: if there is none.
     """
-    _write(_reserved(path), " " * n_bytes, "wb")
-
-
-def temporary_of(path: Path) -> Path:
-    """The name of a file while it is being written."""
-    return path.with_name(f".{path.name}.tmp")
+    _write(_reserved(path), b" " * n_bytes, "wb")
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -83,9 +84,9 @@ def _reserved(path: Path) -> Path:
     return path.with_name(f".{path.name}.reserved")
 
 
-def _write(path: Path, content: str, mode: str) -> None:
+def _write(path: Path, content: bytes, mode: str) -> None:
     with path.open(mode) as file:
-        file.write(content.encode())
+        file.write(content)
         file.truncate()
         file.flush()
         os.fsync(file.fileno())

@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer import lock
-from trainer.lock import InUseError, Lock, is_held
+from files import lock
+from files.lock import InUseError, Lock, is_held, locked
 
 
 @pytest.fixture(params=["flock", "no flock"])
@@ -20,6 +23,12 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "no flock":
         refuse_locks(monkeypatch)
     return tmp_path / "lock"
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(lock, "SETTLING_SECONDS", 0.0)
 
 
 def refuse_locks(patch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
@@ -83,7 +92,7 @@ def test_an_error_that_says_something_else_is_raised(tmp_path: Path, monkeypatch
         Lock(tmp_path / "lock")
 
 
-def owned(folder: Path, age: float, **owner: Any) -> Path:
+def claim(folder: Path, age: float, **owner: Any) -> Path:
     """A lock without flock, whose owner was last heard of so many seconds ago."""
     (folder / "lock").touch()
     file = folder / "lock.owner"
@@ -93,18 +102,22 @@ def owned(folder: Path, age: float, **owner: Any) -> Path:
     return folder / "lock"
 
 
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "system": "another", "started": 1.0}
+
+
 @pytest.mark.parametrize(("age", "is_alive"), [(lock.STALE_SECONDS - 5, True), (lock.STALE_SECONDS + 5, False)])
 def test_an_owner_elsewhere_lives_as_long_as_it_is_heard_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, is_alive: bool
 ) -> None:
     refuse_locks(monkeypatch)
-    file = owned(tmp_path, age, host="elsewhere", pid=1, started=1.0)
+    file = claim(tmp_path, age, **ELSEWHERE)
     assert is_held(file) == is_alive
     if is_alive:
         with pytest.raises(InUseError, match="process 1 on elsewhere"):
             Lock(file)
     else:
         Lock(file).release()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("lock.")] == ["lock.owner"] * is_alive
 
 
 def test_an_owner_here_is_gone_as_soon_as_its_process_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +125,7 @@ def test_an_owner_here_is_gone_as_soon_as_its_process_is(tmp_path: Path, monkeyp
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     for pid, started in ((ended.pid, 1.0), (os.getpid(), 1.0), (None, None)):  # ended; its number given again; damaged
-        file = owned(tmp_path, 0, host=socket.gethostname(), pid=pid, started=started)
+        file = claim(tmp_path, 0, host=socket.gethostname(), pid=pid, system=lock._system(), started=started)
         assert not is_held(file)
         Lock(file).release()
 
@@ -123,6 +136,72 @@ def test_the_time_stamp_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     held = Lock(tmp_path / "lock")
     file = tmp_path / "lock.owner"
     os.utime(file, (0, 0))
-    while file.stat().st_mtime == 0:
-        pass
+    until(lambda: file.stat().st_mtime > 0)
     held.release()
+
+
+def test_an_owner_that_was_taken_for_gone_leaves_its_follower_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_locks(monkeypatch)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    held = Lock(tmp_path / "lock")
+    file = claim(tmp_path, 0, **ELSEWHERE)
+    until(lambda: "this process was taken for gone" in caplog.text)
+    held.release()
+    assert is_held(file)
+
+
+def test_of_two_that_follow_a_dead_owner_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one writes its name last, while this one waits for that."""
+    refuse_locks(monkeypatch)
+    monkeypatch.setattr(time, "sleep", lambda seconds: claim(tmp_path, 0, **ELSEWHERE))
+    with pytest.raises(InUseError, match="process 1 on elsewhere"):
+        Lock(claim(tmp_path, lock.STALE_SECONDS + 5, **ELSEWHERE))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def test_those_that_wait_have_it_one_after_the_other(file: Path) -> None:
+    inside, most, order = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(3):
+            with locked(file, "working"):
+                with order:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.001)
+                with order:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (inside, most) == (0, 1)
+    assert not list(file.parent.glob("lock.*"))
+
+
+def test_a_lock_is_free_after_an_error(file: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(file, "working"):
+        raise ZeroDivisionError
+    assert not is_held(file)
+
+
+def test_who_is_waited_for_is_said_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = Lock(file)
+    held.sign()
+    waiting = threading.Timer(0.05, held.release)
+    waiting.start()
+    caplog.clear()
+    with locked(file, "preparing"):
+        pass
+    said = [message for message in caplog.messages if "waiting" in message]
+    assert said == [f"another process is preparing (process {os.getpid()} has {file}): waiting for it"]

@@ -1,9 +1,10 @@
 """Who uses a folder: one process at a time, found out also where the file system has no locks.
 
-The lock file holds who has it. Where flock works, the system frees the lock when its owner ends, however it ends.
-Some mounts of Lustre and NFS refuse flock. There the owner renews the time of the file owner beside the lock file every
-BEAT_SECONDS, and one that has not for STALE_SECONDS counts as gone, on the same machine one whose process is gone at
-once. Two processes that take over from the same dead owner within the same moment may then both believe they have it.
+Where flock works, the system frees the lock when its owner ends, however it ends. Some mounts of Lustre and NFS refuse
+flock. There a second file, with .owner at the end of its name, names the owner, who renews its time every
+BEAT_SECONDS. One that has not for STALE_SECONDS counts as gone, one on the same machine as soon as its process is. So
+an owner that was suspended for as long may find that another has taken its place; and of two that follow a dead owner,
+one that is suspended between two adjacent calls may not notice the other.
 """
 
 import errno
@@ -11,10 +12,12 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 BEAT_SECONDS, STALE_SECONDS = 15.0, 90.0
+POLL_SECONDS = 0.5  # how often a waiting process looks
+SETTLING_SECONDS = 1.0  # in which all that found an owner dead have written their names
 CLOCK_STEP_SECONDS = 2.0  # by which corrections of the clock shift when a process seems to have begun
 NO_LOCKS = (
     "warning: the file system of %s has no file locks (%s); a time stamp that is renewed every %.0f s says instead "
@@ -44,7 +49,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self._path, self._is_new = path, not path.exists()
-        self._file, self._renewal = _taken(path)
+        self._file, self._claim = _taken(path)
 
     def sign(self) -> None:
         """Writes who has it into the file, for the message that others get."""
@@ -54,11 +59,25 @@ class Lock:
 
     def release(self, *, leave_no_trace: bool = False) -> None:
         """Lets others have it; leave_no_trace: and deletes the file, if it was not there before."""
-        if self._renewal is not None:
-            self._renewal.end()
+        if self._claim is not None:
+            self._claim.end()
         if leave_no_trace and self._is_new:
             self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock of the file; waits while a live process has it. what: says in the log what for.
+
+    Raises: OSError: if the file cannot be written.
+    """
+    lock = _waited_for(path, what)
+    lock.sign()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_held(path: Path) -> bool:
@@ -71,26 +90,20 @@ def is_held(path: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
-        return _is_alive(_owner_file(path), time.time())
+        owner_file = _owner_file(path)
+        return _is_alive(owner_file, _read(owner_file), time.time())
 
 
-class _Renewal:
-    """A file of its own that says who has the lock, and when that was last true.
+class _Claim:
+    """A file that names the owner, where there is no flock; its time says when that was last true.
 
-    Raises: InUseError: if another process has it.
+    Raises: InUseError: if another process is the owner.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        if _is_alive(path, _now_in(path.parent)):
-            raise InUseError(_words(_read(path)))
-        path.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:  # another process came first
-            raise InUseError(_words(_read(path))) from None
-        os.write(descriptor, json.dumps(_myself()).encode())
-        os.close(descriptor)
+        self._path, self._me = path, {**_myself(), "token": secrets.token_hex(8)}
+        if not self._created():
+            self._succeed()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
         self._thread.start()
@@ -99,15 +112,53 @@ class _Renewal:
         """Gives the lock up."""
         self._over.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
+        if _read(self._path) == self._me:
+            self._path.unlink(missing_ok=True)
+
+    def _created(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as file:
+            file.write(json.dumps(self._me))
+        return True
+
+    def _succeed(self) -> None:
+        """Takes the place of an owner that is gone."""
+        owner, mine = _read(self._path), self._path.with_name(f"{self._path.name}.{self._me['token']}")
+        if _is_alive(self._path, owner, _now_in(mine)):
+            raise InUseError(_words(owner))
+        mine.write_text(json.dumps(self._me))
+        if _read(self._path) == owner:
+            mine.replace(self._path)
+        mine.unlink(missing_ok=True)
+        time.sleep(SETTLING_SECONDS)  # several may have found it gone; the name of the last one stays
+        if (found := _read(self._path)) != self._me:
+            raise InUseError(_words(found))
 
     def _renew(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             with suppress(OSError):
+                if _read(self._path) != self._me:
+                    log.warning("warning: %s names another owner: this process was taken for gone", self._path)
+                    return
                 os.utime(self._path)
 
 
-def _taken(path: Path) -> tuple[FileIO, _Renewal | None]:
+def _waited_for(path: Path, what: str) -> Lock:
+    is_told = False
+    while True:
+        try:
+            return Lock(path)
+        except InUseError as owner:
+            if not is_told:
+                log.warning("another process is %s (%s has %s): waiting for it", what, owner, path)
+                is_told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
     """The open file, locked, and what stands for the lock where there are none."""
     while True:
         file = path.open("a+b", buffering=0)
@@ -118,8 +169,9 @@ def _taken(path: Path) -> tuple[FileIO, _Renewal | None]:
         except OSError as error:
             if error.errno not in NO_FLOCK:
                 raise
+            claim = _Claim(_owner_file(path))
             log.warning(NO_LOCKS, path.parent, error.strerror, BEAT_SECONDS)
-            return file, _Renewal(_owner_file(path))
+            return file, claim
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, None
@@ -134,38 +186,45 @@ def _flocked(file: FileIO, kind: int) -> bool:
     return True
 
 
-def _is_alive(owner_file: Path, now: float) -> bool:
+def _is_alive(owner_file: Path, owner: dict[str, Any], now: float) -> bool:
     """Whether the owner that the file names still is there."""
     try:
         age = now - owner_file.stat().st_mtime
     except FileNotFoundError:
         return False
-    owner = _read(owner_file)
-    if owner.get("host") != socket.gethostname():
+    if owner.get("system") != _system():
         return age < STALE_SECONDS
     found, recorded = _started(owner.get("pid")), owner.get("started")
     return found is not None and isinstance(recorded, float) and abs(found - recorded) < CLOCK_STEP_SECONDS
 
 
-def _now_in(folder: Path) -> float:
-    """The time by the clock of the file system, which need not be this machine's."""
-    probe = folder / f".{socket.gethostname()}-{os.getpid()}.clock"
+def _now_in(probe: Path) -> float:
+    """The time by the clock of the file system of probe, a file to be; it need not be this machine's."""
+    probe.touch()
     try:
-        probe.touch()
         return probe.stat().st_mtime
     finally:
-        probe.unlink(missing_ok=True)
+        probe.unlink()
 
 
 def _myself() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
+    pid = os.getpid()
+    return {"pid": pid, "host": socket.gethostname(), "system": _system(), "started": _started(pid)}
+
+
+def _system() -> str:
+    """Names this machine since its last start, and its process numbers, which containers do not share."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
 
 
 def _started(pid: Any) -> float | None:
     """When the process of this number began, None if there is none: numbers are given again."""
     try:
         return psutil.Process(pid).create_time()
-    except (psutil.Error, TypeError, ValueError):
+    except (psutil.Error, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from trainer import files
-from trainer.files import remove_temporaries, reserve, write_json, write_text
+from files import writing
+from files.writing import remove_temporaries, reserve, write_json, write_text
 
 
 def fill_disk(patch: pytest.MonkeyPatch) -> None:
     """New files find no room; one that is there can be written over."""
-    write = files._write
+    write = writing._write
 
-    def full(path: Path, content: str, mode: str) -> None:
+    def full(path: Path, content: bytes, mode: str) -> None:
         if mode == "wb":
-            path.write_bytes(content.encode()[:5])
+            path.write_bytes(content[:5])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content, mode)
 
-    patch.setattr(files, "_write", full)
+    patch.setattr(writing, "_write", full)
 
 
 def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
