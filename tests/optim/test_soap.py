@@ -194,7 +194,7 @@ def test_float32_stays_near_float64() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be > 0"),
+        ({"lr": -1.0}, "lr=-1.0 must be >= 0"),
         ({"betas": (0.9, 1.0)}, r"betas\[1\]=1.0 must be in \[0, 1\)"),
         ({"shampoo_beta": -0.5}, r"shampoo_beta=-0.5 must be in \[0, 1\)"),
         ({"eps": -1e-8}, "eps=-1e-08 must be >= 0"),
