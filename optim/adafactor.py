@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .factored import column_means, mean, stored
+from .factored import column_means, computed_once, mean
 
 
 class Adafactor(Optimizer):
@@ -19,7 +19,7 @@ class Adafactor(Optimizer):
     Differs from T5's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
     them. From torch's: eps[0] is added to the squared gradient, the paper's way, and the relative step can be left out.
 
-    Raises: ValueError: if lr <= 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
+    Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
     weight_decay < 0.
     """
 
@@ -80,12 +80,12 @@ class Adafactor(Optimizer):
         else:
             row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
             col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square))  # l. 5
-            u = grad * stored((row / mean(row)).rsqrt())[:, None] * stored(col.rsqrt())  # ll. 6-7
-        u = u * stored(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
-        if hp.beta1 is not None:
-            u = state["exp_avg"].lerp_(u, 1 - hp.beta1)
+            u = grad * computed_once((row / mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())  # ll. 6-7
+        u = u * computed_once(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
+        if "exp_avg" in state:
+            u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
         if hp.relative_step:
-            u = u * stored(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
+            u = u * computed_once(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
         return u
 
 

@@ -97,7 +97,7 @@ def test_stored_numbers_are_a_copy_also_in_a_traced_graph() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be > 0"),
+        ({"lr": -1.0}, "lr=-1.0 must be >= 0"),
         ({"beta1": 1.0}, r"beta1=1.0 must be in \[0, 1\)"),
         ({"beta2_decay": 0.0}, "beta2_decay=0.0 must be .*0"),
         ({"eps": (0.0, 1e-3)}, r"eps\[0\]=0.0 must be > 0"),

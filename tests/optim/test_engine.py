@@ -136,9 +136,9 @@ def test_state_that_does_not_fit_is_refused(change: Any, message: str) -> None:
 
 
 RANGES: list[tuple[Callable[..., Optimizer], dict[str, Any], str]] = [
-    (AdamW, {"lr": 0.0}, "AdamW: lr=0.0 must be > 0"),
-    (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be > 0"),
-    (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be > 0"),
+    (AdamW, {"lr": -1e-9}, "AdamW: lr=-1e-09 must be >= 0"),
+    (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be >= 0"),
+    (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be >= 0"),
     (AdamW, {"betas": (0.9, 1.0)}, r"AdamW: betas\[1\]=1.0 must be in \[0, 1\)"),
     (AdamW, {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\) must be 2 numbers, as \(0.9, 0.999\)"),
     (AdamW, {"eps": -1e-8}, "AdamW: eps=-1e-08 must be >= 0"),

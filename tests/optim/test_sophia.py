@@ -20,7 +20,7 @@ def test_win_rate_is_the_share_of_unclipped_coordinates_by_role() -> None:
     a.grad, b.grad = torch.tensor([0.1, 0.4, 0.6, -9.0]), torch.tensor([0.1, -0.2, 0.3, 0.4])
     optimizer.step()
     rates = {name: float(rate) for name, rate in optimizer.diagnostics().items()}
-    assert rates == {"win_rate": 0.75, "win_rate/matrix": 0.5, "win_rate/vector": 1.0}
+    assert rates == {"win_rate": 0.75, "win_rate/matrix": 0.5, "win_rate/vector": 1.0, "skipped_estimates": 0.0}
 
 
 @pytest.mark.parametrize(
