@@ -194,7 +194,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         group, number = self.param_groups[-1], len(self.param_groups) - 1
         group |= {key: groups.without_numpy(value) for key, value in group.items() if key not in groups.NO_SETTINGS}
         try:
-            groups.check_keys(type(self).__name__, group, self.defaults)
+            groups.check_keys(type(self).__name__, group, self.settings, also=self.defaults)
             for index, param in enumerate(group["params"]):
                 groups.check_parameter(type(self).__name__, groups.name_of(group, number, index), param)
             self.check(self._hyper(group))
@@ -255,6 +255,13 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Sentences for the user about diagnostics out of their usual range."""
         return []
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, without numbers of NumPy's, which torch.load(weights_only=True) would refuse."""
+        found: dict[str, Any] = super().state_dict()
+        for group in found["param_groups"]:
+            group |= {key: groups.without_numpy(value) for key, value in group.items() if key not in groups.NO_SETTINGS}
+        return found
+
     @uncompiled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes state and hyperparameters over bit for bit; tensors go to their parameter's device, steps stay.
@@ -264,7 +271,9 @@ class Optimizer(torch.optim.Optimizer, ABC):
         state_dict = dict(state_dict)  # hooks may change it
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        owner, saved, states = type(self).__name__, state_dict["param_groups"], state_dict["state"]
+        owner = type(self).__name__
+        groups.check_form(owner, state_dict)
+        saved, states = state_dict["param_groups"], state_dict["state"]
         groups.check_same(owner, self.param_groups, saved, self.settings)
         saved_ids = [i for group in saved for i in group["params"]]
         if odd := [i for i in states if i not in saved_ids]:
@@ -285,7 +294,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """
         fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
         for ours, group in zip(self.param_groups, fresh, strict=True):
-            groups.check_keys(type(self).__name__, group, [*self.defaults, *ours])
+            groups.check_keys(type(self).__name__, group, self.settings, also=ours)
             self.check(self._hyper(group))
         pairs = [(param, group) for group in fresh for param in group["params"] if param in states]
         return fresh, {param: self._fitting_state(param, group, states[param]) for param, group in pairs}
@@ -324,7 +333,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         specs = self._spec(param, group) if keeps else {}
         expected = {name: (spec.shape, spec.dtype) for name, spec in specs.items()} | {"step": ((), torch.float32)}
         if found != expected:
-            odd = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
+            names = sorted(found.keys() | expected.keys())
+            odd = [name for name in names if found.get(name, "absent") != expected.get(name, "absent")]
             raise ValueError(
                 f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)} should be "
                 f"{expected.get(odd[0], 'absent')}, is {found.get(odd[0], 'absent')}"

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .execution import uncompiled
 from .sharding import is_cut
 
 Batch = Any  # a NamedTuple, see the module; this package does not know whose
@@ -84,6 +85,7 @@ class Curvature(ABC):
         self._optimizer, self._parameters = optimizer, list(parameters)
         self._seed, self._global_batch = seed, global_batch
 
+    @uncompiled
     def update(self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward) -> None:
         """Refreshes the curvature if the 0-based step is due; no gradients are left behind.
 

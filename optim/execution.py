@@ -20,7 +20,10 @@ PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
 VARIANTS = 64  # of compiled code per optimizer: dtypes, numbers of pieces, shapes with a side of 1
-UNCOMPILED = "optimizer steps run uncompiled and slower from now on, because they could not be compiled"
+UNCOMPILED = (
+    "optimizer steps run uncompiled, and slower, because compiling them failed; mend that (a C++ compiler, for one, must "
+    "be installed), or choose execution='eager' to silence this"
+)
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 P = ParamSpec("P")
@@ -114,7 +117,7 @@ class Compiled:
                 return
             except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
                 self.works = False
-                warnings.warn(f"{UNCOMPILED} ({type(error).__name__}: {str(error).splitlines()[0]})", stacklevel=2)
+                warnings.warn(f"{UNCOMPILED}: {str(error).splitlines()[0]}", stacklevel=2)
         self._plain(*arguments)
 
 

@@ -1,6 +1,6 @@
 """Parameter groups: what one may hold, its settings as plain numbers, and whether saved groups are the same ones."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -57,15 +57,27 @@ def not_dense(owner: str, group: Group, number: int, index: int) -> str:
     )
 
 
-def check_keys(owner: str, group: Group, settings: Collection[str]) -> None:
-    """Raises ValueError for a key that is neither a setting nor one of torch's own."""
-    known = [*settings, *NO_SETTINGS, ROLE, *SCHEDULERS]
+def check_keys(owner: str, group: Group, settings: Collection[str], also: Iterable[str]) -> None:
+    """Raises ValueError for a key that is neither a setting, nor one of torch's own, nor among the others named."""
+    known = [*settings, *NO_SETTINGS, ROLE, *SCHEDULERS, *also]
     for key in group:
         if key not in known:
             nearest = get_close_matches(str(key), known, 1, 0.0)[0]
             raise ValueError(
                 f"{owner}: a parameter group has no setting {key!r}; nearest: {nearest}; all: {', '.join(settings)}"
             )
+
+
+def check_form(owner: str, state_dict: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is no state_dict of an optimizer."""
+    state, found = state_dict.get("state"), state_dict.get("param_groups")
+    has_state = isinstance(state, Mapping) and all(isinstance(each, Mapping) for each in state.values())
+    has_groups = isinstance(found, list) and all(isinstance(each, Mapping) and "params" in each for each in found)
+    if not (has_state and has_groups):
+        raise ValueError(
+            f"{owner}: load_state_dict takes what state_dict() gave: state by parameter under 'state', and groups with "
+            f"'params' under 'param_groups'; this has {', '.join(map(repr, state_dict)) or 'nothing'}"
+        )
 
 
 def check_same(owner: str, groups: Sequence[Group], saved: Sequence[Group], settings: Collection[str]) -> None:
