@@ -21,8 +21,8 @@ PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
 VARIANTS = 64  # of compiled code per optimizer: dtypes, numbers of pieces, shapes with a side of 1
 UNCOMPILED = (
-    "optimizer steps run uncompiled, and slower, because compiling them failed; mend that (a C++ compiler, for one, must "
-    "be installed), or choose execution='eager' to silence this"
+    "optimizer steps run uncompiled, and slower, because compiling them failed; install what is missing (often a C++ "
+    "compiler), or choose execution='eager' to silence this"
 )
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 

@@ -250,8 +250,9 @@ class Shampoo:
      8. w <- (1 - lr weight_decay) w;  w <- w - lr D
     sum_statistics: L, R and V are sums and are not corrected (l. 1, 2, 5), and l. 2 adds eps I itself; with b1 = 0,
     f = 1, grafting None, this is the paper's box, L_0 = R_0 = eps I. A power of a symmetric matrix is that of its
-    eigenvalues, which are first shifted by -min(lowest, 0). e = exponent, by default 1 / (2 x sides with a factor): 1/4, the paper's, for two. A side longer than
-    max_precond_dim has no factor. Vectors have none either and take D = X / (sqrt(V / ...) + graft_eps).
+    eigenvalues, which are first shifted by -min(lowest, 0). e = exponent, by default 1 / (2 x sides with a factor):
+    1/4, the paper's, for two. A side longer than max_precond_dim has no factor. Vectors have none either and take
+    D = X / (sqrt(V / ...) + graft_eps).
     """
 
     def __init__(
