@@ -70,7 +70,7 @@ from .execution import (
     working_dtype,
 )
 from .groups import Group
-from .sharding import Owners, group_of, is_cut, total, zeros
+from .sharding import Owners, group_of, groups_of, is_cut, total, zeros
 
 __all__ = ["Hyper", "Optimizer", "Params", "Shape", "Spec", "State", "within", "working_dtype"]
 
@@ -347,8 +347,16 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks that keep parts of the state; where this rank keeps all, the tensor itself."""
-        owners = self._sharing()
-        return total(tensor, self._cutting() if owners is None else owners.group)
+        owners, cut = self._sharing(), self._first_cut()
+        ranks = None if cut is None else group_of(cut)
+        return total(tensor, ranks if owners is None else owners.group)
+
+    def total_of_all(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks that train these parameters, those with copies of the same state included."""
+        cut = self._first_cut()
+        for ranks in [self._group] if cut is None else groups_of(cut):
+            tensor = total(tensor, ranks)
+        return tensor
 
     def _due(self) -> list[tuple[Hyper, list[Tensor]]]:
         """The parameters that have a gradient, with what tells how they are updated: those of one group and one step.
@@ -422,16 +430,16 @@ class Optimizer(torch.optim.Optimizer, ABC):
     def _sharing(self) -> Owners | None:
         """Who computes what, where ranks share parameters that the rule needs whole."""
         if self._owners is None and not (self.elementwise or self.splits_rows):
-            ranks = self._cutting() or self._group
+            cut = self._first_cut()
+            ranks = self._group if cut is None else group_of(cut)
             if ranks is not None:
                 costs = {p: self._cost(p, group) for group in self.param_groups for p in group["params"]}
                 self._owners = Owners(costs, ranks)
         return self._owners
 
-    def _cutting(self) -> dist.ProcessGroup | None:
-        """The ranks that hold different rows of the parameters."""
-        params = (param for group in self.param_groups for param in group["params"])
-        return next((group_of(param) for param in params if is_cut(param)), None)
+    def _first_cut(self) -> Tensor | None:
+        """A parameter of which ranks hold different rows, if there are any."""
+        return next((param for group in self.param_groups for param in group["params"] if is_cut(param)), None)
 
     def _cost(self, param: Tensor, group: Group) -> float:
         """Arithmetic of a step, relative: square state multiplies the parameter and is factorised."""

@@ -117,7 +117,8 @@ class Compiled:
                 return
             except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
                 self.works = False
-                warnings.warn(f"{UNCOMPILED}: {str(error).splitlines()[0]}", stacklevel=2)
+                cause = getattr(error, "inner_exception", error)
+                warnings.warn(f"{UNCOMPILED}: {type(cause).__name__}: {str(cause).splitlines()[0]}", stacklevel=2)
         self._plain(*arguments)
 
 

@@ -28,6 +28,8 @@ def column_means(matrix: Tensor) -> Tensor:
 
 def mean(tensor: Tensor) -> Tensor:
     """The mean, 0-dim, of a tensor with the parameter's rows."""
+    if tensor.ndim == 0:
+        return tensor
     return whole(tensor.sum()) / (n_rows(tensor) * math.prod(tensor.shape[1:]))
 
 

@@ -66,6 +66,14 @@ def group_of(param: Tensor) -> dist.ProcessGroup | None:
     return mesh.get_group(cut[0][0])
 
 
+def groups_of(param: Tensor) -> list[dist.ProcessGroup]:
+    """The groups of ranks that, one after the other, reach all ranks with rows of a parameter, copies (HSDP) too."""
+    if not isinstance(param, DTensor):
+        return []
+    mesh: DeviceMesh = param.device_mesh
+    return [mesh.get_group(axis) for axis in range(mesh.ndim)]
+
+
 @contextmanager
 def rows_of(param: Tensor) -> Iterator[None]:
     """While entered, whole() sums over the ranks that hold the rows of param."""

@@ -136,7 +136,7 @@ class Sophia(Optimizer):
         if parts:  # the largest of each, NaN if there is one
             largest = torch.stack([norm.to(self.device) for norm in torch._foreach_norm(parts, math.inf)])
             found += largest.isfinite().logical_not().sum()
-        return self.total(found) == 0
+        return self.total_of_all(found) == 0
 
     def _state_of(self, param: Tensor, group: Group) -> State:
         is_new = not self.state.get(param)
