@@ -16,7 +16,10 @@ class Adafactor(Optimizer):
     with beta1 also exp_avg of the shape. Memory: m + n numbers, with beta1 mn more.
     relative_step, the paper's: the step is max(eps[1], RMS(parameter)) min(lr, 1 / sqrt(t)); without, it is lr, as a
     schedule wants it. beta1: null, the paper's, for no momentum.
-    Differs from T5's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
+    weight_decay, which the paper does not have, shrinks by lr weight_decay with the lr of the group, as in torch's code,
+    whatever the step size becomes: T5X's code shrinks by weight_decay itself or times a power of lr, Hugging Face's by
+    the step size, max(eps[1], RMS(parameter)) included, times weight_decay.
+    Differs from T5X's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
     them. From torch's: eps[0] is added to the squared gradient, the paper's way, and the relative step can be left out.
 
     Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or

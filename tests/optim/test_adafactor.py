@@ -50,6 +50,16 @@ def test_a_row_that_never_had_gradient_stays_finite_and_still() -> None:
     assert param.isfinite().all()
 
 
+@pytest.mark.parametrize("relative_step", [True, False])
+def test_decay_is_by_lr_whatever_the_step_size(relative_step: bool) -> None:
+    param = torch.full((4, 3), 10.0, requires_grad=True)
+    optimizer = Adafactor([param], lr=0.5, weight_decay=0.1, relative_step=relative_step)
+    for t in range(1, 9):
+        param.grad = torch.zeros(4, 3)
+        optimizer.step()
+        torch.testing.assert_close(param.detach(), torch.full((4, 3), 10 * 0.95**t))
+
+
 def test_a_schedule_may_end_at_lr_0() -> None:
     param = torch.ones(4, 3, requires_grad=True)
     optimizer = Adafactor([param], weight_decay=0.1)
