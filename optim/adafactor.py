@@ -16,9 +16,9 @@ class Adafactor(Optimizer):
     with beta1 also exp_avg of the shape. Memory: m + n numbers, with beta1 mn more.
     relative_step, the paper's: the step is max(eps[1], RMS(parameter)) min(lr, 1 / sqrt(t)); without, it is lr, as a
     schedule wants it. beta1: null, the paper's, for no momentum.
-    weight_decay, which the paper does not have, shrinks by lr weight_decay with the lr of the group, as in torch's code,
-    whatever the step size becomes: T5X's code shrinks by weight_decay itself or times a power of lr, Hugging Face's by
-    the step size, max(eps[1], RMS(parameter)) included, times weight_decay.
+    weight_decay, which the paper does not have, shrinks by lr weight_decay, whatever the step size becomes of lr, as in
+    torch's code. T5X's shrinks by weight_decay alone, or times a power of lr; Hugging Face's by weight_decay times the
+    step size, max(eps[1], RMS(parameter)) included.
     Differs from T5X's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
     them. From torch's: eps[0] is added to the squared gradient, the paper's way, and the relative step can be left out.
 
