@@ -106,8 +106,8 @@ class Shampoo(Optimizer):
         x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
         graft = x
         if "exp_avg_sq" in state:
-            keep, weight = _weights(hp)
-            v = state["exp_avg_sq"].mul_(keep).add_(grad.square() * weight)
+            v, square = state["exp_avg_sq"], grad.square()
+            v = v.add_(square) if hp.sum_statistics else v.lerp_(square, 1 - hp.betas[1])
             graft = x / ((v * hp.correction2).sqrt() + hp.graft_eps)
         if "kept_roots" not in state:
             return graft
@@ -115,8 +115,9 @@ class Shampoo(Optimizer):
         d = d @ state["root_right"] if "root_right" in state else d
         if hp.grafting is None:
             return d
-        size = torch.linalg.vector_norm(d)
-        return torch.where(size > 0, d * (torch.linalg.vector_norm(graft) / (size + 1e-16)), graft)
+        size = torch.linalg.vector_norm(d)  # 0 while there is no root
+        d = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
+        return d.addcmul_(graft, (size == 0).to(d.dtype))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Also, where a parameter has roots:

@@ -100,7 +100,7 @@ class SOAP(Optimizer):
         m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
         m.lerp_(rotated, 1 - beta1)  # M'
-        v.mul_(beta2).add_(rotated.square() * (1 - beta2))  # V
+        v.lerp_(rotated.square(), 1 - beta2)  # V
         n = (m / v.sqrt().add_(hp.eps)).mul_(hp.correction)  # N'
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
