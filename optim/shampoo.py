@@ -116,8 +116,8 @@ class Shampoo(Optimizer):
         if hp.grafting is None:
             return d
         size = torch.linalg.vector_norm(d)  # 0 while there is no root
-        d = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
-        return d.addcmul_(graft, (size == 0).to(d.dtype))
+        grafted: Tensor = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
+        return grafted.addcmul_(graft, (size == 0).to(d.dtype))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Also, where a parameter has roots:
