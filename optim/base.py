@@ -44,8 +44,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from inspect import signature
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, Self, overload
 
 import torch
 import torch.distributed as dist
@@ -106,6 +107,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
     def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto") -> None:
         # What a group may have of its own; other defaults are counts.
         self.settings = [name for name in defaults if name in signature(type(self)).parameters]
+        self._owners: Owners | None = None
         super().__init__(params, defaults)
         if execution not in EXECUTIONS:
             raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
@@ -116,7 +118,6 @@ class Optimizer(torch.optim.Optimizer, ABC):
         self._followed: dict[int, dict[str, Any]] = {}  # settings by group, as of the last step
         self._compiled: Compiled | None = None
         self._group: dist.ProcessGroup | None = None  # of ranks with the same plain parameters and gradients
-        self._owners: Owners | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """All that belongs to a copy: what torch's has, and what a rule keeps on itself.
@@ -132,6 +133,14 @@ class Optimizer(torch.optim.Optimizer, ABC):
             )
         }
         return {**own, "_compiled": None, "_group": None, "_owners": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy on the same ranks, which have the rest of its state."""
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        state = deepcopy(self.__getstate__(), memo) | {"_owners": deepcopy(self._owners, memo), "_group": self._group}
+        other.__setstate__(state)
+        return other
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -201,7 +210,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         except ValueError:
             self.param_groups.pop()
             raise
-        self._owners = None
+        if self._owners is not None:
+            self._owners.add({param: self._cost(param, group) for param in group["params"]})
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -1,10 +1,11 @@
 """What ranks do in tests of optimizers; their processes import it."""
 
+import copy
 from typing import Any
 
 import laws
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optim import Sophia
 from optim.sharding import local
@@ -32,5 +33,26 @@ def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
         "skipped": float(sophia.diagnostics()["skipped_estimates"]),
         "estimates": {float(state["estimates"]) for state in sophia.state.values()},
     }
+    strategy.close()
+    return found
+
+
+def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
+    """Parameters after a model and its optimizer were copied and the copy went on, with a group that came later."""
+    strategy, model = laws.open_strategy(placement), laws.gpt()
+    optimizer = laws.placed(strategy, option, model)
+    laws.steps_with_given_gradients(model, optimizer, 0, 3)
+    twin, other = copy.deepcopy((model, optimizer)) if placement != "fsdp2" else (model, optimizer)
+    late = [
+        nn.Parameter(laws._like(p, laws._random(p, 9, n))) for n, p in enumerate(twin.h[0].parameters()) if n in (2, 4)
+    ]
+    other.members[0].add_param_group({"params": late})
+    other.names.update({param: f"late.{n}" for n, param in enumerate(late)})
+    for step in range(3, 7):
+        for n, param in enumerate([*twin.parameters(), *late]):
+            param.grad = laws._like(param, laws._random(param, step, n))
+        other.step()
+        other.zero_grad()
+    found = laws.whole_parameters(strategy, twin) | {other.names[p]: strategy.whole(p.detach()).clone() for p in late}
     strategy.close()
     return found
