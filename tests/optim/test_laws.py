@@ -230,6 +230,7 @@ def test_a_copy_steps_its_own_parameters_whatever_was_put_on_the_original(
     train(model, optimizer, 0, 4)
     before = copy.deepcopy(model.state_dict())
     twin, other = again((model, optimizer))
+    other.load_state(*copy.deepcopy(optimizer.save_state()))
     for member in other.members:
         torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
     train(twin, other, 4, 8)
