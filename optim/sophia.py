@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,18 +111,24 @@ class Sophia(Optimizer):
                 shapes = f"{tuple(estimate.shape)} for a parameter of shape {tuple(param.shape)}"
                 raise ValueError(f"Sophia: an estimate of the curvature has shape {shapes}")
         is_finite = self._is_finite(estimates)
-        counted: dict[int, Tensor] = {}  # by the count before
+        counted: dict[Tensor, Tensor] = {}  # by the count before
         for group in self.param_groups:
             weight = 1 - plain(group["betas"])[1]
             for param in (param for param in group["params"] if param in estimates):
                 state = self._state_of(param, group)
                 h, count = local(state["hessian"]), state["estimates"]
                 h.lerp_(torch.where(is_finite, local(estimates[param]).to(h.dtype), h), weight)
-                if id(count) not in counted:
-                    counted[id(count)] = count + is_finite
-                state["estimates"] = counted[id(count)]
+                if count not in counted:
+                    counted[count] = count + is_finite
+                state["estimates"] = counted[count]
             group["curvature_updates"] += 1
             group["skipped_estimates"] = group["skipped_estimates"] + is_finite.logical_not()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; the counts are no longer one tensor, which whoever loads in place would fill several times."""
+        found = super().state_dict()
+        own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
+        return found | {"state": own}
 
     def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
         """See Optimizer."""

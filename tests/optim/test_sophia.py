@@ -176,6 +176,8 @@ def test_parameters_with_the_same_past_are_updated_together() -> None:
     counts = [optimizer.state[p]["estimates"] for p in (a, b, c)]
     assert [float(count) for count in counts] == [2.0, 2.0, 1.0]
     assert counts[0] is counts[1]
+    saved = [state["estimates"] for state in optimizer.state_dict()["state"].values()]
+    assert len({id(count) for count in saved}) == 3  # in a state_dict they are not: it may be loaded into
 
 
 def test_no_host_waits_to_know_whether_an_estimate_is_finite() -> None:
