@@ -189,6 +189,8 @@ def build(
     nodes, owned = _nodes(config), _ownership(_nodes(config), parameters, roles)
     members = []
     for key, node in nodes.items():
+        if not owned[key]:
+            raise ValueError(f"optim.roles.{key}: the model has no parameter with such a role; leave that node out")
         _check_parameters(node, {name: parameters[name] for name in owned[key]})
         member = _construct(node, _groups(node, owned[key], parameters, roles))
         _check_role_settings(node, member)

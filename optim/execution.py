@@ -109,7 +109,7 @@ class Compiled:
         self._plain, self._fast, self.works = update, torch.compile(own, dynamic=True, fullgraph=True), True
 
     def __call__(self, *arguments: Any) -> None:
-        """Nothing has changed when compiling fails, so that the call is made again."""
+        """Runs the function; where compiling fails, which comes before anything is changed, as it is."""
         if self.works:
             try:
                 with torch._dynamo.config.patch(recompile_limit=VARIANTS):

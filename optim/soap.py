@@ -25,7 +25,8 @@ class SOAP(Optimizer):
     rotated in bfloat16, the rest stays exact; on hardware with bfloat16 products a step is about half as long, and its
     direction differs by about 1 %.
     The momentum is rotated when the basis changes, not in every step. A basis whose refresh fails or is not finite is
-    kept, and counted. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
+    kept, and counted; without a first gradient, because that step was skipped, it is the identity until the next
+    refresh. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
     Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a weight of
     convolutions; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,

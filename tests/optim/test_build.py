@@ -125,9 +125,15 @@ def test_a_wrong_config_fails_before_there_is_a_model(config: dict[str, Any], me
             {"matrix,embedding": ADAMW, "vector": ADAMW, "embedding": ADAMW},
             r"wte.weight \(role embedding\) is owned by 2 optimizers",
         ),
+        (
+            {"matrix,embedding,vector": ADAMW, "head": ADAMW},  # it is tied
+            "optim.roles.head: the model has no parameter with such a role; leave that node out",
+        ),
     ],
 )
-def test_a_parameter_without_exactly_one_owner_is_an_error(roles: dict[str, Any], message: str) -> None:
+def test_a_parameter_without_exactly_one_owner_or_an_owner_without_one_is_an_error(
+    roles: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         built({"roles": roles}, gpt())
 

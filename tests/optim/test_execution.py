@@ -225,6 +225,20 @@ def test_what_cannot_be_compiled_runs_eagerly_after_one_warning(rule: str, monke
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_more_variants_than_torch_keeps_run_eagerly(compilations: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "VARIANTS", 2)
+    shapes = [(3,), (3, 4), (3, 4, 5), (2, 3, 4, 5)]  # a variant each
+    optimizer = made("adafactor", made_parameters(shapes), execution="compiled")
+    with pytest.warns(UserWarning, match="optimizer steps run uncompiled"):
+        rules.step(optimizer, 0)
+    rules.step(optimizer, 1)
+    expected = made("adafactor", made_parameters(shapes), execution="eager")
+    for n in range(2):
+        rules.step(expected, n)
+    for a, b in zip(*(o.param_groups[0]["params"] for o in (optimizer, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.slow
 def test_without_a_cpp_compiler_steps_run_eagerly() -> None:
     code = """

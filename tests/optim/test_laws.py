@@ -205,6 +205,29 @@ def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
 
 
 @OF_EVERY_OPTION
+def test_a_first_step_that_is_not_taken_leaves_nothing_behind(option: str) -> None:
+    """First bases and roots come from later gradients."""
+    model = gpt()
+    optimizer = built(config(option), model)
+    before = copy.deepcopy(model.state_dict())
+
+    def spoil() -> None:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, torch.nan)
+        for member in optimizer.members:
+            member.found_inf = torch.ones(())  # type: ignore[attr-defined]
+
+    train(model, optimizer, 0, 1, before_step=spoil)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for member in optimizer.members:
+        member.found_inf = None  # type: ignore[attr-defined]
+    train(model, optimizer, 1, 8)
+    after = model.state_dict()
+    assert all(tensor.isfinite().all() for tensor in [*after.values(), *optimizer.save_state()[0].values()])
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@OF_EVERY_OPTION
 def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     model = gpt()
     optimizer = built(config(option), model)
