@@ -76,9 +76,11 @@ class Sophia(Optimizer):
     def moves(self, hp: Hyper) -> bool:
         """See Optimizer.
 
-        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one.
+        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one. With lr 0 none
+        is needed: torch's checkpoint tools take such a step to bring the state into being.
         """
-        if hp.t > self.curvature.first_step and not any(group["curvature_updates"] for group in self.param_groups):
+        has_curvature = any(group["curvature_updates"] for group in self.param_groups)
+        if hp.lr > 0 and hp.t > self.curvature.first_step and not has_curvature:
             raise RuntimeError(
                 f"Sophia took {hp.t - 1} steps and never got curvature: call curvature.update(step, batches, "
                 "forward_backward) on every step before step(), as train.py does"

@@ -13,6 +13,11 @@ import rules
 import torch
 from rules import RULES, made, parameters
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import Hyper, Optimizer, Params, Shape, Spec
@@ -142,6 +147,22 @@ def test_state_that_does_not_fit_is_refused(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fresh.load_state_dict(saved)
     assert not fresh.state
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("flat", [True, False])
+def test_torchs_distributed_checkpoint_tools_carry_the_state(rule: str, flat: bool) -> None:
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    models = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+    optimizer, fresh = (made(rule, model.parameters()) for model in models)
+    for n in range(3):
+        rules.step(optimizer, n)
+    optimizer.zero_grad()
+    saved = copy.deepcopy(get_optimizer_state_dict(models[0], optimizer, options=options))
+    set_optimizer_state_dict(models[1], fresh, saved, options=options)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert optimizer.state[a].keys() == fresh.state[b].keys()
+        assert all(torch.equal(fresh.state[b][name], tensor) for name, tensor in optimizer.state[a].items())
 
 
 def test_what_is_no_state_dict_is_refused() -> None:
