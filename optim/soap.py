@@ -28,8 +28,8 @@ class SOAP(Optimizer):
     kept, and counted; without a first gradient, because that step was skipped, it is the identity until the next
     refresh. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
-    Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a weight of
-    convolutions; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,
+    Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a convolution's
+    weight; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,
     which rounding errors would draw anew. It shows in float64: those of float32 exceed it.
     Memory beyond state: of a step, four copies of the largest matrix; of a refresh, four matrices of the longest side
     squared.
