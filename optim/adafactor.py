@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .factored import column_means, mean, stored
+from .factored import column_means, computed_once, mean
 
 
 class Adafactor(Optimizer):
@@ -16,10 +16,13 @@ class Adafactor(Optimizer):
     with beta1 also exp_avg of the shape. Memory: m + n numbers, with beta1 mn more.
     relative_step, the paper's: the step is max(eps[1], RMS(parameter)) min(lr, 1 / sqrt(t)); without, it is lr, as a
     schedule wants it. beta1: null, the paper's, for no momentum.
-    Differs from T5's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
+    weight_decay, which the paper does not have, shrinks by lr weight_decay, whatever the step size becomes of lr, as in
+    torch's code. T5X's shrinks by weight_decay alone, or times a power of lr; Hugging Face's by weight_decay times the
+    step size, max(eps[1], RMS(parameter)) included.
+    Differs from T5X's and Hugging Face's code: momentum averages the clipped updates, before the step size multiplies
     them. From torch's: eps[0] is added to the squared gradient, the paper's way, and the relative step can be left out.
 
-    Raises: ValueError: if lr <= 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
+    Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
     weight_decay < 0.
     """
 
@@ -80,12 +83,12 @@ class Adafactor(Optimizer):
         else:
             row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
             col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square))  # l. 5
-            u = grad * stored((row / mean(row)).rsqrt())[:, None] * stored(col.rsqrt())  # ll. 6-7
-        u = u * stored(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
-        if hp.beta1 is not None:
-            u = state["exp_avg"].lerp_(u, 1 - hp.beta1)
+            u = grad * computed_once((row / mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())  # ll. 6-7
+        u = u * computed_once(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
+        if "exp_avg" in state:
+            u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
         if hp.relative_step:
-            u = u * stored(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
+            u = u * computed_once(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
         return u
 
 

@@ -13,7 +13,7 @@ class AdamW(Optimizer):
     State for a parameter: exp_avg and exp_avg_sq, both of its shape. Memory: 2 numbers per parameter.
     As torch's, and unlike the paper, the decay is multiplied by lr itself, not by a schedule multiplier of its own.
 
-    Raises: ValueError: if lr <= 0, eps < 0, weight_decay < 0, or a beta lies outside [0, 1).
+    Raises: ValueError: if lr < 0, eps < 0, weight_decay < 0, or a beta lies outside [0, 1).
     """
 
     elementwise = True

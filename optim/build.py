@@ -12,13 +12,16 @@ parameters of a role. `rest` stands for the roles not named.
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from . import groups
 from .base import Optimizer
 from .curvature import Curvature
 from .sharding import local, zeros
@@ -59,8 +62,7 @@ class OptimizerSet:
             elif is_finite.device.type == "cpu" or not _stops_on_device(member):
                 _step_if(bool(is_finite), member)
             else:
-                member.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's name for it
-                member.step()
+                _step_where(is_finite, member)
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""
@@ -98,8 +100,7 @@ class OptimizerSet:
                     tensors[f"{self.names[param]}.{name}"] = value
                 else:
                     numbers.setdefault(self.names[param], {})[name] = value
-        groups = [{k: v for k, v in group.items() if k != "params" and _is_json(v)} for group in self.param_groups]
-        return tensors, {"numbers": numbers, "groups": groups}
+        return tensors, {"numbers": numbers, "groups": [_as_json(group) for group in self._named_groups()]}
 
     def empty_state(self, saved: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
         """Tensors for a checkpoint to be read into, then to be given to load_state: those that this rank keeps.
@@ -124,23 +125,31 @@ class OptimizerSet:
     def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Takes over what save_state gave, bit for bit.
 
-        Raises: ValueError: if a name belongs to no parameter, or the state does not fit its optimizer.
+        Raises: ValueError: if a name belongs to no parameter, the groups are others or in another order, or the state
+        does not fit its optimizer; then nothing has changed.
         """
         states: dict[str, dict[str, Any]] = {name: dict(found) for name, found in rest["numbers"].items()}
         for full_name, tensor in tensors.items():
             fqn, _, name = full_name.rpartition(".")
             states.setdefault(fqn, {})[name] = tensor
         self._check_known(states)
-        if len(self.param_groups) != len(rest["groups"]):
-            ours, theirs = len(self.param_groups), len(rest["groups"])
-            raise ValueError(f"the saved optimizer state has {theirs} parameter groups, this one {ours}")
-        for group, saved in zip(self.param_groups, rest["groups"], strict=True):
-            group.update({key: tuple(v) if isinstance(group.get(key), tuple) else v for key, v in saved.items()})
+        settings = list(dict.fromkeys(key for member in self.members for key in member.defaults))
+        groups.check_same("optim", self._named_groups(), rest["groups"], settings)
+        saved, commits = iter(rest["groups"]), []
         for member in self.members:
-            for group in member.param_groups:
-                for param in group["params"]:
-                    if self.names[param] in states:
-                        _load(member, param, group, states[self.names[param]])
+            own = [next(saved) for _ in member.param_groups]
+            params = [param for group in member.param_groups for param in group["params"]]
+            commits.append(
+                _prepared(member, own, {p: states[self.names[p]] for p in params if self.names[p] in states})
+            )
+        for commit in commits:
+            commit()
+
+    def _named_groups(self) -> list[dict[str, Any]]:
+        """The groups with the FQNs of their parameters."""
+        return [
+            group | {"param_names": [self.names[param] for param in group["params"]]} for group in self.param_groups
+        ]
 
     def _check_known(self, names: Iterable[str]) -> None:
         if unknown := sorted(set(names) - set(self.names.values())):
@@ -180,6 +189,9 @@ def build(
     nodes, owned = _nodes(config), _ownership(_nodes(config), parameters, roles)
     members = []
     for key, node in nodes.items():
+        if not owned[key]:
+            raise ValueError(f"optim.roles.{key}: the model has no parameter with such a role; leave that node out")
+        _check_parameters(node, {name: parameters[name] for name in owned[key]})
         member = _construct(node, _groups(node, owned[key], parameters, roles))
         _check_role_settings(node, member)
         curvature = getattr(member, "curvature", None)
@@ -227,13 +239,19 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """One parameter group per role, with the role's settings, and without weight decay where it has none."""
     decays = node.get("decay_roles", ROLES)
-    groups = []
+    found = []
     for role in (role for role in ROLES if any(roles[name] == role for name in names)):
         group: dict[str, Any] = {"params": [parameters[n] for n in names if roles[n] == role], "role": role}
         if role not in decays and "weight_decay" in _accepted(locate(node["_target_"])):
             group["weight_decay"] = 0.0
-        groups.append(group | {k: _construct(v) for k, v in node.get("role_settings", {}).get(role, {}).items()})
-    return groups
+        found.append(group | {k: _construct(v) for k, v in node.get("role_settings", {}).get(role, {}).items()})
+    return found
+
+
+def _check_parameters(node: Node, parameters: Mapping[str, nn.Parameter]) -> None:
+    if isinstance(target := locate(node["_target_"]), type) and issubclass(target, Optimizer):
+        for name, param in parameters.items():
+            groups.check_parameter(target.__name__, name, param)
 
 
 def _check_role_settings(node: Node, member: torch.optim.Optimizer) -> None:
@@ -293,15 +311,33 @@ def _accepted(target: Any) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind in kinds and p.name != "params"}
 
 
-def _load(
-    member: torch.optim.Optimizer, param: nn.Parameter, group: Mapping[str, Any], state: Mapping[str, Any]
-) -> None:
+def _prepared(
+    member: torch.optim.Optimizer,
+    saved: Sequence[Mapping[str, Any]],
+    states: Mapping[Tensor, Mapping[str, Any]],
+) -> Callable[[], None]:
+    """What makes a member take saved groups and states over.
+
+    Raises: ValueError: if they do not fit it.
+    """
     if isinstance(member, Optimizer):
-        member.load_state(param, group, state)
-        return
+        return partial(member.take_over, *member.fitting(saved, states))
+    fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(member.param_groups, saved, strict=True)]
+    owners = {param: group for group in fresh for param in group["params"]}
+    found: dict[Tensor, dict[str, Any]] = {p: _foreign_state(p, owners[p], state) for p, state in states.items()}
+
+    def commit() -> None:
+        for group, settings in zip(member.param_groups, fresh, strict=True):
+            group.update(settings)
+        member.state = defaultdict(dict, found)
+
+    return commit
+
+
+def _foreign_state(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     # As torch keeps them: steps in host memory unless a fused or capturable kernel counts them on the device.
     on_device = group.get("fused") or group.get("capturable")
-    member.state[param] = {
+    return {
         name: value.to(param.device if name != "step" or on_device else "cpu", copy=True)
         if isinstance(value, Tensor)
         else value
@@ -326,11 +362,25 @@ def _stops_on_device(member: torch.optim.Optimizer) -> bool:
     return isinstance(member, Optimizer) or all(group.get("fused") for group in member.param_groups)
 
 
+def _step_where(is_finite: Tensor, member: torch.optim.Optimizer) -> None:
+    member.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's name for it
+    try:
+        member.step()
+    finally:
+        member.found_inf = None  # type: ignore[attr-defined]  # or it would stop steps that do not ask
+
+
 def _step_if(is_finite: bool, member: torch.optim.Optimizer) -> None:
     if is_finite:
         member.step()
     elif isinstance(member, Optimizer):
         member.skip()
+
+
+def _as_json(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a group is JSON, numbers as Python's; waits for those that are tensors on a device."""
+    found = {key: groups.plain(value) for key, value in group.items() if key != "params"}
+    return {key: value for key, value in found.items() if _is_json(value)}
 
 
 def _is_json(value: Any) -> bool:

@@ -10,14 +10,15 @@ What an estimate is made of depends on (seed, step, global row) only: the same o
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .execution import uncompiled
 from .sharding import is_cut
 
 Batch = Any  # a NamedTuple, see the module; this package does not know whose
@@ -37,7 +38,7 @@ class TakesCurvature(Protocol):
 
     param_groups: list[dict[str, Any]]
 
-    def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:
+    def update_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
         """Takes an estimate for every parameter that has one."""
 
 
@@ -50,6 +51,8 @@ class Curvature(ABC):
     Raises: ValueError: if every or sequences is < 1, or fraction lies outside (0, 1]; from bind, if sequences exceeds
     the global batch.
     """
+
+    rho: ClassVar[float | None] = None  # the paper's gamma for this estimator; None: to be given
 
     def __init__(self, every: int, sequences: int | None, fraction: float, paper_code: bool) -> None:
         if every < 1:
@@ -82,6 +85,7 @@ class Curvature(ABC):
         self._optimizer, self._parameters = optimizer, list(parameters)
         self._seed, self._global_batch = seed, global_batch
 
+    @uncompiled
     def update(self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward) -> None:
         """Refreshes the curvature if the 0-based step is due; no gradients are left behind.
 
@@ -91,11 +95,13 @@ class Curvature(ABC):
             return
         if self._optimizer is None:
             raise RuntimeError(f"{type(self).__name__}: call bind(optimizer, parameters, ...) before update()")
+        known = set(self._parameters)
+        owned = {param: None for group in self._optimizer.param_groups for param in group["params"]}  # in their order
+        self._parameters += [param for param in owned if param not in known]  # of groups added since
         self._forget_gradients()
         share = max(1, round(self.fraction * self._global_batch))
         sequences = share if self.sequences is None else self.sequences
         estimates = self.estimate(step, sub_batch(batches, sequences, self._global_batch), forward_backward, sequences)
-        owned = {param for group in self._optimizer.param_groups for param in group["params"]}
         self._optimizer.update_curvature({param: e for param, e in estimates.items() if param in owned})
         self._forget_gradients()
 
@@ -122,6 +128,8 @@ class GaussNewtonBartlett(Curvature):
     before it is squared (biases the estimate down), and there is none before the first k steps are done; that code also
     takes all sequences, fraction=1.
     """
+
+    rho = 0.05
 
     def __init__(
         self, every: int = 10, sequences: int | None = None, fraction: float = 0.5, *, paper_code: bool = False
@@ -157,6 +165,8 @@ class Hutchinson(Curvature):
     the only one with a second derivative, and the model runs uncompiled. paper_code: none before the first k steps.
     """
 
+    rho = 0.01
+
     def __init__(
         self, every: int = 10, sequences: int | None = None, fraction: float = 1 / 15, *, paper_code: bool = False
     ) -> None:
@@ -184,16 +194,22 @@ class Hutchinson(Curvature):
 
         Raises: RuntimeError: if something in the model has no second derivative.
         """
+        parameters = [param for param in self._parameters if param.requires_grad]
         generator = torch.Generator().manual_seed(hashed(self._seed, step))
-        probes = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in self._parameters]
+        probes = {p: torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in parameters}
+        used: set[Tensor] = set()
 
         def slope_along_probe(model: nn.Module, batch: Batch) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):
                 logits = widened(model.forward(batch.inputs))  # forward, not __call__: that one may be compiled
             loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
-            gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
-            return sum(((g * u).sum() for g, u in zip(gradients, probes, strict=True)), torch.zeros_like(loss))
+            gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+            known = {param: g for param, g in zip(parameters, gradients, strict=True) if g is not None}
+            used.update(known)
+            return sum(((g * probes[param]).sum() for param, g in known.items()), torch.zeros_like(loss))
 
+        if not parameters:
+            return {}
         try:
             forward_backward(batches, slope_along_probe, sequences)
         except RuntimeError as error:
@@ -203,8 +219,9 @@ class Hutchinson(Curvature):
                 f"Hutchinson needs second derivatives, which this model lacks ({error}); use GaussNewtonBartlett, or "
                 "attention and loss made of differentiable operations, uncompiled"
             ) from error
-        pairs = zip(self._parameters, probes, strict=True)
-        return {p: widened(p.grad).mul_(u) for p, u in pairs if p.grad is not None}
+        # The gradient of a parameter that the loss is linear in is a constant: no second derivative reaches it.
+        products = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters if p in used}
+        return {p: widened(product).mul_(probes[p]) for p, product in products.items()}
 
 
 def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
@@ -241,11 +258,15 @@ def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One label per position from softmax(logits (..., V)), by inverting its distribution at uniform (...); int64."""
+    """One label per position from softmax(logits (..., V)), by inverting its distribution at uniform (...); int64.
+
+    Some label where logits are not finite, so that a run that diverges ends as one.
+    """
     cumulative = logits.softmax(-1).cumsum(-1)
     total = cumulative[..., -1]  # near 1: rounding
     wanted = (uniform.to(total.dtype) * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+    labels = torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+    return labels.clamp(max=logits.shape[-1] - 1)  # beyond the last if all comparisons with NaN fail
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ def column_means(matrix: Tensor) -> Tensor:
     50257 x 768 on a CPU.
     """
     blocks = len(matrix) // BLOCK
+    if blocks == 0:  # compiled code cannot shape nothing
+        return whole(matrix.sum(0)) / n_rows(matrix)
     sums = matrix[: blocks * BLOCK].view(blocks, BLOCK, matrix.shape[1]).sum(1).sum(0)
     return whole(sums + matrix[blocks * BLOCK :].sum(0)) / n_rows(matrix)
 
@@ -31,13 +33,18 @@ def mean(tensor: Tensor) -> Tensor:
     return whole(tensor.sum()) / (n_rows(tensor) * math.prod(tensor.shape[1:]))
 
 
+def computed_once(small: Tensor) -> Tensor:
+    """The tensor; in compiled code, where it would be computed for every number that is multiplied by it, a copy.
+
+    That holds for the arithmetic of a row's or column's factor, roots and divisions included, or the product would be
+    written out for lack of a cheap way to it.
+    """
+    return stored(small) if torch.compiler.is_compiling() else small
+
+
 @torch.library.custom_op("nanodescent::stored", mutates_args=())
 def stored(small: Tensor) -> Tensor:
-    """A copy, computed once.
-
-    Compiled code would otherwise repeat the arithmetic of a row's or column's factor for every number of the matrix
-    that is multiplied by it, roots and divisions included, or write out the product for lack of a cheap way to it.
-    """
+    """A copy."""
     return small.clone()
 
 

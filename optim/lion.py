@@ -11,7 +11,7 @@ class Lion(Optimizer):
     State for a parameter: exp_avg, of its shape. Memory: 1 number per parameter.
     Every number moves by lr: take lr 3-10 times smaller than AdamW's, and weight_decay as much larger.
 
-    Raises: ValueError: if lr <= 0, weight_decay < 0, or a beta lies outside [0, 1).
+    Raises: ValueError: if lr < 0, weight_decay < 0, or a beta lies outside [0, 1).
     """
 
     elementwise = True

@@ -11,7 +11,7 @@ class SGD(Optimizer):
     State for a parameter: momentum_buffer, of its shape; none without momentum. Memory: 1 or 0 numbers per parameter.
     Differs from torch's code: the decay is decoupled, W <- (1 - lr weight_decay) W, and never enters the momentum.
 
-    Raises: ValueError: if lr <= 0, weight_decay < 0, momentum or dampening lies outside [0, 1), or nesterov comes
+    Raises: ValueError: if lr < 0, weight_decay < 0, momentum or dampening lies outside [0, 1), or nesterov comes
     without momentum.
     """
 
@@ -55,7 +55,7 @@ class SGD(Optimizer):
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         """See Optimizer."""
-        if not hp.momentum:
+        if "momentum_buffer" not in state:
             return grad
         b = state["momentum_buffer"].mul_(hp.momentum).add_(grad * hp.share)
         return grad + b * hp.momentum if hp.nesterov else b

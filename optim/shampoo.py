@@ -19,12 +19,15 @@ class Shampoo(Optimizer):
     factor_left and root_left (m, m), factor_right and root_right (n, n); with grafting "adam" also exp_avg_sq (m, n).
     Memory: mn + 2(m^2 + n^2) numbers, mn more for Adam's. A side longer than max_precond_dim has no factor; a parameter
     without any, vectors among them, is Adam's (with sum_statistics: Adagrad's).
-    precondition_frequency: steps between new roots; until the first the graft moves alone. exponent: of each inverse
-    root, null for 1 / (2 x sides with a factor), the paper's 1/4. grafting: whose length every update gets, "adam"'s or
-    "sgd"'s, or null for its own. eps: added to the eigenvalues; graft_eps: to Adam's root. sum_statistics: sums
-    instead of averages. A root whose factorisation fails or is not finite is kept, and counted.
+    precondition_frequency: steps between new roots; until the first the graft moves alone. Without grafting there is a
+    root from the first step on. exponent: of each inverse root, null for 1 / (2 x sides with a factor), the paper's
+    1/4. grafting: whose length every update gets, "adam"'s or "sgd"'s, or null for its own. graft_eps: added to Adam's
+    root. sum_statistics: sums instead of averages. eps: added to the eigenvalues, as a fraction of the largest; with
+    sum_statistics as it is, as in the paper (L_0 = eps I). A root whose factorisation fails or is not finite is kept,
+    and counted.
     Differs from the paper, unless betas[0]=0, precondition_frequency=1, grafting=null and sum_statistics: momentum,
-    averages with bias correction, rare roots and grafting, as published runs on language models have them.
+    averages with bias correction, rare roots and grafting, as published runs on language models have them. Parameters
+    that are no matrix are Adam's, or Adagrad's, where the paper's Algorithm 2 has a factor for every axis.
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
     """
@@ -34,7 +37,7 @@ class Shampoo(Optimizer):
         params: Params,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-12,
+        eps: float = 1e-6,
         weight_decay: float = 0.0,
         precondition_frequency: int = 10,
         max_precond_dim: int = 8192,
@@ -50,8 +53,8 @@ class Shampoo(Optimizer):
         settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
         super().__init__(params, settings, execution)
         self._refreshes = Refreshes()
-        shapes = [(tuple(p.shape), Hyper(group)) for group in self.param_groups for p in group["params"]]
-        if not any(_sides(shape, hp) for shape, hp in shapes):
+        shapes = [(tuple(p.shape), self._hyper(group)) for group in self.param_groups for p in group["params"]]
+        if shapes and not any(_sides(shape, hp) for shape, hp in shapes):
             raise ValueError(
                 f"Shampoo: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
                 f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
@@ -76,7 +79,7 @@ class Shampoo(Optimizer):
             spec["exp_avg_sq"] = Spec(shape)
         for side, axis in sides.items():
             square = Spec((shape[axis], shape[axis]))
-            spec |= {f"factor_{side}": square, f"root_{side}": square._replace(is_identity=True)}
+            spec |= {f"factor_{side}": square, f"root_{side}": square}  # a root of zeros: there is none yet
         return spec | ({"kept_roots": Spec(())} if sides else {})
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
@@ -84,7 +87,6 @@ class Shampoo(Optimizer):
         return {
             "correction1": 1 / (1 - hp.betas[0] ** hp.t),
             "correction2": _correction(hp),
-            "has_roots": float(hp.t >= hp.precondition_frequency),
         }
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
@@ -92,7 +94,8 @@ class Shampoo(Optimizer):
         sides, (keep, weight) = _sides(tuple(grad.shape), hp), _weights(hp)
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
-        if sides and hp.t % hp.precondition_frequency == 0:
+        is_first = hp.t == 1 and hp.grafting is None
+        if sides and (is_first or hp.t % hp.precondition_frequency == 0):
             with self._refreshes:
                 for side in sides:
                     exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
@@ -103,8 +106,8 @@ class Shampoo(Optimizer):
         x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
         graft = x
         if "exp_avg_sq" in state:
-            keep, weight = _weights(hp)
-            v = state["exp_avg_sq"].mul_(keep).addcmul_(grad, grad, value=weight)
+            v, square = state["exp_avg_sq"], grad.square()
+            v = v.add_(square) if hp.sum_statistics else v.lerp_(square, 1 - hp.betas[1])
             graft = x / ((v * hp.correction2).sqrt() + hp.graft_eps)
         if "kept_roots" not in state:
             return graft
@@ -112,8 +115,9 @@ class Shampoo(Optimizer):
         d = d @ state["root_right"] if "root_right" in state else d
         if hp.grafting is None:
             return d
-        d = d * (torch.linalg.vector_norm(graft) / (torch.linalg.vector_norm(d) + 1e-16))
-        return graft.add(hp.has_roots * (d - graft))
+        size = torch.linalg.vector_norm(d)  # 0 while there is no root
+        grafted: Tensor = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
+        return grafted.addcmul_(graft, (size == 0).to(d.dtype))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Also, where a parameter has roots:
@@ -153,15 +157,17 @@ def _correction(hp: Hyper) -> float:
 
 
 def _refresh_root(state: State, side: str, exponent: float, hp: Hyper) -> Tensor | bool:
-    """(factor + eps I)^-exponent into its root; whether that failed."""
+    """(factor + eps I)^-exponent into its root, unless the factor is zero; whether that failed."""
     found, root = eigen(mirrored(state[f"factor_{side}"])), state[f"root_{side}"]
     if found is None:
         return True
-    values, vectors = found
-    values = values * _correction(hp)
-    values = values - values.min().clamp(max=0) + float(hp.eps)  # rounding errors make some negative
+    values, vectors = found[0] * _correction(hp), found[1]
+    values = values - values.min().clamp(max=0)  # rounding errors make some negative
+    largest = values.max()
+    values = values + hp.eps * (1.0 if hp.sum_statistics else largest)
     half = vectors * values.pow(-exponent / 2)
     fresh = half @ half.mT
     is_finite = fresh.isfinite().all()
     root.copy_(torch.where(is_finite, fresh, root))
-    return is_finite.logical_not()
+    has_failed: Tensor = is_finite.logical_not() & (largest != 0)
+    return has_failed

@@ -12,8 +12,9 @@ on all ranks; that of an owner is a plain tensor there and absent elsewhere.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -64,6 +65,14 @@ def group_of(param: Tensor) -> dist.ProcessGroup | None:
         )
     mesh: DeviceMesh = param.device_mesh
     return mesh.get_group(cut[0][0])
+
+
+def groups_of(param: Tensor) -> list[dist.ProcessGroup]:
+    """The groups of ranks that, one after the other, reach all ranks with rows of a parameter, copies (HSDP) too."""
+    if not isinstance(param, DTensor):
+        return []
+    mesh: DeviceMesh = param.device_mesh
+    return [mesh.get_group(axis) for axis in range(mesh.ndim)]
 
 
 @contextmanager
@@ -117,6 +126,16 @@ class Owners:
         self._device = local(next(iter(costs))).device
         self.loads = [0.0] * self.world_size
         self.owner: dict[Tensor, int] = {}
+        self.add(costs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Owners":
+        """For the copies of the parameters, on the same ranks."""
+        other = copy(self)
+        other.loads, other.owner = list(self.loads), {deepcopy(p, memo): rank for p, rank in self.owner.items()}
+        return other
+
+    def add(self, costs: Mapping[Tensor, float]) -> None:
+        """Assigns more parameters; the others stay where their state is."""
         for param, cost in sorted(costs.items(), key=lambda item: -item[1]):  # stable: equal costs keep their order
             rank = min(range(self.world_size), key=self.loads.__getitem__)
             self.owner[param], self.loads[rank] = rank, self.loads[rank] + cost

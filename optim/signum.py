@@ -10,7 +10,7 @@ class Signum(Optimizer):
 
     State for a parameter: exp_avg, of its shape. Memory: 1 number per parameter. Lion with equal betas is the same.
 
-    Raises: ValueError: if lr <= 0, weight_decay < 0, or momentum lies outside [0, 1).
+    Raises: ValueError: if lr < 0, weight_decay < 0, or momentum lies outside [0, 1).
     """
 
     elementwise = True

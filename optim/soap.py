@@ -19,16 +19,18 @@ class SOAP(Optimizer):
     State for a matrix (m, n): exp_avg and exp_avg_sq (m, n), both in the eigenbasis; factor_left and basis_left (m, m),
     factor_right and basis_right (n, n): L, Q_L^T, R, Q_R^T of the paper. A basis holds an eigenvector per row. Memory:
     2(mn + m^2 + n^2) numbers. A side longer than max_precond_dim has no basis; one_sided: only the shorter side has
-    one, of equal sides the right. Other shapes are Adam's.
+    one, of equal sides the right.
     shampoo_beta: the factors' average, null for betas[1]. first_step: "skip" takes the first gradient for the bases
     only, as the authors do; "adam" also takes Adam's step with it. bf16_rotations: gradients, momentum and updates are
     rotated in bfloat16, the rest stays exact; on hardware with bfloat16 products a step is about half as long, and its
     direction differs by about 1 %.
     The momentum is rotated when the basis changes, not in every step. A basis whose refresh fails or is not finite is
-    kept, and counted. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
+    kept, and counted; without a first gradient, because that step was skipped, it is the identity until the next
+    refresh. Differs from the paper: the moments are bias-corrected, eps is added to the root, and when
     the order of the eigenvalues changes the second moment is reordered with the basis, all as in the authors' code.
-    Unlike there, a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors;
-    rounding errors would draw them anew. It shows in float64: those of float32 exceed it.
+    Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a convolution's
+    weight; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,
+    which rounding errors would draw anew. It shows in float64: those of float32 exceed it.
     Memory beyond state: of a step, four copies of the largest matrix; of a refresh, four matrices of the longest side
     squared.
 
@@ -58,8 +60,8 @@ class SOAP(Optimizer):
         settings |= {"max_precond_dim": max_precond_dim, "one_sided": one_sided, "first_step": first_step}
         super().__init__(params, settings | {"bf16_rotations": bf16_rotations}, execution)
         self._refreshes = Refreshes()
-        shapes = [(tuple(p.shape), Hyper(group)) for group in self.param_groups for p in group["params"]]
-        if not any(_sides(shape, hp) for shape, hp in shapes):
+        shapes = [(tuple(p.shape), self._hyper(group)) for group in self.param_groups for p in group["params"]]
+        if shapes and not any(_sides(shape, hp) for shape, hp in shapes):
             raise ValueError(
                 f"SOAP: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
                 f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
@@ -99,7 +101,7 @@ class SOAP(Optimizer):
         m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
         m.lerp_(rotated, 1 - beta1)  # M'
-        v.mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)  # V
+        v.lerp_(rotated.square(), 1 - beta2)  # V
         n = (m / v.sqrt().add_(hp.eps)).mul_(hp.correction)  # N'
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
@@ -171,7 +173,13 @@ def _refresh_bases(sides: Mapping[str, int], state: State, hp: Hyper) -> None:
         else:
             failed = _next_basis(product, values, basis, state["exp_avg_sq"], axis)
         state["kept_bases"].add_(failed)
-    state["exp_avg"].copy_(_rotate(m, state, hp.bf16_rotations))
+    rotated, v = _rotate(m, state, hp.bf16_rotations), state["exp_avg_sq"]
+    if hp.t == 2:
+        # Both moments are of one gradient, or zero, and V = (1 - b2) (M / (1 - b1))^2 in every basis. The factor is
+        # taken from the norms, which rotations keep, so that it is that of the step before whatever the betas are now.
+        size = rotated.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
+        v.copy_(rotated.square() * (v.sum() / size))
+    state["exp_avg"].copy_(rotated)
 
 
 def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:

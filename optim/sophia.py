@@ -1,13 +1,16 @@
 """Sophia: see the class."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
 from .curvature import Curvature
+from .execution import uncompiled
+from .groups import Group, plain
 from .sharding import local
 
 WIN_RATE = (0.1, 0.5)
@@ -18,26 +21,31 @@ class Sophia(Optimizer):
 
     Momentum over an average of a curvature diagonal, clipped to [-1, 1] per coordinate; the estimator makes it
     Sophia-G (GaussNewtonBartlett) or Sophia-H (Hutchinson). State for a parameter: exp_avg and hessian, both of its
-    shape. Memory: 2 numbers per parameter.
+    shape, and estimates, how many hessian has averaged. Memory: 2 numbers per parameter.
     hessian holds the average of the estimates themselves, the batch size B of Gauss-Newton-Bartlett included, so rho
-    (the paper's gamma) is a number of the optimizer alone.
+    (the paper's gamma) is a number of the optimizer alone; null for the estimator's, the paper's: 0.05 for
+    Gauss-Newton-Bartlett, 0.01 for Hutchinson.
+    A parameter that has no estimate yet, because it joined or got its first gradient after the last one, gathers
+    momentum and does not move: in the box, too, an estimate precedes the first update. An estimate with a number that
+    is not finite is skipped for all parameters, and counted.
     Differs from the authors' code: the curvature is refreshed before the update of steps 1, k + 1, ... as the box has
     it, not after those of steps k, 2k, ...; eps bounds the denominator from below and is not added to it. The
-    estimator's paper_code brings the former back.
+    estimator's paper_code brings the former back; without an estimate, momentum's sign is then the update, as there.
 
-    Raises: ValueError: if lr <= 0, rho <= 0, eps <= 0, weight_decay < 0, a beta lies outside [0, 1), or curvature is no
+    Raises: ValueError: if lr < 0, rho <= 0, eps <= 0, weight_decay < 0, a beta lies outside [0, 1), or curvature is no
     estimator.
     RuntimeError: from step(), if the curvature was never estimated.
     """
 
     elementwise = True
+    apart = ("estimates",)
 
     def __init__(
         self,
         params: Params,
         lr: float = 6e-4,
         betas: tuple[float, float] = (0.96, 0.99),
-        rho: float = 0.05,
+        rho: float | None = None,
         eps: float = 1e-12,
         weight_decay: float = 0.2,
         *,
@@ -50,8 +58,10 @@ class Sophia(Optimizer):
                 "Hutchinson(every=10) for Sophia-H"
             )
         self.curvature = curvature
+        self._counts: dict[tuple[torch.device, float], Tensor] = {}  # see _share
+        rho = curvature.rho if rho is None else rho
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "curvature_updates": 0}, execution)
+        super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution)
 
     def check(self, hp: Hyper) -> None:
         """See Optimizer."""
@@ -61,19 +71,25 @@ class Sophia(Optimizer):
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
         """See Optimizer."""
-        return {"exp_avg": Spec(shape), "hessian": Spec(shape)}
+        return {"exp_avg": Spec(shape), "hessian": Spec(shape), "estimates": Spec((), torch.float32, by_row=False)}
 
     def moves(self, hp: Hyper) -> bool:
         """See Optimizer.
 
-        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one.
+        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one. With lr 0 none
+        is needed: torch's checkpoint tools take such a step to bring the state into being.
         """
-        if hp.curvature_updates == 0 and hp.t > self.curvature.first_step:
+        has_curvature = any(group["curvature_updates"] for group in self.param_groups)
+        if hp.lr > 0 and hp.t > self.curvature.first_step and not has_curvature:
             raise RuntimeError(
                 f"Sophia took {hp.t - 1} steps and never got curvature: call curvature.update(step, batches, "
                 "forward_backward) on every step before step(), as train.py does"
             )
         return True
+
+    def gate(self, state: State) -> Tensor | None:
+        """See Optimizer."""
+        return None if self.curvature.paper_code else state["estimates"]
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         """See Optimizer; lines of Algorithm 3."""
@@ -82,33 +98,90 @@ class Sophia(Optimizer):
         update: Tensor = (m / (h * hp.rho).clamp(min=hp.eps)).clamp(-1, 1)  # l. 12
         return update
 
+    @uncompiled
     @torch.no_grad()
-    def update_curvature(self, estimates: dict[Tensor, Tensor]) -> None:
-        """Averages new estimates of the curvature's diagonal (by parameter, of its shape) into the state, l. 9."""
+    def update_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
+        """Averages new estimates of the curvature's diagonal (by parameter, of its shape) into the state, l. 9.
+
+        If a number of any of them is not finite, on any rank, it only counts as a skipped estimate, on all ranks. No
+        host waits for that.
+
+        Raises: ValueError: if an estimate is not of its parameter's shape.
+        """
+        for param, estimate in estimates.items():
+            if estimate.shape != param.shape:
+                shapes = f"{tuple(estimate.shape)} for a parameter of shape {tuple(param.shape)}"
+                raise ValueError(f"Sophia: an estimate of the curvature has shape {shapes}")
+        is_finite = self._is_finite(estimates)
+        counted: dict[Tensor, Tensor] = {}  # by the count before
         for group in self.param_groups:
-            for param in group["params"]:
-                if param in estimates:
-                    h = self._state_of(param, group)["hessian"]
-                    h.lerp_(estimates[param].to(h.dtype), 1 - group["betas"][1])
+            weight = 1 - plain(group["betas"])[1]
+            for param in (param for param in group["params"] if param in estimates):
+                state = self._state_of(param, group)
+                h, count = local(state["hessian"]), state["estimates"]
+                h.lerp_(torch.where(is_finite, local(estimates[param]).to(h.dtype), h), weight)
+                if count not in counted:
+                    counted[count] = count + is_finite
+                state["estimates"] = counted[count]
             group["curvature_updates"] += 1
+            group["skipped_estimates"] = group["skipped_estimates"] + is_finite.logical_not()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; the counts are no longer one tensor, which whoever loads in place would fill several times."""
+        found = super().state_dict()
+        own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
+        return found | {"state": own}
+
+    def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
+        """See Optimizer."""
+        super().take_over(fresh, states)
+        for state in states.values():
+            self._share(state, float(state["estimates"]))
+
+    def _is_finite(self, estimates: Mapping[Tensor, Tensor]) -> Tensor:
+        """Whether all numbers are, on all ranks; a 0-dim bool on the device."""
+        parts = [part for part in map(local, estimates.values()) if part.numel()]
+        found = torch.zeros((), device=self.device)
+        if parts:  # the largest of each, NaN if there is one
+            largest = torch.stack([norm.to(self.device) for norm in torch._foreach_norm(parts, math.inf)])
+            found += largest.isfinite().logical_not().sum()
+        return self.total_of_all(found) == 0
+
+    def _state_of(self, param: Tensor, group: Group) -> State:
+        is_new = not self.state.get(param)
+        state = super()._state_of(param, group)
+        if is_new:
+            self._share(state, 0.0)
+        return state
+
+    def _share(self, state: State, value: float) -> None:
+        """Makes equal counts one tensor, so that parameters with the same past are updated together."""
+        count = state["estimates"]
+        state["estimates"] = self._counts.setdefault((count.device, value), count)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Also win_rate, the share of coordinates that are not clipped, overall and by role."""
+        """Also win_rate, the share of coordinates that are not clipped, overall and by role, and skipped_estimates."""
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
         for group in self.param_groups:
             for state in (self.state[param] for param in group["params"] if param in self.state):
                 m, h = local(state["exp_avg"]), local(state["hessian"])
-                count = torch.stack([(m.abs() < group["rho"] * h).sum(), torch.tensor(m.numel(), device=m.device)])
+                unclipped = (m.abs() < plain(group["rho"]) * h).sum()
+                count = torch.stack([unclipped, torch.tensor(m.numel(), device=m.device)])
                 counts.setdefault(group.get("role", "all"), []).append(count)
         sums = {f"win_rate/{role}": self.total(torch.stack(found).sum(0)) for role, found in counts.items()}
         if sums:
             sums["win_rate"] = torch.stack(list(sums.values())).sum(0)
-        return super().diagnostics() | {name: count[0] / count[1] for name, count in sums.items()}
+        skipped = torch.stack([torch.as_tensor(g["skipped_estimates"], device=self.device) for g in self.param_groups])
+        found = {name: count[0] / count[1].clamp(min=1) for name, count in sums.items()}
+        return super().diagnostics() | found | {"skipped_estimates": skipped.max().float()}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
         """See Optimizer; the paper's advice: tune rho until the win rate lies between 0.1 and 0.5."""
-        rate, rhos = diagnostics.get("win_rate"), sorted({group["rho"] for group in self.param_groups})
-        if rate is None or WIN_RATE[0] <= rate <= WIN_RATE[1]:
-            return []
-        way = "below 0.1: too many coordinates are clipped, raise" if rate < WIN_RATE[0] else "above 0.5: lower"
-        return [f"Sophia: win_rate={rate:.3f} is {way} rho={', '.join(map(str, rhos))}"]
+        rate, rhos = diagnostics.get("win_rate"), sorted({plain(group["rho"]) for group in self.param_groups})
+        found = []
+        if rate is not None and not WIN_RATE[0] <= rate <= WIN_RATE[1]:
+            way = "below 0.1: too many coordinates are clipped, raise" if rate < WIN_RATE[0] else "above 0.5: lower"
+            found.append(f"Sophia: win_rate={rate:.3f} is {way} rho={', '.join(map(str, rhos))}")
+        if skipped := diagnostics.get("skipped_estimates"):
+            found.append(f"Sophia: {skipped:.0f} estimates of the curvature were not finite and were skipped")
+        return found

@@ -154,7 +154,7 @@ class SOAP:
         Q <- orthogonal factor of qr(C @ Q)
     11. M = Q_L^T @ M_full @ Q_R
     first_step = "adam": Q_L = Q_R = I in step 1, which is then Adam's; its line 10 takes the eigenvectors by eigh,
-    descending, and leaves V alone, since no axis of the old basis corresponds to one of the new.
+    descending, and after line 11 V = (1 - b2) (Q_L^T @ g @ Q_R)^2: what line 4 makes of one gradient in the new basis.
     one_sided: only the shorter side has a basis (of equal sides, the right one). A side longer than max_precond_dim
     has none. Vectors have none at all.
     """
@@ -199,6 +199,7 @@ class SOAP:
         self.update_statistics(g)  # l. 9
         if not self.has_basis:
             self.first_basis()
+            self.V = (1 - b2) * self.rotate(g) ** 2
         elif self.t % self.f == 0:
             self.refresh()  # l. 10
         self.M = self.rotate(M_full)  # l. 11
@@ -239,18 +240,19 @@ class Shampoo:
     """Gupta et al., arXiv:1802.09568, Algorithm 1, as used today: averages, momentum and grafting.
 
      1. L <- EMA_b2(L, g @ g^T), R <- EMA_b2(R, g^T @ g), V <- EMA_b2(V, g^2)
-     2. if t mod f = 0: P_L = (L / (1 - b2^t) + eps I)^-e, P_R likewise
+     2. if t mod f = 0, or t = 1 and grafting = None: P_L = (L / (1 - b2^t) + eps |L / (1 - b2^t)|_2 I)^-e, P_R likewise
      3. M <- EMA_b1(M, g);  X = M / (1 - b1^t)
      4. D = P_L @ X @ P_R
      5. A = X / (sqrt(V / (1 - b2^t)) + graft_eps)    grafting = "adam"
         A = X                                         grafting = "sgd"
      6. D <- D |A| / (|D| + 1e-16)                    Frobenius norms; not with grafting = None
-     7. before the first roots, D = A                 (X with grafting = None)
+     7. before the first roots, D = A
      8. w <- (1 - lr weight_decay) w;  w <- w - lr D
-    sum_statistics: L, R and V are sums and are not corrected (l. 1, 2, 5); with b1 = 0, f = 1, grafting None, this is
-    the paper's box. A power of a symmetric matrix is that of its eigenvalues, which are first shifted by -min(lowest,
-    0) + eps. e = exponent, by default 1 / (2 x sides with a factor): 1/4, the paper's, for two. A side longer than
-    max_precond_dim has no factor. Vectors have none either and take D = X / (sqrt(V / ...) + graft_eps).
+    sum_statistics: L, R and V are sums and are not corrected (l. 1, 2, 5), and l. 2 adds eps I itself; with b1 = 0,
+    f = 1, grafting None, this is the paper's box, L_0 = R_0 = eps I. A power of a symmetric matrix is that of its
+    eigenvalues, which are first shifted by -min(lowest, 0). e = exponent, by default 1 / (2 x sides with a factor):
+    1/4, the paper's, for two. A side longer than max_precond_dim has no factor. Vectors have none either and take
+    D = X / (sqrt(V / ...) + graft_eps).
     """
 
     def __init__(
@@ -258,7 +260,7 @@ class Shampoo:
         w: Array,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-12,
+        eps: float = 1e-6,
         weight_decay: float = 0.0,
         precondition_frequency: int = 10,
         max_precond_dim: int = 8192,
@@ -283,7 +285,7 @@ class Shampoo:
         b1, b2 = self.betas
         correction = 1.0 if self.sums else 1 - b2**self.t
         self.update_statistics(g, b2)  # l. 1
-        if self.t % self.f == 0:  # l. 2
+        if self.t % self.f == 0 or (self.t == 1 and self.grafting is None):  # l. 2
             self.PL = self.root(self.L / correction) if self.left else None
             self.PR = self.root(self.R / correction) if self.right else None
         self.M = ema(self.M, g, b1)  # l. 3
@@ -292,7 +294,7 @@ class Shampoo:
         D = D @ self.PR if self.PR is not None else D
         adam = X / (np.sqrt(self.V / correction) + self.graft_eps)  # l. 5
         A = adam if self.grafting == "adam" or not (self.left or self.right) else X
-        if self.t < self.f or not (self.left or self.right):
+        if (self.PL is None and self.PR is None) or not (self.left or self.right):
             D = A  # l. 7
         elif self.grafting is not None:
             D = D * np.linalg.norm(A) / (np.linalg.norm(D) + 1e-16)  # l. 6
@@ -308,7 +310,8 @@ class Shampoo:
 
     def root(self, C: Array) -> Array:
         values, vectors = np.linalg.eigh((C + C.T) / 2)
-        values = values - min(values.min(), 0.0) + self.eps
+        values = values - min(values.min(), 0.0)
+        values = values + self.eps * (1.0 if self.sums else values.max())
         return (vectors * values**-self.e) @ vectors.T
 
 

@@ -50,6 +50,16 @@ def test_a_row_that_never_had_gradient_stays_finite_and_still() -> None:
     assert param.isfinite().all()
 
 
+@pytest.mark.parametrize("relative_step", [True, False])
+def test_decay_is_by_lr_whatever_the_step_size(relative_step: bool) -> None:
+    param = torch.full((4, 3), 10.0, requires_grad=True)
+    optimizer = Adafactor([param], lr=0.5, weight_decay=0.1, relative_step=relative_step)
+    for t in range(1, 9):
+        param.grad = torch.zeros(4, 3)
+        optimizer.step()
+        torch.testing.assert_close(param.detach(), torch.full((4, 3), 10 * 0.95**t))
+
+
 def test_a_schedule_may_end_at_lr_0() -> None:
     param = torch.ones(4, 3, requires_grad=True)
     optimizer = Adafactor([param], weight_decay=0.1)
@@ -97,7 +107,7 @@ def test_stored_numbers_are_a_copy_also_in_a_traced_graph() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be > 0"),
+        ({"lr": -1.0}, "lr=-1.0 must be >= 0"),
         ({"beta1": 1.0}, r"beta1=1.0 must be in \[0, 1\)"),
         ({"beta2_decay": 0.0}, "beta2_decay=0.0 must be .*0"),
         ({"eps": (0.0, 1e-3)}, r"eps\[0\]=0.0 must be > 0"),

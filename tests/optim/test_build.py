@@ -1,13 +1,15 @@
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from configs import compose
 from model import GPT, GPTConfig
-from optim.build import OptimizerSet, build, check
+from optim.build import OptimizerSet, _step_where, build, check
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1}
 LION_LIKE = {"_target_": "torch.optim.SGD", "lr": 0.1}
@@ -123,9 +125,15 @@ def test_a_wrong_config_fails_before_there_is_a_model(config: dict[str, Any], me
             {"matrix,embedding": ADAMW, "vector": ADAMW, "embedding": ADAMW},
             r"wte.weight \(role embedding\) is owned by 2 optimizers",
         ),
+        (
+            {"matrix,embedding,vector": ADAMW, "head": ADAMW},  # it is tied
+            "optim.roles.head: the model has no parameter with such a role; leave that node out",
+        ),
     ],
 )
-def test_a_parameter_without_exactly_one_owner_is_an_error(roles: dict[str, Any], message: str) -> None:
+def test_a_parameter_without_exactly_one_owner_or_an_owner_without_one_is_an_error(
+    roles: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         built({"roles": roles}, gpt())
 
@@ -176,6 +184,52 @@ def test_state_saved_and_loaded_continues_bit_for_bit(config: dict[str, Any]) ->
 
 
 LION = {"_target_": "optim.Lion"}
+
+
+def test_a_complex_parameter_is_refused_by_its_fqn() -> None:
+    model = gpt()
+    model.h[0].register_parameter("phase", nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64)))
+    with pytest.raises(ValueError, match="Lion: h.0.phase is torch.complex64; optimizers here take real"):
+        built(LION, model)
+    built(ADAMW, model)  # torch's own takes them
+
+
+@pytest.mark.parametrize("config", [ADAMW, {**ADAMW, "fused": True}, LION])
+def test_numbers_of_any_kind_in_a_group_are_saved(config: dict[str, Any]) -> None:
+    model = gpt()
+    optimizer = built(config, model)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
+    optimizer.param_groups[1]["lr"] = np.float32(0.5)
+    _, rest = optimizer.save_state()
+    fresh = built(config, gpt())
+    fresh.load_state({}, json.loads(json.dumps(rest)))
+    assert [group["lr"] for group in fresh.param_groups[:2]] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("config", [ADAMW, LION])
+def test_state_that_was_not_saved_is_gone_after_a_load(config: dict[str, Any]) -> None:
+    optimizer = built(config, gpt())
+    nothing = optimizer.save_state()
+    for param in optimizer.names:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    optimizer.load_state(*nothing)
+    assert not optimizer.save_state()[0]
+
+
+@pytest.mark.parametrize("config", [{**ADAMW, "fused": True}, LION])
+def test_a_step_that_was_not_to_be_taken_stops_no_later_one(config: dict[str, Any]) -> None:
+    """As on a device whose host does not know."""
+    optimizer = built(config, gpt())
+    params = list(optimizer.names)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = [param.detach().clone() for param in params]
+    for member in optimizer.members:
+        _step_where(torch.tensor(False), member)
+    assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
+    optimizer.step()
+    assert not any(torch.equal(param, old) for param, old in zip(params, before, strict=True))
 
 
 @pytest.mark.parametrize(

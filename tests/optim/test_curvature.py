@@ -202,6 +202,53 @@ def test_impossible_labels_are_never_drawn() -> None:
     assert draw_labels(logits, uniform).tolist() == [[1, 1, 3, 3]]
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_exist_whatever_the_logits(bad: float, dtype: torch.dtype) -> None:
+    logits = torch.full((2, 3, 5), bad, dtype=dtype)
+    logits[0, 0, 1:] = 0
+    labels = draw_labels(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64).expand(2, 3))
+    assert ((labels >= 0) & (labels < 5)).all()
+
+
+@pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
+def test_an_estimate_at_parameters_that_are_not_finite_is_not_finite_and_raises_nothing(
+    curvature: type[Curvature],
+) -> None:
+    model = gpt()
+    with torch.no_grad():
+        model.h[0].mlp.c_fc.weight[0, 0] = torch.nan
+    assert not estimates(curvature(every=1), 1, model=model).isfinite().all()
+
+
+class Partly(nn.Module):
+    """A GPT, with a parameter that takes no part, and one that shifts all logits alike, which softmax does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gpt, self.spare, self.shift = gpt(), nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(1).double())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.gpt(tokens) + self.shift
+        return logits
+
+
+@pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
+def test_frozen_and_unused_parameters_have_no_estimate_and_the_others_theirs(curvature: type[Curvature]) -> None:
+    model, found = Partly(), {}
+    frozen = model.gpt.h[0].mlp.c_fc.weight.requires_grad_(False)
+    collector = Collector(model)
+    collector.update_curvature = found.update  # type: ignore[method-assign]
+    strategy = Single(device=torch.device("cpu"), precision="fp32", compiled=False)
+    strategy.prepare(model)
+    estimator = curvature(every=1)
+    estimator.bind(collector, model.gpt.parameters(), seed=5, global_batch=G)  # spare and shift came later
+    estimator.update(0, batches(G), strategy.forward_backward)
+    assert found.keys() == set(model.parameters()) - {frozen, model.spare}
+    assert found[model.shift].abs() < 1e-12
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_noise_belongs_to_the_global_row() -> None:
     whole = uniforms(1, 2, batches(G)[0])
     assert torch.equal(torch.cat([uniforms(1, 2, batch) for batch in batches(2)]), whole)

@@ -1,14 +1,23 @@
 """What the engine promises every rule, shown on the simplest one."""
 
 import copy
+import io
 import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import rules
 import torch
+from rules import RULES, made, parameters
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import Hyper, Optimizer, Params, Shape, Spec
@@ -27,6 +36,9 @@ class Heavyball(Optimizer):
 
     def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
         return state["exp_avg"].mul_(hp.beta).add_(grad)
+
+
+SHAPES = [(4, 3), (3,), (), (1, 2), (2, 3, 4)]
 
 
 def parameter(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -131,14 +143,120 @@ def test_state_that_does_not_fit_is_refused(change: Any, message: str) -> None:
     step(optimizer, param, 1)
     saved = copy.deepcopy(optimizer.state_dict())
     change(saved["state"][0])
+    fresh = Heavyball([param])
     with pytest.raises(ValueError, match=message):
-        Heavyball([param]).load_state_dict(saved)
+        fresh.load_state_dict(saved)
+    assert not fresh.state
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("flat", [True, False])
+def test_torchs_distributed_checkpoint_tools_carry_the_state(rule: str, flat: bool) -> None:
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    models = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+    optimizer, fresh = (made(rule, model.parameters()) for model in models)
+    for n in range(3):
+        rules.step(optimizer, n)
+    optimizer.zero_grad()
+    saved = copy.deepcopy(get_optimizer_state_dict(models[0], optimizer, options=options))
+    set_optimizer_state_dict(models[1], fresh, saved, options=options)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert optimizer.state[a].keys() == fresh.state[b].keys()
+        assert all(torch.equal(fresh.state[b][name], tensor) for name, tensor in optimizer.state[a].items())
+
+
+def test_what_is_no_state_dict_is_refused() -> None:
+    for wrong in ({}, {"state": {}}, {"state": {0: [1]}, "param_groups": []}, {"state": {}, "param_groups": [{}]}):
+        with pytest.raises(ValueError, match="Heavyball: load_state_dict takes what state_dict\\(\\) gave"):
+            Heavyball([parameter()]).load_state_dict(wrong)
+
+
+Groups = list[dict[str, Any]]
+
+
+def two(first: dict[str, Any], second: dict[str, Any], names: str | None = None) -> Groups:
+    """Two groups of one parameter each, of one shape."""
+    params: list[Any] = [parameter(), parameter()]
+    if names is not None:
+        params = list(zip(names, params, strict=True))
+    return [{"params": [params[0]], **first}, {"params": [params[1]], **second}]
+
+
+@pytest.mark.parametrize(
+    ("saved", "ours", "message"),
+    [
+        (two({}, {}, "ab"), two({}, {}, "ba"), "parameter 0 of group 0 is a in the saved .*, here b; give .* order"),
+        (two({"role": "head"}, {}), two({}, {"role": "head"}), "group 0 has role head in the saved .*, here None"),
+        (
+            two({"weight_decay": 0.1}, {"weight_decay": 0.0}),
+            two({"weight_decay": 0.0}, {"weight_decay": 0.1}),
+            "group 0 of the saved optimizer state has the settings of group 1 here; give the groups in the saved order",
+        ),
+        (
+            [{"params": [parameter(), parameter()]}, {"params": [parameter()]}],
+            [{"params": [parameter()]}, {"params": [parameter(), parameter()]}],
+            "group 0 has 2 parameters in the saved optimizer state, here 1",
+        ),
+    ],
+)
+def test_groups_saved_in_another_order_are_refused(saved: Groups, ours: Groups, message: str) -> None:
+    first, second = Heavyball(saved, lr=0.1), Heavyball(ours, lr=0.1)
+    for optimizer in (first, second):
+        rules.step(optimizer, 0)
+    before = copy.deepcopy(second.state_dict())
+    rules.step(first, 1)
+    with pytest.raises(ValueError, match=f"Heavyball: parameter {message}".replace("parameter parameter", "parameter")):
+        second.load_state_dict(first.state_dict())
+    after = second.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(after["state"][i]["exp_avg"], before["state"][i]["exp_avg"]) for i in (0, 1))
+
+
+def test_other_settings_for_the_same_groups_are_replaced_by_the_saved_ones() -> None:
+    saved = Heavyball(two({"weight_decay": 0.1}, {"weight_decay": 0.0}), lr=0.1)
+    ours = Heavyball(two({"weight_decay": 0.3}, {"weight_decay": 0.0}), lr=0.5)
+    ours.load_state_dict(saved.state_dict())
+    assert [(group["lr"], group["weight_decay"]) for group in ours.param_groups] == [(0.1, 0.1), (0.1, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "setting", "values"),
+    [
+        ("sgd", "momentum", [0.9, 0.0, 0.9]),
+        ("adafactor", "beta1", [None, 0.9, None]),
+        ("shampoo", "grafting", ["adam", None, "adam"]),
+        ("soap", "one_sided", [False, True, False]),
+    ],
+)
+def test_state_follows_settings_that_change(rule: str, setting: str, values: list[Any]) -> None:
+    optimizer = made(rule, parameters(SHAPES), **({"nesterov": False} if rule == "sgd" else {}))
+    for n, value in enumerate(values):
+        optimizer.param_groups[0][setting] = value
+        rules.step(optimizer, n)
+        fresh = made(rule, parameters(SHAPES), **({"nesterov": False} if rule == "sgd" else {}))
+        fresh.load_state_dict(optimizer.state_dict())  # whatever the settings, state and spec agree
+        own = {"step", *optimizer.state_spec((4, 3), Hyper(optimizer.param_groups[0]))}
+        assert optimizer.state[optimizer.param_groups[0]["params"][0]].keys() == own
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_empty_groups_are_no_trouble(rule: str) -> None:
+    optimizer = made(rule, [{"params": []}, {"params": parameters(SHAPES)}, {"params": []}])
+    for n in range(3):
+        optimizer.measures = True
+        rules.step(optimizer, n)
+        assert all(value.isfinite() for value in optimizer.diagnostics().values())
+    fresh = made(rule, [{"params": []}, {"params": parameters(SHAPES)}, {"params": []}])
+    fresh.load_state_dict(optimizer.state_dict())
+    empty = made(rule, [{"params": []}])
+    empty.step()
+    empty.diagnostics()
 
 
 RANGES: list[tuple[Callable[..., Optimizer], dict[str, Any], str]] = [
-    (AdamW, {"lr": 0.0}, "AdamW: lr=0.0 must be > 0"),
-    (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be > 0"),
-    (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be > 0"),
+    (AdamW, {"lr": -1e-9}, "AdamW: lr=-1e-09 must be >= 0"),
+    (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be >= 0"),
+    (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be >= 0"),
     (AdamW, {"betas": (0.9, 1.0)}, r"AdamW: betas\[1\]=1.0 must be in \[0, 1\)"),
     (AdamW, {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\) must be 2 numbers, as \(0.9, 0.999\)"),
     (AdamW, {"eps": -1e-8}, "AdamW: eps=-1e-08 must be >= 0"),
@@ -160,6 +278,102 @@ def test_values_out_of_range_are_refused(rule: Callable[..., Optimizer], setting
         rule([parameter()], **setting, **extra)
     with pytest.raises(ValueError, match=message):  # a group of its own, added later
         rule([parameter()], **extra).add_param_group({"params": [parameter()], **setting})
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.float64, np.array])
+def test_lr_may_be_a_tensor_or_a_number_of_numpys(rule: str, kind: Callable[[float], Any]) -> None:
+    found, expected = parameters(SHAPES), parameters(SHAPES)
+    lr = float(kind(0.01))  # 0.01 in fp32, for some
+    optimizers = made(rule, found, lr=kind(0.01)), made(rule, expected, lr=lr)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) for optimizer in optimizers]
+    for n in range(4):
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            rules.step(optimizer, n)
+            scheduler.step()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert isinstance(optimizers[0].param_groups[0]["lr"], Tensor) == (kind is torch.tensor)
+    buffer = io.BytesIO()
+    torch.save(optimizers[0].state_dict(), buffer)
+    again = made(rule, parameters(SHAPES), lr=kind(0.5))
+    again.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    assert again.param_groups[0]["lr"] == lr / 16
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_with_lr_0_nothing_moves_and_the_state_goes_on(rule: str) -> None:
+    still, moving = parameters(SHAPES), parameters(SHAPES)
+    optimizers = made(rule, still, lr=0), made(rule, moving, lr=0.01)
+    for n in range(2):
+        for optimizer in optimizers:
+            rules.step(optimizer, n)
+    assert all(torch.equal(a, b) for a, b in zip(still, parameters(SHAPES), strict=True))
+    for a, b in zip(still, moving, strict=True):
+        ours, theirs = (optimizer.state[p] for optimizer, p in zip(optimizers, (a, b), strict=True))
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+UNREAL = torch.zeros(2, 3, dtype=torch.complex64, requires_grad=True)
+REFUSED: dict[str, dict[str, Any]] = {
+    r"parameter 1 of group 0, of shape \(2, 3\), is torch.complex64; optimizers here take real": {
+        "params": [torch.zeros(2, 3, requires_grad=True), UNREAL]
+    },
+    "blocks.0.phase is torch.complex64": {"params": [("blocks.0.phase", UNREAL)]},
+    "parameter 0 of group 0, .* is torch.int64": {"params": [torch.zeros(2, 3, dtype=torch.int64)]},
+    "a parameter group has no setting 'weigth_decay'; nearest: weight_decay; all: lr, ": {
+        "params": [torch.zeros(2, 3, requires_grad=True)],
+        "weigth_decay": 0.1,
+    },
+    "a parameter group has no setting 'maximize'": {
+        "params": [torch.zeros(2, 3, requires_grad=True)],
+        "maximize": True,
+    },
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_group_that_cannot_be_optimized_is_refused_by_name(rule: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{RULES[rule][0].__name__}: {message}"):
+        made(rule, [dict(REFUSED[message])])
+    optimizer = made(rule, parameters([(3, 2)]))
+    with pytest.raises(ValueError, match=message.replace("group 0", "group 1")):
+        named = [p if isinstance(p, Tensor) else p[1] for p in REFUSED[message]["params"]]
+        optimizer.add_param_group(REFUSED[message] | {"params": named} if "phase" not in message else _named(optimizer))
+    assert len(optimizer.param_groups) == 1
+
+
+def _named(optimizer: Optimizer) -> dict[str, Any]:
+    optimizer.param_groups[0]["param_names"] = ["weight"]
+    return {"params": [("blocks.0.phase", UNREAL)]}
+
+
+def test_keys_that_torch_and_its_schedulers_keep_in_a_group_are_accepted() -> None:
+    for make in (
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=9),
+        lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.1, 0.2, cycle_momentum="momentum" in o.defaults),
+        lambda o: torch.optim.swa_utils.SWALR(o, 0.05),
+    ):
+        for rule in ("adamw", "sgd"):
+            optimizer = made(rule, [("w", parameter())])
+            scheduler = make(optimizer)
+            for n in range(3):
+                rules.step(optimizer, n)
+                scheduler.step()
+            fresh = made(rule, [("w", parameter())])
+            fresh.load_state_dict(optimizer.state_dict())
+            fresh.add_param_group({**fresh.param_groups[0], "params": [("v", parameter())]})
+            assert len(fresh.param_groups) == 2
+
+
+def test_a_sparse_gradient_is_refused_by_name_before_anything_moves() -> None:
+    dense, table = parameter(), torch.nn.Embedding(4, 3, sparse=True)
+    optimizer = AdamW([{"params": [("dense", dense)]}, {"params": [("table.weight", table.weight)]}])
+    dense.grad = torch.ones(3)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="AdamW: the gradient of table.weight is torch.sparse_coo; .*take dense ones"):
+        optimizer.step()
+    assert torch.equal(dense.detach(), parameter().detach()) and optimizer.state[dense]["step"] == 0
 
 
 def test_direction_sees_neither_t_nor_lr() -> None:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,29 @@ def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
 
 
 @OF_EVERY_OPTION
+def test_a_first_step_that_is_not_taken_leaves_nothing_behind(option: str) -> None:
+    """First bases and roots come from later gradients."""
+    model = gpt()
+    optimizer = built(config(option), model)
+    before = copy.deepcopy(model.state_dict())
+
+    def spoil() -> None:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, torch.nan)
+        for member in optimizer.members:
+            member.found_inf = torch.ones(())  # type: ignore[attr-defined]
+
+    train(model, optimizer, 0, 1, before_step=spoil)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for member in optimizer.members:
+        member.found_inf = None  # type: ignore[attr-defined]
+    train(model, optimizer, 1, 8)
+    after = model.state_dict()
+    assert all(tensor.isfinite().all() for tensor in [*after.values(), *optimizer.save_state()[0].values()])
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@OF_EVERY_OPTION
 def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     model = gpt()
     optimizer = built(config(option), model)
@@ -213,6 +237,93 @@ def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     ours = {g["role"] for m in optimizer.members if isinstance(m, Optimizer) for g in m.param_groups}
     assert ours == {name.removeprefix("optim/update_ratio/") for name in found if "update_ratio" in name}
     optimizer.hints({name: float(value) for name, value in found.items()})
+
+
+@OF_EVERY_OPTION
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_steps_its_own_parameters_whatever_was_put_on_the_original(
+    option: str, again: Callable[..., Any]
+) -> None:
+    """torch's schedulers put a step() on the optimizer that steps it for ever; hooks hold it likewise."""
+    model = gpt()
+    optimizer = built(config(option), model)
+    for member in optimizer.members:
+        torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
+        member.register_step_post_hook(lambda *_: None)
+    train(model, optimizer, 0, 4)
+    before = copy.deepcopy(model.state_dict())
+    twin, other = again((model, optimizer))
+    other.load_state(*copy.deepcopy(optimizer.save_state()))
+    for member in other.members:
+        torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
+    train(twin, other, 4, 8)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    train(model, optimizer, 4, 8)
+    for name, tensor in twin.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]) and not torch.equal(tensor, before[name])
+
+
+@OF_EVERY_OPTION
+def test_parameters_may_be_frozen_for_a_time_or_unused(option: str) -> None:
+    model = gpt()
+    model.register_parameter("spare", torch.nn.Parameter(torch.ones(3, 2)))
+    optimizer, frozen = built(config(option), model), model.h[0].mlp.c_fc.weight
+    frozen.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    train(model, optimizer, 0, 4)
+    assert torch.equal(frozen, before["h.0.mlp.c_fc.weight"])
+    frozen.requires_grad_(True)
+    train(model, optimizer, 4, 8)  # with an estimate of curvature at 6
+    after = model.state_dict()
+    assert [name for name, tensor in before.items() if torch.equal(tensor, after[name])] == ["spare"]
+    assert all(tensor.isfinite().all() for tensor in [*after.values(), *optimizer.save_state()[0].values()])
+
+
+@OF_EVERY_OPTION
+def test_parameters_without_numbers_are_no_trouble(option: str) -> None:
+    shapes = {"empty": (0,), "no_rows": (0, 5), "no_columns": (5, 0), "matrix": (4, 3), "vector": (3,)}
+    params = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    roles = {name: "matrix" if len(shape) == 2 else "vector" for name, shape in shapes.items()}
+    optimizer = build(config(option), params, roles, seed=1, global_batch=G)
+    for step in range(7):
+        for param in params.values():
+            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(step))
+        for estimator in optimizer.estimators:
+            estimator.estimate = lambda *_: {p: torch.ones_like(p) for p in params.values()}  # type: ignore[method-assign]
+            estimator.update(step, [], lambda *_: torch.zeros(()))
+            for param in params.values():
+                param.grad = torch.ones_like(param)
+        optimizer.step(measured=True)
+        assert all(value.isfinite() for value in optimizer.diagnostics().values())
+    assert all(tensor.isfinite().all() for tensor in optimizer.save_state()[0].values())
+    assert all((params[name] != 1).any() for name in ("matrix", "vector"))
+
+
+Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
+FAILS: dict[str, Change] = {
+    "give groups and parameters in the saved order": lambda tensors, rest: rest["groups"].reverse(),
+    "has 2 parameter groups, this one 3": lambda tensors, rest: rest["groups"].pop(),
+    "of a parameter that the model lacks: h.9": lambda tensors, rest: tensors.update({"h.9.exp_avg": torch.zeros(1)}),
+    "state 'odd'": lambda tensors, rest: tensors.update({"h.1.mlp.c_proj.bias.odd": torch.zeros(1)}),
+}
+# What belongs to the state of a foreign optimizer, its class alone knows.
+LOADS = [(option, message) for option in OPTIONS for message in FAILS if (option, message) != ("adamw", "state 'odd'")]
+
+
+@pytest.mark.parametrize(("option", "message"), LOADS)
+def test_a_load_that_fails_changes_nothing(option: str, message: str) -> None:
+    model = gpt()
+    optimizer = built(config(option), model)
+    train(model, optimizer, 0, 3)
+    tensors, rest = copy.deepcopy(optimizer.save_state())
+    train(model, optimizer, 3, 5)
+    before = copy.deepcopy(optimizer.save_state())
+    FAILS[message](tensors, rest)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state(tensors, rest)
+    after = optimizer.save_state()
+    assert after[1] == before[1]
+    assert all(torch.equal(after[0][name], tensor) for name, tensor in before[0].items())
 
 
 @OF_EVERY_OPTION

@@ -66,7 +66,8 @@ def test_the_exponent_follows_from_the_sides_with_a_factor(dims: int, exponent: 
     g = gradients((6, 4), 1)[0]
     step(optimizer, param, g)
     root = optimizer.state[param]["root_right"].numpy()
-    powers = np.linalg.eigvalsh(g.T @ g + 1e-6 * np.eye(4))[::-1] ** -exponent
+    values = np.linalg.eigvalsh(g.T @ g)
+    powers = (values + 1e-6 * values.max())[::-1] ** -exponent
     np.testing.assert_allclose(np.linalg.eigvalsh(root), powers)
     assert ("root_left" in optimizer.state[param]) == (dims > 6)
 
@@ -110,12 +111,53 @@ def test_a_gradient_that_is_not_finite_leaves_the_roots() -> None:
     assert optimizer.diagnostics()["kept_roots"] == 2 * 2  # refreshes at steps 6 and 8, two sides
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4)])
+def test_without_grafting_the_first_step_has_its_roots(shape: tuple[int, int]) -> None:
+    """The paper has a root in every step; u v^T is what the roots of one gradient make of it."""
+    optimizer, param = started(shape, grafting=None, betas=(0.0, 0.9), eps=1e-12, lr=1.0)
+    before, g = param.detach().numpy().copy(), gradients(shape, 1)[0]
+    step(optimizer, param, g)
+    u, _, vt = np.linalg.svd(g, full_matrices=False)
+    np.testing.assert_allclose(before - param.detach().numpy(), u @ vt, atol=1e-4)  # eps ** (1/2) of the smallest
+
+
+@pytest.mark.parametrize("grafting", [None, "adam", "sgd"])
+def test_a_first_step_that_is_not_taken_leaves_no_root_and_the_graft_or_nothing_moves(grafting: str | None) -> None:
+    optimizer, param = started((4, 3), grafting=grafting, precondition_frequency=3, betas=(0.0, 0.9))
+    optimizer.found_inf = torch.ones(())
+    step(optimizer, param, np.full((4, 3), np.nan))
+    optimizer.found_inf = None
+    before, g = param.detach().clone(), gradients((4, 3), 1)[0]
+    step(optimizer, param, g)
+    way = (before - param.detach()) / 0.03
+    if grafting == "sgd":
+        torch.testing.assert_close(way, torch.tensor(g))
+    else:
+        assert bool(way.any()) == (grafting is not None)
+    step(optimizer, param, g)
+    assert optimizer.state[param]["root_left"].any() and param.isfinite().all()
+
+
+@pytest.mark.parametrize("grafting", ["adam", "sgd", None])
+def test_the_scale_of_gradients_changes_no_direction(grafting: str | None) -> None:
+    """eps is a fraction of the largest eigenvalue, so that it means the same for every matrix of a model."""
+    ways = []
+    for scale in (1.0, 1e-6):
+        optimizer, param = started((6, 4), grafting=grafting, graft_eps=0.0, precondition_frequency=2, eps=1e-3)
+        before = param.detach().clone()
+        for g in gradients((6, 4), 6):
+            step(optimizer, param, scale * g)
+        ways.append(param.detach() - before)
+    torch.testing.assert_close(ways[1] * (ways[0].norm() / ways[1].norm()), ways[0], rtol=1e-6, atol=1e-9)
+
+
 def test_a_matrix_without_gradient_stays() -> None:
     optimizer, param = started((4, 3), precondition_frequency=1)
     before = param.detach().clone()
     for _ in range(3):
         step(optimizer, param, np.zeros((4, 3)))
     assert torch.equal(param.detach(), before)
+    assert optimizer.diagnostics()["kept_roots"] == 0  # nothing has failed
 
 
 def test_float32_stays_near_float64() -> None:
@@ -132,7 +174,7 @@ def test_float32_stays_near_float64() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be > 0"),
+        ({"lr": -1.0}, "lr=-1.0 must be >= 0"),
         ({"betas": (1.0, 0.9)}, r"betas\[0\]=1.0 must be in \[0, 1\)"),
         ({"eps": -1e-8}, "eps=-1e-08 must be >= 0"),
         ({"graft_eps": -1e-8}, "graft_eps=-1e-08 must be >= 0"),

@@ -87,6 +87,24 @@ def test_the_first_step_is_skipped_or_adams(first_step: str, moves: bool) -> Non
     torch.testing.assert_close(param.detach(), expected, rtol=1e-5, atol=1e-5)  # eps keeps it off the sign
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])
+@pytest.mark.parametrize("settings", [{}, {"one_sided": True}, {"max_precond_dim": 5}])
+def test_the_second_moment_of_adams_first_step_is_that_of_its_gradient_in_the_new_basis(
+    shape: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    """Also if a schedule changed the betas in between."""
+    optimizer, param = started(shape, first_step="adam", betas=(0.9, 0.8), **settings)
+    g = gradients(shape, 1)[0]
+    step(optimizer, param, g)
+    optimizer.param_groups[0]["betas"] = (0.7, 0.6)
+    step(optimizer, param, np.zeros(shape))
+    state = {name: tensor.numpy() for name, tensor in optimizer.state[param].items()}
+    rotated = state["basis_left"] @ g if "basis_left" in state else g
+    rotated = rotated @ state["basis_right"].T if "basis_right" in state else rotated
+    np.testing.assert_allclose(state["exp_avg"], 0.7 * 0.1 * rotated, atol=1e-12)
+    np.testing.assert_allclose(state["exp_avg_sq"], 0.6 * 0.2 * rotated**2, rtol=1e-9, atol=1e-12)
+
+
 class Products(TorchDispatchMode):
     """Counts matrix products that make a new matrix."""
 
@@ -194,7 +212,7 @@ def test_float32_stays_near_float64() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be > 0"),
+        ({"lr": -1.0}, "lr=-1.0 must be >= 0"),
         ({"betas": (0.9, 1.0)}, r"betas\[1\]=1.0 must be in \[0, 1\)"),
         ({"shampoo_beta": -0.5}, r"shampoo_beta=-0.5 must be in \[0, 1\)"),
         ({"eps": -1e-8}, "eps=-1e-08 must be >= 0"),

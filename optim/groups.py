@@ -1,0 +1,145 @@
+"""Parameter groups: what one may hold, its settings as plain numbers, and whether saved groups are the same ones."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Group = Mapping[str, Any]
+
+NO_SETTINGS = ("params", "param_names")
+ROLE = "role"  # build.py's, for diagnostics by role
+# What torch's schedulers and SWALR keep in a group.
+SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr")
+MOVING = ("lr", *SCHEDULERS)  # other numbers in every step, so they do not tell groups apart
+
+
+def plain(value: Any) -> Any:
+    """A 0-dim tensor or a number of NumPy's as Python's number, also in tuples; a list as a tuple; others as they are.
+
+    A tensor on another device than the CPU makes the host wait for it.
+    """
+    if isinstance(value, tuple | list):
+        return tuple(plain(each) for each in value)
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def without_numpy(value: Any) -> Any:
+    """As plain, but tensors stay, for schedulers to fill."""
+    if isinstance(value, tuple | list):
+        return tuple(without_numpy(each) for each in value)
+    return value if isinstance(value, Tensor) else plain(value)
+
+
+def name_of(group: Group, number: int, index: int) -> str:
+    """A parameter, for messages: by its name if the group has names, else by its place and shape."""
+    if "param_names" in group:
+        return str(group["param_names"][index])
+    return f"parameter {index} of group {number}, of shape {tuple(group['params'][index].shape)},"
+
+
+def check_parameter(owner: str, name: str, param: Tensor) -> None:
+    """Raises ValueError for a parameter that is not real; its imaginary part would be lost without a word."""
+    if not param.is_floating_point():
+        raise ValueError(
+            f"{owner}: {name} is {param.dtype}; optimizers here take real floating-point parameters: "
+            "optimize torch.view_as_real of a complex one"
+        )
+
+
+def not_dense(owner: str, group: Group, number: int, index: int) -> str:
+    """What to say about a gradient that is sparse."""
+    return (
+        f"{owner}: the gradient of {name_of(group, number, index)} is {group['params'][index].grad.layout}; optimizers "
+        "here take dense ones: use sparse=False in nn.Embedding, or torch.optim.SparseAdam"
+    )
+
+
+def check_keys(owner: str, group: Group, settings: Collection[str], also: Iterable[str]) -> None:
+    """Raises ValueError for a key that is neither a setting, nor one of torch's own, nor among the others named."""
+    known = [*settings, *NO_SETTINGS, ROLE, *SCHEDULERS, *also]
+    for key in group:
+        if key not in known:
+            nearest = get_close_matches(str(key), known, 1, 0.0)[0]
+            raise ValueError(
+                f"{owner}: a parameter group has no setting {key!r}; nearest: {nearest}; all: {', '.join(settings)}"
+            )
+
+
+def check_form(owner: str, state_dict: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is no state_dict of an optimizer."""
+    state, found = state_dict.get("state"), state_dict.get("param_groups")
+    has_state = isinstance(state, Mapping) and all(isinstance(each, Mapping) for each in state.values())
+    has_groups = isinstance(found, list) and all(isinstance(each, Mapping) and "params" in each for each in found)
+    if not (has_state and has_groups):
+        raise ValueError(
+            f"{owner}: load_state_dict takes what state_dict() gave: state by parameter under 'state', and groups with "
+            f"'params' under 'param_groups'; this has {', '.join(map(repr, state_dict)) or 'nothing'}"
+        )
+
+
+def check_same(owner: str, groups: Sequence[Group], saved: Sequence[Group], settings: Collection[str]) -> None:
+    """Raises ValueError unless the saved groups are these groups, in this order.
+
+    Groups are told apart by the names of their parameters, where both sides have them, and otherwise by their numbers
+    of parameters, their roles, and their settings: the same ones in another order are other groups.
+    """
+    if len(groups) != len(saved):
+        raise ValueError(
+            f"{owner}: the saved optimizer state has {len(saved)} parameter groups, this one {len(groups)}"
+        )
+    for number, (ours, theirs) in enumerate(zip(groups, saved, strict=True)):
+        names, saved_names = ours.get("param_names"), theirs.get("param_names")
+        if names is not None and saved_names is not None:
+            _check_names(owner, number, names, saved_names)
+        elif len(ours["params"]) != len(theirs.get("params", ours["params"])):
+            raise ValueError(
+                f"{owner}: parameter group {number} has {len(theirs['params'])} parameters in the saved optimizer "
+                f"state, here {len(ours['params'])}"
+            )
+        elif ours.get(ROLE) != theirs.get(ROLE):
+            raise ValueError(
+                f"{owner}: parameter group {number} has role {theirs.get(ROLE)} in the saved optimizer state, here "
+                f"{ours.get(ROLE)}; give the groups in the saved order"
+            )
+    if not all("param_names" in group for group in (*groups, *saved)):
+        _check_order(owner, groups, saved, settings)
+
+
+def adopted(group: Group, saved: Group) -> dict[str, Any]:
+    """The group with the saved values of its settings; what is a tensor in it stays one, on its device."""
+    return dict(group) | {key: _like(group.get(key), value) for key, value in saved.items() if key not in NO_SETTINGS}
+
+
+def _like(ours: Any, saved: Any) -> Any:
+    if isinstance(ours, Tensor):
+        return torch.as_tensor(saved, dtype=ours.dtype, device=ours.device).clone()
+    return plain(saved)
+
+
+def _check_names(owner: str, number: int, names: Sequence[str], saved: Sequence[str]) -> None:
+    if list(names) == list(saved):
+        return
+    odd = [i for i, (a, b) in enumerate(zip(names, saved, strict=False)) if a != b] or [min(len(names), len(saved))]
+    ours, theirs = (", ".join(each[odd[0] : odd[0] + 1]) or "nothing" for each in (names, saved))
+    raise ValueError(
+        f"{owner}: parameter {odd[0]} of group {number} is {theirs} in the saved optimizer state, here {ours}; give "
+        "groups and parameters in the saved order"
+    )
+
+
+def _check_order(owner: str, groups: Sequence[Group], saved: Sequence[Group], settings: Collection[str]) -> None:
+    ours, theirs = ([_settings(group, settings) for group in each] for each in (groups, saved))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        number = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        raise ValueError(
+            f"{owner}: parameter group {number} of the saved optimizer state has the settings of group "
+            f"{ours.index(theirs[number])} here; give the groups in the saved order"
+        )
+
+
+def _settings(group: Group, settings: Collection[str]) -> str:
+    """What two groups with the same settings have in common."""
+    return repr([plain(group.get(key)) for key in settings if key not in MOVING])

@@ -1,0 +1,58 @@
+"""What ranks do in tests of optimizers; their processes import it."""
+
+import copy
+from typing import Any
+
+import laws
+import torch
+from torch import Tensor, nn
+
+from optim import Sophia
+from optim.sharding import local
+
+
+def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
+    """What three estimates leave, the second of which has one NaN, on the last rank alone."""
+    strategy, model = laws.open_strategy(placement), laws.gpt()
+    optimizer = laws.placed(strategy, "sophiag", model)
+    (sophia,) = optimizer.members
+    assert isinstance(sophia, Sophia)
+    hessians: list[dict[str, Tensor]] = []
+    for n in range(3):
+        estimates = {p: laws._like(p, laws._random(p, n, i).square()) for i, p in enumerate(model.parameters())}
+        if n == 1 and strategy.rank == strategy.world_size - 1:
+            local(estimates[model.h[0].mlp.c_fc.weight])[-1, 0] = torch.nan
+        sophia.update_curvature(estimates)
+        hessians.append(
+            {name: strategy.whole(sophia.state[p]["hessian"]).clone() for name, p in model.named_parameters()}
+        )
+    found = {
+        "kept": all(torch.equal(tensor, hessians[0][name]) for name, tensor in hessians[1].items()),
+        "went on": all(not torch.equal(tensor, hessians[0][name]) for name, tensor in hessians[2].items()),
+        "finite": all(tensor.isfinite().all() for tensor in hessians[2].values()),
+        "skipped": float(sophia.diagnostics()["skipped_estimates"]),
+        "estimates": {float(state["estimates"]) for state in sophia.state.values()},
+    }
+    strategy.close()
+    return found
+
+
+def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
+    """Parameters after a model and its optimizer were copied and the copy went on, with a group that came later."""
+    strategy, model = laws.open_strategy(placement), laws.gpt()
+    optimizer = laws.placed(strategy, option, model)
+    laws.steps_with_given_gradients(model, optimizer, 0, 3)
+    twin, other = copy.deepcopy((model, optimizer)) if placement != "fsdp2" else (model, optimizer)
+    late = [
+        nn.Parameter(laws._like(p, laws._random(p, 9, n))) for n, p in enumerate(twin.h[0].parameters()) if n in (2, 4)
+    ]
+    other.members[0].add_param_group({"params": late})
+    other.names.update({param: f"late.{n}" for n, param in enumerate(late)})
+    for step in range(3, 7):
+        for n, param in enumerate([*twin.parameters(), *late]):
+            param.grad = laws._like(param, laws._random(param, step, n))
+        other.step()
+        other.zero_grad()
+    found = laws.whole_parameters(strategy, twin) | {other.names[p]: strategy.whole(p.detach()).clone() for p in late}
+    strategy.close()
+    return found

@@ -1,0 +1,48 @@
+"""Every optimizer of the package, for tests of what all of them promise."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optim import SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
+from optim.base import Optimizer
+
+RULES: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+    "adamw": (AdamW, {}),
+    "lion": (Lion, {"weight_decay": 0.1}),
+    "sgd": (SGD, {"nesterov": True, "weight_decay": 0.1}),
+    "sgd, plain": (SGD, {"momentum": 0.0}),
+    "signum": (Signum, {"weight_decay": 0.1}),
+    "adafactor": (Adafactor, {"weight_decay": 0.1}),
+    "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
+    "sophia": (Sophia, {}),
+    "soap": (SOAP, {"precondition_frequency": 2}),
+    "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
+    "shampoo, alone": (Shampoo, {"precondition_frequency": 2, "grafting": None}),
+}
+
+
+def made(rule: str, params: Any, **settings: Any) -> Optimizer:
+    """The optimizer, with lr 0.01 unless settings have another."""
+    make, own = RULES[rule]
+    extra = {"curvature": GaussNewtonBartlett(every=2)} if make is Sophia else {}
+    return make(params, **{"lr": 0.01, **own, **settings}, **extra)
+
+
+def parameters(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Random ones, the same for the same shapes."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def step(optimizer: Optimizer, n: int) -> None:
+    """Step n (0-based) of all parameters, with gradients, and every other time curvature, that depend on n alone."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    generator = torch.Generator().manual_seed(n)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+    if isinstance(optimizer, Sophia) and n % 2 == 0:
+        optimizer.update_curvature({p: p.grad.square() for p in params if p.grad is not None})
+    optimizer.step()
