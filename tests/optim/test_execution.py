@@ -4,7 +4,6 @@ import functools
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -284,29 +283,6 @@ def test_a_stack_ends_in_time() -> None:
     pieces = [piece for (piece,) in stacked_tensors(params, {param: {} for param in params})]
     assert sum(piece.param.numel() for piece in pieces) == sum(param.numel() for param in params)
     assert max(piece.param.numel() for piece in pieces) < PACK + PACKED_BELOW
-
-
-@pytest.mark.parametrize(
-    ("rule", "theirs", "share"),
-    [("adamw", torch.optim.AdamW, 1.3), ("adafactor", torch.optim.Adafactor, 1.0)],
-)
-def test_many_short_tensors_cost_no_more_than_torchs_foreach(rule: str, theirs: Any, share: float) -> None:
-    """Processor time of this process, on one thread, the shortest of interleaved steps."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    shapes = [[(8, 8), (16,), (32, 4), (3, 5)][i % 4] for i in range(1000)]
-    optimizers = made(rule, made_parameters(shapes)), theirs(made_parameters(shapes), foreach=True)
-    seconds: list[list[float]] = [[], []]
-    for n in range(8):
-        for optimizer, own in zip(optimizers, seconds, strict=True):
-            if n == 0:
-                for param in optimizer.param_groups[0]["params"]:
-                    param.grad = torch.ones_like(param)
-            start = time.process_time()
-            optimizer.step()
-            own.append(time.process_time() - start)
-    torch.set_num_threads(threads)
-    assert min(seconds[0]) <= share * min(seconds[1])
 
 
 def test_auto_compiles_from_a_size_up(compilations: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
