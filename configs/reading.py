@@ -1,8 +1,8 @@
 """Files of runs, claims and results as plain data: nothing in them is resolved, imported or run.
 
-Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would be waited for),
-too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are no
-finite ones (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
+Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would keep it
+waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are
+not finite (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
 """
 
 import json
@@ -95,7 +95,7 @@ def number(value: Any) -> float | None:
 def _open(path: Path, most_bytes: int) -> BinaryIO | None:
     """The file, open for reading; the path is checked before, as opening some devices has effects."""
     try:
-        _check(path, os.stat(path), most_bytes)
+        _check(path, path.stat(), most_bytes)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
         file = os.fdopen(descriptor, "rb")
     except (FileNotFoundError, NotADirectoryError):

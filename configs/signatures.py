@@ -8,7 +8,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,9 @@ class Signature:
 def signature(target: str, *, may_import: bool) -> Signature | None:
     """The signature of the class that the import path names, None if that cannot be said.
 
-    may_import: imports the class if its source does not say it. Raises: ConfigError: if it is no class, or is not there.
+    may_import: imports the class if its source does not say it.
+
+    Raises: ConfigError: if it is no class, or is not there.
     """
     found = _from_source(target)
     if found is None and may_import and target.partition(".")[0] != "torch":
@@ -60,14 +62,23 @@ def _from_source(target: str) -> Signature | None:
     if chain is None:
         return None
     members = frozenset(name for _, each in chain for name in _members(each))
-    for scope, each in chain:
-        init = next((m for m in each.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
+    arguments, takes_any = _constructor(chain)
+    return Signature(arguments, takes_any, members)
+
+
+def _constructor(chain: "_Chain") -> tuple[dict[str, Argument], bool]:
+    """Of a class with its bases. What **kwargs takes, a base in the same file says; one elsewhere may not be meant."""
+    for place, (module, node) in enumerate(chain):
+        init = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
         if init is not None:
-            arguments, takes_any = _arguments(scope, init.args)
-            return Signature(arguments, takes_any, members)
-        if _is_dataclass(each):
-            return Signature(_fields(chain), members=members)
-    return Signature({}, members=members)
+            arguments, takes_any = _arguments(module, init.args)
+            if takes_any and (above := [each for each in chain[place + 1 :] if each[0] is module]):
+                passed_on, takes_any = _constructor(above)
+                arguments = passed_on | arguments
+            return arguments, takes_any
+        if _is_dataclass(node):
+            return _fields(chain[place:]), False
+    return {}, False
 
 
 class _Module:
@@ -103,6 +114,9 @@ class _Module:
         parts = self.name.split(".")
         parts = parts[: len(parts) - statement.level + self.is_package]
         return ".".join([*parts, *([statement.module] if statement.module else [])])
+
+
+_Chain = Sequence[tuple[_Module, ast.ClassDef]]
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -224,14 +238,14 @@ def _arguments(module: _Module, args: ast.arguments) -> tuple[dict[str, Argument
     return found, args.kwarg is not None
 
 
-def _fields(chain: list[tuple[_Module, ast.ClassDef]]) -> dict[str, Argument]:
+def _fields(chain: _Chain) -> dict[str, Argument]:
     """The arguments of a dataclass, those of its bases first."""
     found: dict[str, Argument] = {}
     for module, node in reversed(chain):
-        for statement in node.body if _is_dataclass(node) else ():
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                if "ClassVar" not in ast.dump(statement.annotation):
-                    found[statement.target.id] = Argument(statement.annotation, _literal(module, statement.value))
+        annotated = [each for each in node.body if isinstance(each, ast.AnnAssign)] if _is_dataclass(node) else []
+        for each in annotated:
+            if isinstance(each.target, ast.Name) and "ClassVar" not in ast.dump(each.annotation):
+                found[each.target.id] = Argument(each.annotation, _literal(module, each.value))
     return found
 
 

@@ -178,6 +178,16 @@ def composed(overrides: Point) -> DictConfig:
     return configs.compose(list(overrides))
 
 
+def settings_of(overrides: Point) -> dict[str, Any]:
+    """configs.settings, a copy; each set of overrides once."""
+    return dict(_settings(overrides))
+
+
+@lru_cache(maxsize=1024)
+def _settings(overrides: Point) -> Mapping[str, Any]:
+    return configs.settings(overrides)
+
+
 def _content(name: str, folder: Path) -> dict[str, Any]:
     if name not in (found := names(folder)):
         raise ClaimError(f"there is no claim {name!r}; {_nearest(name, found)}")
