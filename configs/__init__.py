@@ -14,7 +14,7 @@ from configs.errors import ConfigError, ReadingError
 from configs.overrides import expand
 from configs.paths import expanded
 from configs.plug_ins import plug_in
-from configs.runs import differences, flat, identity
+from configs.runs import differences, flat, identity, read_config
 
 __all__ = [
     "FOLDER",
@@ -31,5 +31,6 @@ __all__ = [
     "from_command_line",
     "identity",
     "plug_in",
+    "read_config",
     "settings",
 ]

@@ -14,6 +14,7 @@ from configs.errors import ConfigError, one_line
 from configs.overrides import expand
 
 BAD_INPUT, STOPPED = 2, 75
+MOST = 9999  # processes or ranks
 
 
 class Sweep(Protocol):
@@ -101,7 +102,7 @@ def _asked(arguments: Sequence[str]) -> Namespace:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
     return int(text)
 

@@ -1,6 +1,7 @@
 """Nodes of a configuration that name a class by _target_: what they hold, and what they leave to constructors."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
@@ -86,12 +87,19 @@ def fill(config: Any, *, only: frozenset[str] | None = None) -> None:
     Files that others wrote are filled with `only`: nothing that they name is looked at then.
     """
     for node in nodes(config):
-        if only is not None and node.target not in only:
-            continue
-        for name, argument in (settings(node, may_import=only is None) or {}).items():
+        known = _known(node, only)
+        for name, argument in known.items():
             if name not in node.content and argument.default is not REQUIRED and argument.default is not UNKNOWN:
                 value = argument.default
                 _add(node.content, name, list(value) if isinstance(value, tuple) else value)
+
+
+def _known(node: Node, only: frozenset[str] | None) -> Mapping[str, Argument]:
+    if only is None:
+        return settings(node, may_import=True) or {}
+    with suppress(ConfigError):  # a class that was there when the file was written
+        return (settings(node, may_import=False) or {}) if node.target in only else {}
+    return {}
 
 
 def drop_defaults(config: dict[str, Any], base: Any) -> None:

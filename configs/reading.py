@@ -61,7 +61,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
     Nothing comes of a file that is not there. Raises: ReadingError: if a line is damaged, or no object.
     """
-    file = _open(path, MOST_LINES_BYTES)
+    file = opened(path)
     if file is None:
         return
     with file:
@@ -92,9 +92,12 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _open(path: Path, most_bytes: int) -> BinaryIO | None:
-    """The file, open for reading; the path is checked before, as opening some devices has effects."""
-    try:
+def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES) -> BinaryIO | None:
+    """The file, open for reading, None if there is none.
+
+    Raises: ReadingError: if it is no regular file, or too large.
+    """
+    try:  # the path is checked before, as opening some devices has effects
         _check(path, path.stat(), most_bytes)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
         file = os.fdopen(descriptor, "rb")
@@ -121,7 +124,7 @@ def _check(path: Path, found: os.stat_result, most_bytes: int) -> None:
 
 
 def _read(path: Path, most_bytes: int) -> bytes | None:
-    file = _open(path, most_bytes)
+    file = opened(path, most_bytes=most_bytes)
     if file is None:
         return None
     with file:

@@ -24,21 +24,31 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def differences(config: DictConfig, path: Path) -> list[str]:
     """How the configuration is another run than the one in the config.yaml at path: "key=ours (there: theirs)".
 
-    Both with the defaults of their constructors, so that a setting may be left out or written down. Of the file, only
-    classes are looked at that the configuration itself names, and nothing of it is run.
+    Both with the defaults of their constructors, so that a setting may be left out or written down.
+
+    Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
+    """
+    known = frozenset(node.target for node in plug_ins.nodes(config))
+    ours, theirs = identity(filled(config, known)), identity(read_config(path, known))
+    return [
+        f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
+        for key in sorted(ours.keys() | theirs.keys())
+        if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))
+    ]
+
+
+def read_config(path: Path, known: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The configuration in a run's config.yaml, as plain data with all defaults.
+
+    Only the sources of classes in known, and of ours and torch.optim's, are read for that; nothing is imported.
 
     Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
     """
     saved = read_yaml(path)
     if saved is None:
         raise ConfigError(f"{path} does not exist; it is the configuration of a run")
-    known = frozenset(node.target for node in plug_ins.nodes(config))
-    ours, theirs = identity(filled(config, known)), identity(filled(saved, known))
-    return [
-        f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
-        for key in sorted(ours.keys() | theirs.keys())
-        if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))
-    ]
+    named = frozenset(node.target for node in plug_ins.nodes(saved))
+    return filled(saved, known | {target for target in named if plug_ins.is_trusted(target)})
 
 
 def filled(config: DictConfig | Mapping[str, Any], only: frozenset[str]) -> dict[str, Any]:

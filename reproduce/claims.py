@@ -12,10 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 import configs
+from configs import overrides as grammar
+from configs.errors import shown
+from configs.plug_ins import TARGET, is_trusted
+from configs.reading import read_yaml
 from reproduce.results import Source
 
 FOLDER = configs.FOLDER / "claim"
@@ -164,6 +167,7 @@ def load(
     fields = _merged(content, claim_scales[scale] or {})
     where += f", scale {scale}"
     _check_fields(fields, where)
+    _check_trust(_claim(name, scale, fields, (), where), where)
     claim = _claim(name, scale, fields, tuple(overrides), where)
     _check_kind(claim, where)
     if n_seeds is not None:
@@ -192,15 +196,53 @@ def _content(name: str, folder: Path) -> dict[str, Any]:
     if name not in (found := names(folder)):
         raise ClaimError(f"there is no claim {name!r}; {_nearest(name, found)}")
     path = folder / f"{name}.yaml"
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ClaimError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    except Exception as error:  # the YAML parser's own classes
-        raise ClaimError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ClaimError(f"{path} must hold a mapping of fields")
-    return {str(key): value for key, value in content.items()}
+    content = read_yaml(path)
+    if content is None:
+        raise ClaimError(f"{path} does not exist")
+    for field in ("scales", "arms"):
+        _check_mappings(content.get(field), field, str(path))
+    for scale, fields in (content.get("scales") or {}).items():
+        _check_mappings((fields or {}).get("arms"), f"scales.{scale}.arms", str(path))
+    return content
+
+
+def _check_mappings(found: Any, field: str, where: str) -> None:
+    """Raises: ClaimError: unless it is missing, or maps texts to mappings or nothing."""
+    if found is None:
+        return
+    if not isinstance(found, dict):
+        raise ClaimError(f"{where}: {field} must be a mapping, not {shown(found)}")
+    for name, content in found.items():
+        if not isinstance(name, str) or (content is not None and not isinstance(content, dict)):
+            raise ClaimError(f"{where}: {field}: {shown(name)} must be a name with a mapping, not {shown(content)}")
+
+
+def _check_trust(claim: Claim, where: str) -> None:
+    """A file may choose among our classes and torch.optim's; any other, and a look into the environment, the user must.
+
+    Raises: ClaimError.
+    """
+    points = [claim.common, *(point for arm in claim.arms for point in (arm.overrides, arm.paper, *arm.grid))]
+    for override in dict.fromkeys(override for point in points for override in point):
+        if "${" in override:
+            raise ClaimError(f"{where}: {shown(override)}: ${{...}} is not looked up for a file; write the value")
+        each = grammar.given(override)
+        if TARGET in override and each.raw is not None:
+            content = {each.key.rpartition(".")[2]: grammar.value(each.key, each.raw)}
+            for target in _targets(content):
+                if not is_trusted(str(target)):
+                    raise ClaimError(
+                        f"{where}: {shown(override)}: a file may name classes of optim, data, trainer and torch.optim "
+                        "alone; give others on the command line"
+                    )
+
+
+def _targets(content: Any) -> list[Any]:
+    """All values of _target_."""
+    if isinstance(content, Mapping):
+        own = [each for key, each in content.items() if key == TARGET]
+        return own + [target for each in content.values() for target in _targets(each)]
+    return [target for each in content for target in _targets(each)] if isinstance(content, list) else []
 
 
 def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +251,7 @@ def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, A
     changed = scale.get("arms") or {}
     if odd := [arm for arm in changed if arm not in arms]:
         raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {_nearest(odd[0], [*arms])}")
-    merged_arms = {name: {**arm, **(changed.get(name) or {})} for name, arm in arms.items()}
+    merged_arms = {name: {**(arm or {}), **(changed.get(name) or {})} for name, arm in arms.items()}
     return {**content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
 
 

@@ -1,6 +1,5 @@
 """A train.py process: its command, its share of the machine, its log, and how it ended. Imports no torch."""
 
-import json
 import os
 import re
 import shlex
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from configs import ConfigError
+from configs import ConfigError, ReadingError
+from reproduce import run_files
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": 75}  # train.py's; any other is a failure
@@ -125,12 +125,10 @@ def log_path(run_dir: Path) -> Path:
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """The content of result.json, None if there is none."""
-    try:
-        found = json.loads((run_dir / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    """The content of result.json, None if there is none that can be read; see run_files.py."""
+    with suppress(ReadingError):
+        return run_files.read_result(run_dir)
+    return None
 
 
 def cuda_devices() -> list[str]:

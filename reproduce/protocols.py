@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Structural
 
+from configs.reading import number
 from reproduce.claims import ArmSpec, Claim, Point, settings_of
 
 Outcomes = Mapping[str, float | None]  # configuration hash -> final val/loss; None: it diverged
@@ -265,7 +266,7 @@ def best(batch: Sequence[Planned], outcomes: Outcomes, keep: int) -> dict[str, l
     """The best points of each arm, best first; a diverged run is the worst, the earlier point wins a tie."""
     ranked: dict[str, list[tuple[float, int, Point]]] = {}
     for n, run in enumerate(batch):
-        loss = outcomes[run.config_hash]
+        loss = number(outcomes[run.config_hash])
         ranked.setdefault(run.arm, []).append((math.inf if loss is None else loss, n, run.point))
     return {arm: [point for _, _, point in sorted(rows)[:keep]] for arm, rows in ranked.items()}
 

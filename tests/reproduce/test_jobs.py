@@ -44,7 +44,8 @@ def note(what):
         events.write(f"{what} {run_dir.name}\\n")
 
 def end(status, code, message=None):
-    result.write_text(json.dumps({"status": status, "step": 10, "val/loss": None if code else seed / 10}))
+    loss = seed / 10 if status == "finished" else None
+    result.write_text(json.dumps({"status": status, "step": 10, "val/loss": loss}))
     note("end")
     print("step 10/10")
     if message:

@@ -47,7 +47,11 @@ def test_differences_come_first_then_the_runs_by_their_loss(
     differences, ended = results.tables
     assert differences.rows == [["optim.lr", "0.001", "0.002", "0.001"], ["optim.rho", "–", "0.1", "–"]]
     assert [row[:2] for row in ended.rows] == [["b", "finished"], ["a", "finished"], ["c", "unfinished"]]
-    assert [series.name for series in results.figures[0].series] == ["a", "b", "c"]
+    assert [series.name for series in results.figures[0].series] == [
+        "a (optim.lr=0.001)",
+        "b (optim.lr=0.002, optim.rho=0.1)",
+        "c (optim.lr=0.001)",
+    ]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "report.md", "curves.csv"}
     assert "\n>" not in (tmp_path / "out" / "report.md").read_text()  # no paper, so nothing to quote
 

@@ -39,7 +39,7 @@ def test_without_a_prompt_it_takes_the_data_sets(trained: Path, capsys: pytest.C
     [
         (lambda run: [], "run=<run directory> is missing"),
         (lambda run: ["run=nowhere"], "run=nowhere is no run directory"),
-        (lambda run: [f"run={run}", "token=3"], "Key 'token' not in 'Settings'"),
+        (lambda run: [f"run={run}", "token=3"], "unknown key 'token'; the nearest valid one is 'tokens'"),
         (lambda run: [f"run={run}", "tokens=many"], "Value 'many' of type 'str' could not be converted to Integer"),
         (lambda run: [f"run={run}", "top_k=0"], "top_k=0 must be >= 1"),
         (lambda run: [f"run={run}", "temperature=-1"], "temperature=-1.0 must be >= 0"),
