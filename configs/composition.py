@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from configs import plug_ins
-from configs.annotations import allows_null, is_text
+from configs.annotations import allows_null, fits, in_words, is_text
 from configs.checks import check_values, check_whole
 from configs.errors import ConfigError, one_line, shown
 from configs.overrides import Given, escaped, given, is_interpolation, is_typed_text, text, value
@@ -151,7 +151,8 @@ def _typed(each: Given, argument: Argument) -> Any:
         if raw == "null" and (argument.default is None or allows_null(argument.annotation)):
             return None
         return _typed_text(key, text(key, raw))
-    found = value(key, raw)
+    no_text = argument.annotation is not None and not fits("", argument.annotation)
+    found = value(key, raw, wanted=in_words(argument.annotation) if no_text else "")
     if is_text(argument.annotation) and isinstance(found, bool | int | float):
         return raw
     return found

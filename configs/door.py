@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -36,14 +37,15 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
             status = 0
         else:
             status = work(list(arguments))
-        sys.stdout.flush()
+        print(end="", flush=True)
         return status
     except BrokenPipeError:  # of `| head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         return STOPPED
     except OSError as error:
+        _drop_output()  # it may be what cannot be written
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
     except ValueError as error:
@@ -105,6 +107,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
     return int(text)
+
+
+def _drop_output() -> None:
+    """Lets what still waits for standard output go nowhere: Python would try again, and complain, at its end."""
+    with suppress(OSError, ValueError, AttributeError):  # no file, in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_anything() -> None:

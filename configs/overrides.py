@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from omegaconf import OmegaConf
 
-from configs.errors import ConfigError, one_line, shown
+from configs.errors import LONGEST_SHOWN, ConfigError, one_line, shown
 from configs.schema import FREE_TEXTS, PATHS, TYPED_TEXTS
 
 FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s~+]+)(?:=(?P<raw>.*))?", re.DOTALL)
@@ -49,14 +49,16 @@ def given(text: str) -> Given:
     return Given(text, found["prefix"] == "~", found["key"], found["raw"])
 
 
-def value(key: str, raw: str) -> Any:
+def value(key: str, raw: str, *, wanted: str = "") -> Any:
     """What Hydra's grammar makes of a value: a number, a text, a list, a mapping, null.
 
-    Raises: ConfigError: if it refuses the value, or there are several.
+    wanted: in words, what the key wants, if that is no text. Raises: ConfigError: if the grammar refuses the value, or
+    there are several.
     """
     parsed = _parsed(raw)
     if isinstance(parsed, ConfigError):
-        raise ConfigError(f"{key}={shown(raw)} {parsed}; to give it as a text: {quoted(key, raw)}")
+        what_to_do = f"it must be {wanted}" if wanted else f"to give it as a text, quote it: {quoted(key, raw)}"
+        raise ConfigError(f"{key}={shown(raw)} {parsed}; {what_to_do}")
     if parsed.is_sweep_override():
         raise ConfigError(f"{key}={shown(raw)} has several values; add -m to run each, or give one{_as_list(key, raw)}")
     return parsed.value()
@@ -90,8 +92,9 @@ def is_typed_text(key: str) -> bool:
 
 
 def quoted(key: str, raw: str) -> str:
-    """key="value", in quotes for a shell."""
-    return shlex.quote(f"{key}={QuotedString(raw, Quote.double).with_quotes()}")
+    """key="value", in quotes for a shell; key="..." for a value that is long or not printable."""
+    text = raw if raw.isprintable() and len(raw) <= LONGEST_SHOWN else "..."
+    return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -115,7 +118,7 @@ def _values(each: Given) -> list[str]:
         if is_typed_text(each.key) and "," not in each.raw:
             return [each.text]
         quotes = quoted(each.key, each.raw)
-        raise ConfigError(f"{each.key}={shown(each.raw)} {parsed}; to give it as one text: {quotes}")
+        raise ConfigError(f"{each.key}={shown(each.raw)} {parsed}; to give it as one text, quote it: {quotes}")
     if not parsed.is_sweep_override():
         return [each.text]
     kind = "interval(...)" if parsed.value_type is ValueType.INTERVAL_SWEEP else "glob(...)"

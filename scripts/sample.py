@@ -12,7 +12,7 @@ seed         1337
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs import ConfigError, answer, expanded
 from configs.errors import ReadingError, shown
-from configs.reading import MIB, read_text, read_yaml
+from configs.reading import MIB, opened, read_text, read_yaml
 from data import read_tokenizer
 from data.tokenizers import Tokenizer
 from model import GPT, GPTConfig
@@ -36,6 +36,7 @@ from trainer.run_directory import CONFIG, TOKENIZER
 SEPARATOR = "-" * 20
 MOST_PROMPT_BYTES = MIB
 MOST_SEED = 1 << 63
+MOST_BYTES, MOST_JSON_BYTES = 1 << 44, 64 * MIB  # of tensors, as many as there are; of anything else
 
 
 @dataclass
@@ -108,11 +109,12 @@ def continuations(settings: Settings) -> Iterator[str]:
     if config is None:
         raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
     prompt = read_prompt(settings, config)
-    saved = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None).newest()
-    if saved is None:
+    store = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None)
+    if not store.paths():
         raise CheckpointError(f"run={folder} has no checkpoint yet")
+    check_files([folder / TOKENIZER, *(file for path in store.paths() for file in path.glob("*"))])
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    model = read_model(config, saved, tokenizer, folder / CONFIG)
+    model = newest_model(store, config, tokenizer, folder / CONFIG)
     ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eot]])
     n_shown = ids.shape[1] if prompt else 0  # the end of text that stands for no prompt is not part of the sample
     for n in range(settings.n):
@@ -121,6 +123,14 @@ def continuations(settings: Settings) -> Iterator[str]:
             ids, settings.tokens, temperature=settings.temperature, top_k=settings.top_k, generator=generator
         )
         yield tokenizer.decode(tokens[0, 0 if n_shown else 1 :].tolist())
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raises: ReadingError: if one is not a file, which would be waited for, or a JSON file of a size that none has."""
+    for path in paths:
+        file = opened(path, most_bytes=MOST_JSON_BYTES if path.suffix == ".json" else MOST_BYTES)
+        if file is not None:
+            file.close()
 
 
 def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
@@ -149,11 +159,22 @@ def _decoded(content: bytes) -> str:
         raise ConfigError(f"standard input is not UTF-8 text: byte {error.start}") from None
 
 
+def newest_model(store: CheckpointStore, config: dict[str, Any], tokenizer: Tokenizer, path: Path) -> GPT:
+    """The model of the newest checkpoint; of the next one, if the run deletes it meanwhile. Raises: ValueError."""
+    while (saved := store.newest()) is not None:
+        try:
+            return read_model(config, saved, tokenizer, path)
+        except CheckpointError:
+            if saved.path.is_dir():
+                raise
+    raise CheckpointError(f"{store.folder} has no checkpoint any more")
+
+
 def read_model(config: dict[str, Any], saved: Saved, tokenizer: Tokenizer, path: Path) -> GPT:
     """The model of a checkpoint.
 
-    Raises: ReadingError: if the config.yaml at path does not describe it, which shows before memory is taken for it;
-    or a parameter is not finite.
+    Raises: ReadingError: if the config.yaml at path does not describe it, which shows before memory is taken for it,
+    or a parameter is not finite. CheckpointError: if the checkpoint cannot be read.
     """
     settings = dict(config["model"]) if isinstance(config.get("model"), dict) else {}
     try:
