@@ -7,10 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from configs import plug_ins
-from configs.annotations import fits, in_words
 from configs.errors import ConfigError, shown
 from configs.schema import AT_LEAST, CHOICES
-from configs.signatures import REQUIRED, Argument, signature
+from configs.signatures import REQUIRED, signature
 from model.config import GPTConfig
 
 MOST = 1 << 63  # what 64 bits count to
@@ -38,18 +37,6 @@ def check_values(config: DictConfig) -> None:
         for key in node.seam.besides & set(node.content):
             _check_roles(f"{node.key}.{key}", node.content[key])
     plug_ins.check(config)
-
-
-def check_whole(key: str, typed: str, value: Any, argument: Argument) -> Any:
-    """A number or truth value, if it fits; OmegaConf would make a 2.5 a 2, and take 1e3 for no whole number.
-
-    Raises: ConfigError: if it does not fit.
-    """
-    if not isinstance(value, float | bool):
-        return value
-    if not fits(value, argument.annotation):
-        raise ConfigError(f"{key}={shown(typed)} must be {in_words(argument.annotation)}")
-    return plug_ins.checked(key, value, argument, "")
 
 
 def _check_leaves(value: Any, key: str) -> None:

@@ -20,11 +20,12 @@ from omegaconf.errors import MissingMandatoryValue
 
 from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
-from configs.checks import check_values, check_whole
-from configs.errors import ConfigError, one_line, shown
+from configs.checks import check_values
+from configs.errors import LONGEST_SHOWN, ConfigError, one_line, shown
 from configs.overrides import Given, escaped, given, is_interpolation, is_typed_text, text, value
 from configs.paths import VARIABLE, expanded
 from configs.plug_ins import TARGET
+from configs.reading import read_yaml
 from configs.runs import flat, plain, without
 from configs.schema import CONDUCT, FREE_TEXTS, PATHS, PLACE, SEAMS, RunConfig
 from configs.signatures import Argument, signature
@@ -127,19 +128,20 @@ def _apply(each: Given, config: DictConfig) -> None:
     """Sets or deletes one key."""
     argument = _argument(each.key, config)
     if argument is None:
-        raise ConfigError(
-            f"unknown key {shown(each.key)!r}; {_nearest(each.key, _known(config))}{_takes(each.key, config)}"
-        )
+        nearest, hint = _nearest(each.key, _known(config)), _hint(each.key, config)
+        raise ConfigError(f"unknown key {shown(each.key)!r}; {nearest}{hint}")
     if each.is_delete:
         _delete(each, config)
         return
     assert each.raw is not None  # given() lets nothing else through
-    found = check_whole(each.key, each.raw, _typed(each, argument), argument)
+    found = _typed(each, argument)
+    if not (isinstance(found, str) and "${" in found):  # what is looked up is checked when all is there
+        found = plug_ins.checked(each.key, found, argument)
     try:
         with open_dict(config):
             OmegaConf.update(config, each.key, found, merge=True, force_add=True)
     except Exception as error:  # of many types, for values that do not fit and keys below a value
-        raise ConfigError(f"{each.key}={shown(each.raw)}: {str(error).partition(chr(10))[0]}") from None
+        raise ConfigError(f"{each.key}={shown(each.raw)}: {str(error).partition(chr(10))[0][:LONGEST_SHOWN]}") from None
 
 
 def _typed(each: Given, argument: Argument) -> Any:
@@ -208,8 +210,12 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
     return anything if is_new_node or key in _existing(config, "") else None
 
 
-def _takes(key: str, config: DictConfig) -> str:
-    """What the class takes that the key would be an argument of."""
+def _hint(key: str, config: DictConfig) -> str:
+    """Which options of its group have the key, else what the class takes that it would be an argument of."""
+    for group in (group for group in GROUPS if key.startswith(f"{group.replace('/', '.')}.")):
+        files = {path.stem: read_yaml(path) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
+        if found := [name for name, content in files.items() if key.removeprefix(f"{group}.") in flat(content)]:
+            return f" ({group}={' or '.join(found)} {'has' if len(found) == 1 else 'have'} it)"
     parent = key.rpartition(".")[0]
     for node in (node for node in plug_ins.nodes(config) if node.key == parent):
         return f" ({node.target} takes {', '.join(plug_ins.settings(node, may_import=True) or ()) or 'no arguments'})"

@@ -20,7 +20,8 @@ def one_line(error: BaseException) -> str:
 
 def shown(value: Any) -> str:
     """The value as a message shows it: as it is typed where that is one short line, else quoted and cut."""
-    text = "null" if value is None else str(value)
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
     if not text.isprintable():
         text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from configs.annotations import allows_null, fits, in_words
 from configs.errors import ConfigError, shown
@@ -54,7 +55,8 @@ def _places(config: Any) -> Iterator[str]:
         if place == "logging":
             yield from (f"logging.{name}" for name in found)
         elif place == "optim" and "roles" in found:
-            yield from (f"optim.roles.{role}" for role in found["roles"] or ["<role>"])
+            roles = list(found["roles"]) if _is_mapping(found["roles"]) else []
+            yield from (f"optim.roles.{role}" for role in roles or ["<role>"])
         else:
             yield place
 
@@ -130,7 +132,7 @@ def plug_in(node: DictConfig, /, **arguments: Any) -> Any:
 
 
 def _node(key: str, seam: Seam, content: Any) -> Iterator[Node]:
-    if not _is_mapping(content) or content.get(TARGET) is None:
+    if not _is_mapping(content) or not _names_a_class(content):
         return
     yield Node(key, seam, content)
     for name in content:
@@ -140,6 +142,13 @@ def _node(key: str, seam: Seam, content: Any) -> Iterator[Node]:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping | DictConfig)
+
+
+def _names_a_class(content: Any) -> bool:
+    try:
+        return content.get(TARGET) is not None
+    except OmegaConfBaseException:  # ${...} that leads nowhere, as completing the configuration will find out
+        return False
 
 
 def _is_open(content: Any, name: Any) -> bool:
@@ -202,8 +211,10 @@ def _check_arguments(node: Node) -> None:
         raise ConfigError(f"{node.key}.{missing[0]} is missing: {node.target} needs it")
 
 
-def checked(key: str, value: Any, argument: Argument, owner: str) -> Any:
+def checked(key: str, value: Any, argument: Argument, owner: str = "") -> Any:
     """The value, if it fits the argument's annotation; 1e3 where a whole number is wanted is 1000.
+
+    owner: whose argument it is, for the message.
 
     Raises: ConfigError: if it does not fit.
     """
@@ -211,6 +222,7 @@ def checked(key: str, value: Any, argument: Argument, owner: str) -> Any:
         return value
     if not fits(value, argument.annotation):
         null = "" if allows_null(argument.annotation) else " and not null" * (value is None)
-        raise ConfigError(f"{key}={shown(value)} must be {in_words(argument.annotation)}{null} ({owner})")
+        of = f" ({owner})" if owner else ""
+        raise ConfigError(f"{key}={shown(value)} must be {in_words(argument.annotation)}{null}{of}")
     is_whole = isinstance(value, float) and value.is_integer() and not fits(0.5, argument.annotation)
     return int(value) if is_whole else value

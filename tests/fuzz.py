@@ -75,10 +75,10 @@ def values(n: int, seed: int, *, processes: int = 0) -> list[str]:
     known = [_keys(base) for base in BASES]
     for case in range(n):
         at = chance.randrange(len(BASES))
-        key, raw = chance.choice(known[at]), _raw(chance)
-        said = _compose_fault(BASES[at], key, raw) or (_process_fault(BASES[at], key, raw) if case < processes else "")
-        if said:
-            wrong.append(f"seed {seed} case {case}: {' '.join(BASES[at])} {key}={raw!r:.200}: {said}")
+        others = [f"{chance.choice(known[at])}={_raw(chance)}" for _ in range(chance.choice([0, 0, 0, 1, 2]))]
+        key, raw, base = chance.choice(known[at]), _raw(chance), [*BASES[at], *others]
+        if said := _compose_fault(base, key, raw) or (_process_fault(base, key, raw) if case < processes else ""):
+            wrong.append(f"seed {seed} case {case}: {base!r:.300} {key}={raw!r:.200}: {said}")
     return wrong
 
 
@@ -134,9 +134,7 @@ def _saved_fault(config: DictConfig) -> str:
 
 
 def _process_fault(base: Sequence[str], key: str, raw: str) -> str:
-    if "\0" in raw:
-        return ""
-    command = [sys.executable, str(ROOT / "train.py"), "--cfg", *base, os.fsencode(f"{key}={raw}")]
+    command = [sys.executable, str(ROOT / "train.py"), "--cfg", *map(os.fsencode, [*base, f"{key}={raw}"])]
     done = subprocess.run(
         command, capture_output=True, timeout=SECONDS, check=False, env={**os.environ, "COLUMNS": "80"}
     )
