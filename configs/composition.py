@@ -212,9 +212,11 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
 
 def _hint(key: str, config: DictConfig) -> str:
     """Which options of its group have the key, else what the class takes that it would be an argument of."""
-    for group in (group for group in GROUPS if key.startswith(f"{group.replace('/', '.')}.")):
+    for group, place in ((group, group.replace("/", ".")) for group in reversed(GROUPS)):
+        if not key.startswith(f"{place}."):
+            continue
         files = {path.stem: read_yaml(path) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
-        if found := [name for name, content in files.items() if key.removeprefix(f"{group}.") in flat(content)]:
+        if found := [name for name, content in files.items() if key.removeprefix(f"{place}.") in flat(content)]:
             return f" ({group}={' or '.join(found)} {'has' if len(found) == 1 else 'have'} it)"
     parent = key.rpartition(".")[0]
     for node in (node for node in plug_ins.nodes(config) if node.key == parent):

@@ -74,7 +74,9 @@ def text(key: str, raw: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text as OmegaConf must get it, to give it back as it is: ${...} would be looked up."""
+    """The text as OmegaConf must get it to give it back: ${...} would be looked up, and ??? is a missing value."""
+    if text == "???":
+        return "${oc.decode:'\"???\"'}"
     return INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", text)
 
 

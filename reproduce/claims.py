@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 import configs
 from configs import overrides as grammar
-from configs.errors import shown
+from configs.errors import ReadingError, shown
 from configs.plug_ins import TARGET, is_trusted
 from configs.reading import read_yaml
 from reproduce.results import Source
@@ -196,7 +196,10 @@ def _content(name: str, folder: Path) -> dict[str, Any]:
     if name not in (found := names(folder)):
         raise ClaimError(f"there is no claim {name!r}; {_nearest(name, found)}")
     path = folder / f"{name}.yaml"
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except ReadingError as error:
+        raise ClaimError(str(error)) from None
     if content is None:
         raise ClaimError(f"{path} does not exist")
     for field in ("scales", "arms"):

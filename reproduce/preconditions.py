@@ -1,16 +1,21 @@
 """What all runs of a claim need, checked before the first one starts: device, optimizer, schedule, data, tokenizer."""
 
+from typing import Any
+
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 import train
 from configs import plug_in
 from data import TokenDataset, eval_batches, load_tokenizer
-from optim import build as optimizers
+from model import GPT
+from optim.build import build
 from reproduce.claims import Claim, composed
+from reproduce.forecast import gpt_config
 from reproduce.protocols import expected, of
 from trainer import environment
 
-MACHINE = ("optim", "schedule", "device", "precision", "max_steps")
+MACHINE = ("optim", "model", "data", "schedule", "device", "precision", "max_steps")
 DATA = ("data", "model", "eval_sequences", "micro_batch")
 
 
@@ -31,10 +36,11 @@ def _text(config: DictConfig, keys: tuple[str, ...]) -> str:
 
 def _check_machine(config: DictConfig) -> None:
     environment.pick_precision(config.precision, environment.pick_device(config.device))
-    optim = OmegaConf.to_container(config.optim, resolve=True)
-    assert isinstance(optim, dict)  # composing has seen to it
-    optimizers.check({str(key): value for key, value in optim.items()})
     plug_in(config.schedule, max_steps=config.max_steps)
+    with torch.device("meta"):
+        model = GPT(gpt_config(config))
+    optim: Any = OmegaConf.to_container(config.optim, resolve=True)
+    build(optim, dict(model.named_parameters()), model.roles(), seed=config.seed, global_batch=config.global_batch)
 
 
 def _check_data(config: DictConfig) -> None:

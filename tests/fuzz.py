@@ -152,10 +152,10 @@ def run_files(n: int, seed: int, *, sample: bool = True) -> list[str]:
         for case in range(n):
             where = folder / f"case-{case}"
             shutil.copytree(folder / "original", where)
-            done = _damage(where, chance)
-            for reader, read in _readers(where, folder / f"out-{case}", sample=sample).items():
+            damaged, done = _damage(where, chance)
+            for reader, read in _readers(where, damaged, folder / f"out-{case}", sample=sample).items():
                 if said := _reading_fault(read, where):
-                    wrong.append(f"seed {seed} case {case}: {done}: {reader}: {said}")
+                    wrong.append(f"seed {seed} case {case}: {done} {damaged}: {reader}: {said}")
             shutil.rmtree(where)
     return wrong
 
@@ -193,7 +193,12 @@ def _write_run(folder: Path, config: DictConfig) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _readers(where: Path, out: Path, *, sample: bool) -> dict[str, Callable[[], object]]:
+def _readers(where: Path, damaged: str, out: Path, *, sample: bool) -> dict[str, Callable[[], object]]:
+    """Who reads the damaged file."""
+    if damaged == "results.json":
+        return {"results": lambda: results.read(where / damaged)}
+    if damaged.startswith("claims/"):
+        return {"claims": lambda: claims.load(Path(damaged).stem, "nano", folder=where / "claims")}
     run, beside = where / "run", where / "beside"
     overrides = [each for each in json.loads((where / "overrides.json").read_text()) if "run_dir" not in each]
 
@@ -210,19 +215,12 @@ def _readers(where: Path, out: Path, *, sample: bool) -> dict[str, Callable[[], 
         "compare": compared,
         "sweep": lambda: jobs.unfinished([jobs.Job("run", (*overrides, f"run_dir={run}"))]),
         "result": lambda: read_result(run),
-        "results": lambda: results.read(where / "results.json"),
-        "claims": lambda: [_load(name, where / "claims") for name in claims.names(where / "claims")],
     }
     if sample:
         from scripts import sample as sampling
 
         readers["sample"] = lambda: _main(sampling.main, [f"run={run}", "tokens=1", "prompt=a"])
     return readers
-
-
-def _load(name: str, folder: Path) -> None:
-    with contextlib.suppress(ValueError):
-        claims.load(name, "nano", folder=folder)
 
 
 def _main(main: Callable[[list[str]], int], arguments: list[str]) -> None:
@@ -258,13 +256,13 @@ def _digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def _damage(where: Path, chance: random.Random) -> str:
-    """Damages one file; what was done."""
+def _damage(where: Path, chance: random.Random) -> tuple[str, str]:
+    """Damages one file; which one, and what was done."""
     files = [path for suffix in ("json", "jsonl", "yaml") for path in sorted(where.rglob(f"*.{suffix}"))]
     path = chance.choice([each for each in files if not LEFT_ALONE & set(each.parts)])
     how = chance.choice(DAMAGES)
     how(path, chance)
-    return f"{how.__name__} of {path.relative_to(where)}"
+    return str(path.relative_to(where)), how.__name__
 
 
 def _flip_bits(path: Path, chance: random.Random) -> None:
