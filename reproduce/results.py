@@ -177,7 +177,7 @@ class Results:
 
 def finite(results: Results) -> Results:
     """The results with None for every number that is not finite: JSON has none, and the report shows none."""
-    found = _made(Results, _finite(asdict(results)), "results", "")
+    found = made(Results, _finite(asdict(results)), "results", "")
     assert isinstance(found, Results)
     return found
 
@@ -202,7 +202,7 @@ def read(path: Path) -> Results:
             f"{path} was written by another version (schema {shown(content['schema'])}, this one reads {SCHEMA}); move "
             "the folder away, the same command then starts anew"
         )
-    results = _made(Results, content, str(path), "")
+    results = made(Results, content, str(path), "")
     assert isinstance(results, Results)
     return results
 
@@ -215,7 +215,7 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _made(kind: Any, value: Any, path: str, key: str) -> Any:
+def made(kind: Any, value: Any, path: str, key: str) -> Any:
     """The value of a field, dataclasses restored. Raises: ResultsError: if it is of another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, UnionType):
@@ -223,9 +223,9 @@ def _made(kind: Any, value: Any, path: str, key: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
         return _made_dataclass(kind, value, path, key)
     if origin is list and isinstance(value, list):
-        return [_made(arguments[0], each, path, f"{key}[{n}]") for n, each in enumerate(value)]
+        return [made(arguments[0], each, path, f"{key}[{n}]") for n, each in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {name: _made(arguments[1], each, path, f"{key}.{name}") for name, each in value.items()}
+        return {name: made(arguments[1], each, path, f"{key}.{name}") for name, each in value.items()}
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = {
         Any: True,
@@ -243,8 +243,8 @@ def _made(kind: Any, value: Any, path: str, key: str) -> Any:
 def _made_one_of(kinds: Sequence[Any], value: Any, path: str, key: str) -> Any:
     for kind in kinds[:-1]:
         with suppress(ResultsError):
-            return _made(kind, value, path, key)
-    return _made(kinds[-1], value, path, key)
+            return made(kind, value, path, key)
+    return made(kinds[-1], value, path, key)
 
 
 def _made_dataclass(kind: Any, value: Mapping[str, Any], path: str, key: str) -> Any:
@@ -256,4 +256,4 @@ def _made_dataclass(kind: Any, value: Mapping[str, Any], path: str, key: str) ->
     for name, is_required in known.items():
         if is_required and name not in value:
             raise ResultsError(f"{path}: {where}{name} is missing")
-    return kind(**{name: _made(hints[name], each, path, f"{where}{name}") for name, each in value.items()})
+    return kind(**{name: made(hints[name], each, path, f"{where}{name}") for name, each in value.items()})

@@ -62,7 +62,7 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"kind": "speedup"}, "kind='speedup' does not exist; the nearest one is 'speed_up'"),
         ({"buget": 3}, "has no field 'buget'; the nearest one is 'budget'"),
         ({"contrary": "none"}, "field 'contrary' must be a list of texts"),
-        ({"source": {"paper": "P"}}, "source missing 3 required positional arguments"),
+        ({"source": {"paper": "P"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seed=7 is among the seeds"),
         ({"seeds": [1, 1]}, "must be different counts"),
         ({"warmup_steps": 3}, "give one of warmup_steps and warmup_fraction"),
