@@ -115,6 +115,14 @@ def drop_defaults(config: dict[str, Any], base: Any) -> None:
                 del node.content[name]
 
 
+def check_fields(owner: type, values: Mapping[str, Any], where: str) -> None:
+    """Raises: ConfigError: if a value does not fit its field of the dataclass; where: what precedes a field's name."""
+    found = signature(f"{owner.__module__}.{owner.__qualname__}", may_import=True)
+    for name, argument in (found.arguments if found else {}).items():
+        if name in values:
+            checked(f"{where}{name}", values[name], argument)
+
+
 def is_trusted(target: str) -> bool:
     """Whether a file that others wrote may name the class: one of our packages, or of torch.optim."""
     return target.startswith(TRUSTED)
