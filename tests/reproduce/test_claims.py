@@ -210,3 +210,9 @@ def test_a_claim_file_of_another_form_is_named(tmp_path: Path, content: str, mes
     with pytest.raises(ValueError) as caught:
         load("odd", "nano", folder=tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "odd.yaml")) and message in str(caught.value)
+
+
+def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_claim: Callable[..., Path]) -> None:
+    folder = write_claim(overrides=["data=pysource", "model=pico", "seed=1"])
+    claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
+    assert claim.common == ("model=pico", "seed=1", "data=synthetic", "seed=2")
