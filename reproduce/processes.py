@@ -58,7 +58,9 @@ class Process:
         command = [*_command(script, ranks), *overrides]
         tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        # A FIFO in its place is an error, and not waited for.
+        descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        with os.fdopen(descriptor, "ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._log_start = log.tell()

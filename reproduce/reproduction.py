@@ -80,7 +80,7 @@ def reproduce(
 
 def check_folder(folder: Path, claim: Claim) -> None:
     """Raises: ReproductionError or ResultsError: if results of another claim, scale or version lie there."""
-    if not (folder / RESULTS).is_file():
+    if not (folder / RESULTS).exists():
         return
     before = read(folder / RESULTS)
     if (before.claim, before.scale) != (claim.id, claim.scale):
@@ -153,10 +153,12 @@ def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:
     Raises: ReproductionError: if it is none.
     """
     is_row = isinstance(row, list) and len(row) == 5 and all(isinstance(name, str) for name in row[:2])
-    if not is_row or not all(each is None or number(each) is not None for each in row[2:]) or row[2] is None:
+    pairs = zip(row[2:], (None, 0.0, math.inf), strict=True) if is_row else ()
+    numbers = [unknown if each is None else number(each) for each, unknown in pairs]
+    known = [each for each in numbers if each is not None]
+    if len(known) < 3 or min(known) < 0 or not known[0] or not known[2]:
         raise ReproductionError(f"{path}: {shown(row)} is no ratio of step times; delete the file")
-    ours, theirs, estimate, low, high = row
-    return (ours, theirs), Interval(estimate, 0.0 if low is None else low, math.inf if high is None else high)
+    return (row[0], row[1]), Interval(*known)
 
 
 def assemble(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
