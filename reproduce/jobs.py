@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from omegaconf import DictConfig
 
 from configs import ConfigError, ReadingError, compose, differences
+from configs.door import BAD_INPUT
 from configs.reading import opened
 from reproduce.processes import (
     EXIT_STATUS,
@@ -34,7 +35,6 @@ from reproduce.processes import (
 from reproduce.progress import Display, Standing
 
 POLL_SECONDS = 0.05
-BAD_INPUT = 2  # train.py's exit status
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

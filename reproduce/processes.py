@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import psutil
 
 from configs import ConfigError, ReadingError
+from configs.door import STOPPED
 from reproduce import run_files
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": 75}  # train.py's; any other is a failure
+EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": STOPPED}  # train.py's; any other is a failure
 GRACE_SECONDS = 120.0  # for a process to end its step and save
 
 # Becomes the command, in the same process, once the system knows to end it with its parent (PR_SET_PDEATHSIG = 1). Not

@@ -23,6 +23,7 @@ from rich.text import Text
 
 import configs
 from configs import answer, expanded, flat
+from configs.door import BAD_INPUT
 from configs.errors import shown
 from reproduce import measures, report
 from reproduce.exhibits import AXES, LOSS, STEPS
@@ -48,10 +49,9 @@ from reproduce.run_files import CONFIG, is_run
 VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
 SLICE = ("eval_sequences", "model.block_size")  # with other ones, other parts of the same validation data are read
-PLACE = ("run_dir", "resume", "logging")  # says nothing about the run
+LEFT_OUT = ("run_dir", "resume", "logging")  # say nothing about the run
 MOST_NAMED = 5  # of the places that are skipped
 RESULTS = "results.json"
-BAD_INPUT = 2
 LAST_DAY = 253402300799.0  # of what dates can say; a file's time may be any number
 
 
@@ -163,7 +163,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's configuration by dotted key, without where it lies."""
     found = flat(configs.read_config(folder / CONFIG))
-    return {key: value for key, value in found.items() if key.partition(".")[0] not in PLACE}
+    return {key: value for key, value in found.items() if key.partition(".")[0] not in LEFT_OUT}
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -240,7 +240,9 @@ def curves_figure(records: Mapping[str, Record], labels: Mapping[str, str]) -> F
 
 def show(table: Table) -> None:
     """Prints it."""
-    found = Shown(*table.columns, title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    found = Shown(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        found.add_column(Text(column))
     for row in table.rows:
         found.add_row(*map(Text, row))
     console = Console(file=sys.stdout, highlight=False)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from configs import answer, compose, plug_in
 from data import prepare
@@ -37,7 +38,7 @@ def _main(overrides: list[str]) -> int:
 
 def report(path: Path, meta: Mapping[str, Any], verdict: str | None) -> None:
     """Prints what the data set in folder path holds."""
-    table = Table("split", "documents", "tokens", "shards", "sha256", title=str(path))
+    table = Table("split", "documents", "tokens", "shards", "sha256", title=Text(str(path)))
     for split, found in meta["splits"].items():
         counts = f"{found['n_documents']:,}", f"{found['n_tokens']:,}", str(len(found["shards"]))
         table.add_row(split, *counts, found["checksum"][:16])

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from rich.console import Console
 
 from configs import answer, expanded
+from configs.door import BAD_INPUT, STOPPED
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
 from reproduce.processes import room
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
 OWN = ("claim", "scale", *PATHS, *COUNTS)
 MOST = 9999
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+FAILED = 1
 COPIED = (
     "report.md",
     "results.json",
@@ -249,5 +250,5 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # outside of runs; run_jobs has its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # outside of runs; run_jobs has its own
     sys.exit(main(sys.argv[1:]))
