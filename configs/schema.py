@@ -54,7 +54,7 @@ class DataConfig:
     source: Any
     tokenizer: Any
     root: str
-    val_fraction: float
+    val_fraction: float | None  # null: as the source has it
     split_seed: int
     shard_tokens: int
     workers: int | None

@@ -203,7 +203,7 @@ def test_a_default_written_down_makes_no_other_run() -> None:
     [
         ([], "nano-pysource-adamw-s1337-dd16e5a0"),
         (["optim=sophiag", "seed=3"], "nano-pysource-sophiag-s3-3f79e8be"),
-        (["data=files", "data.source.pattern=corpus/*.txt"], "nano-files-adamw-s1337-0a1f0684"),
+        (["model=micro", "data=synthetic", "optim.lr=1"], "micro-synthetic-adamw-s1337-5fc187a0"),
     ],
 )
 def test_runs_made_before_are_found_under_their_names(overrides: list[str], name: str) -> None:
