@@ -84,7 +84,7 @@ def _composed(overrides: Sequence[str]) -> Composed:
 
 
 def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
-    """group=option, each checked and once."""
+    """group=option, each checked; of one that is chosen twice the last, as of a key."""
     found: dict[str, str] = {}
     for each in groups:
         options = sorted(path.stem for path in (FOLDER / each.key).glob("*.yaml"))
@@ -99,8 +99,7 @@ def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
                     f"{each.key}={shown(option)} names several options; add -m to run each, or choose one"
                 )
             raise ConfigError(f"{each.key}={shown(option)} does not exist; {_nearest(option, options)} {listed}")
-        if found.setdefault(each.key, option) != option:
-            raise ConfigError(f"{each.key} is chosen twice: {found[each.key]} and {option}; choose one")
+        found[each.key] = option
     return tuple(f"{group}={option}" for group, option in found.items())
 
 

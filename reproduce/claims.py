@@ -306,15 +306,9 @@ def _claim(name: str, scale: str, fields: Mapping[str, Any], overrides: Point, w
         contrary=list(fields["contrary"]),
         rule=" ".join(fields["rule"].split()),
         arms=tuple(_arm(arm_name, arm, where) for arm_name, arm in fields["arms"].items()),
-        common=_common(fields["overrides"], overrides),
+        common=(*fields["overrides"], *overrides),
         fields=rest,
     )
-
-
-def _common(of_file: Sequence[str], of_user: Sequence[str]) -> Point:
-    """Both; where both choose an option of a group, the user's."""
-    chosen = {grammar.given(each).key for each in of_user} & set(configs.GROUPS)
-    return (*(each for each in of_file if grammar.given(each).key not in chosen), *of_user)
 
 
 def _arm(name: str, content: Mapping[str, Any], where: str) -> ArmSpec:

@@ -104,10 +104,10 @@ def test_a_bad_override_gets_one_clear_line(override: str, message: str) -> None
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_options_of_a_group_are_chosen_once() -> None:
-    with pytest.raises(ConfigError, match="optim is chosen twice: lion and sgd; choose one"):
-        compose(["optim=lion", "optim=sgd"])
-    assert compose(["optim=lion", "seed=1", "optim=lion", "seed=2"]).seed == 2  # of a key the last value counts
+def test_of_what_is_given_twice_the_last_counts() -> None:
+    found = compose(["optim=lion", "seed=1", "optim=sgd", "optim.momentum=0.5", "seed=2"])
+    assert (found.optim._target_, found.optim.momentum, found.seed) == ("optim.SGD", 0.5, 2)
+    assert found.run_dir == compose(["optim=sgd", "optim.momentum=0.5", "seed=2"]).run_dir
 
 
 @pytest.mark.parametrize(

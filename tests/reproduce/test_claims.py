@@ -215,4 +215,5 @@ def test_a_claim_file_of_another_form_is_named(tmp_path: Path, content: str, mes
 def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_claim: Callable[..., Path]) -> None:
     folder = write_claim(overrides=["data=pysource", "model=pico", "seed=1"])
     claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
-    assert claim.common == ("model=pico", "seed=1", "data=synthetic", "seed=2")
+    config = claims.composed(claim.common)
+    assert (config.data.source._target_, config.seed, config.model.n_layer) == ("data.Synthetic", 2, 2)
