@@ -284,8 +284,8 @@ def test_runs_that_say_finished_with_a_loss_that_is_not_finite_fail_their_arm_an
     ("change", "message"),
     [
         ({"runs": 5}, "runs=5 is not what results have there"),
-        ({"protocols": [{"name": "x"}]}, "description is missing"),
-        ({"protocols": [{"name": "x"}]}, r"protocols\\[0\\].description is missing"),
+        ({"verdict": None}, "verdict=null is not what results have there"),
+        ({"protocols": [{"name": "x"}]}, r"protocols\[0\].description is missing"),
         ({"source": {"paper": "x", "odd": 1}}, "source.odd is no field of results"),
         ({"curves": {"a": {"step": ["x"]}}}, "curves.a.step"),
     ],
