@@ -46,10 +46,9 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
         return STOPPED
     except OSError as error:
         _drop_output()  # it may be what cannot be written
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        _say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
     except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        _say(one_line(error))
     return BAD_INPUT
 
 
@@ -107,6 +106,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
     return int(text)
+
+
+def _say(error: str) -> None:
+    """Once on every machine: all ranks that torchrun starts there have the same to say."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr)
 
 
 def _drop_output() -> None:

@@ -63,3 +63,12 @@ def test_output_that_nobody_reads_or_no_terminal_can_show_ends_nothing() -> None
     ):
         done = subprocess.run(["bash", "-c", script, code], capture_output=True, env=environment, check=False)
         assert b"Traceback" not in done.stderr and done.returncode in (0, 2)
+
+
+def test_of_the_ranks_of_a_machine_one_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in ("0", "1", "2"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert answer([], "doc", lambda arguments: raising(ConfigError("seed=x is wrong"))) == 2
+    assert capsys.readouterr().err == "error: seed=x is wrong\n"
