@@ -22,7 +22,7 @@ from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
 from configs.checks import check_values
 from configs.errors import LONGEST_SHOWN, ConfigError, one_line, shown
-from configs.overrides import Given, escaped, given, is_interpolation, is_typed_text, text, value
+from configs.overrides import Given, escaped, given, is_interpolation, is_readable, is_typed_text, text, value
 from configs.paths import VARIABLE, expanded
 from configs.plug_ins import TARGET
 from configs.reading import read_yaml
@@ -148,7 +148,7 @@ def _typed(each: Given, argument: Argument) -> Any:
     key, raw = each.key, each.raw or ""
     if key in FREE_TEXTS:
         return escaped(raw)
-    if is_typed_text(key) and is_text(argument.annotation):
+    if is_typed_text(key) and _holds_a_text(argument, raw):
         if raw == "null" and (argument.default is None or allows_null(argument.annotation)):
             return None
         return _typed_text(key, text(key, raw))
@@ -157,6 +157,13 @@ def _typed(each: Given, argument: Argument) -> Any:
     if is_text(argument.annotation) and isinstance(found, bool | int | float):
         return raw
     return found
+
+
+def _holds_a_text(argument: Argument, raw: str) -> bool:
+    """By its annotation; without one, by its default, or as the value is none that could be anything else."""
+    if argument.annotation is not None:
+        return is_text(argument.annotation)
+    return isinstance(argument.default, str) or not is_readable(raw)
 
 
 def _typed_text(key: str, typed: str) -> str:

@@ -88,6 +88,11 @@ def is_interpolation(text: str) -> bool:
         return False
 
 
+def is_readable(raw: str) -> bool:
+    """Whether Hydra's grammar can read the value."""
+    return not isinstance(_parsed(raw), ConfigError)
+
+
 def is_typed_text(key: str) -> bool:
     """Whether the key, if it holds a text, takes it as typed."""
     return key in FREE_TEXTS or key in PATHS or key.startswith(tuple(f"{place}." for place in TYPED_TEXTS))

@@ -215,6 +215,10 @@ def _check_arguments(node: Node) -> None:
         kept = checked(f"{node.key}.{name}", value, known[name], node.target)
         if kept is not value:
             node.content[name] = kept
+    if "role_settings" in node.seam.besides:
+        for role, settings_of_role in (node.content.get("role_settings") or {}).items():
+            for name in settings_of_role.keys() & known.keys():
+                checked(f"{node.key}.role_settings.{role}.{name}", settings_of_role[name], known[name], node.target)
     if missing := [name for name, each in known.items() if each.default is REQUIRED and name not in node.content]:
         raise ConfigError(f"{node.key}.{missing[0]} is missing: {node.target} needs it")
 

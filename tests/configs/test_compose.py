@@ -65,6 +65,8 @@ ROOT = Path(__file__).parents[2]
         ("optim.decay_roles=matrix", "must be a list of roles such as [embedding,matrix]"),
         ("optim.lr=1e-3,2e-3", "optim.lr=1e-3,2e-3 has several values; add -m to run each"),
         ("optim=adamw,lion", "optim=adamw,lion names several options; add -m to run each"),
+        ("+optim.role_settings.embedding.lr=abc", "optim.role_settings.embedding.lr=abc must be a number"),
+        ("+optim.role_settings=3", "must be a mapping of roles to settings"),
         ("schedule.warmup_steps=2.5", "schedule.warmup_steps=2.5 must be a whole number"),
         ("schedule.foo=1", "unknown key 'schedule.foo'"),
         ("schedule.max_steps=1", "the nearest valid one is 'max_steps' (trainer.Cosine takes warmup_steps, final_lr"),
@@ -368,3 +370,36 @@ def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         command_line(monkeypatch, "seed=3", "-h")
     assert not ended.value.code
     assert capsys.readouterr().out == "What it does.\n"
+
+
+OWN = """
+import torch
+class Plain(torch.optim.SGD):
+    def __init__(self, params, rate=0.1, *, names: "list[str]" = ("a",), **rest): super().__init__(params, lr=rate)
+class Sink:
+    def __init__(self, run_dir, settings, url="x"): pass
+    def write(self, row): pass
+    def close(self): pass
+def made(params): return Plain(params)
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["optim._target_=own.Plain", "optim.rate=0.5"], "optim.rate", 0.5),
+        (["optim._target_=own.Plain", "optim.momentum=0.5"], "optim.momentum", 0.5),  # **rest takes it
+        (["+logging.mine._target_=own.Sink"], "logging.mine._target_", "own.Sink"),
+        (["+logging.mine._target_=own.Sink", "logging.mine.url=a#b"], "logging.mine.url", "a#b"),
+    ],
+)
+def test_a_class_of_the_users_own_plugs_in_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], key: str, value: object
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert OmegaConf.select(compose(overrides), key) == value
+    assert "own" not in sys.modules  # its source says enough
+    for target, message in (("own.Nope", "own has no Nope; it has Plain, Sink"), ("own.made", "is a function")):
+        with pytest.raises(ConfigError, match=message):
+            compose([f"optim._target_={target}"])
