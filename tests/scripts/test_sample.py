@@ -177,3 +177,12 @@ def test_it_needs_no_data_set(trained: Path, tmp_path: Path, capsys: pytest.Capt
     OmegaConf.save(config, folder / "config.yaml")
     assert sample.main([f"run={folder}", "prompt=abc", "tokens=3"]) == 0
     assert capsys.readouterr().out.startswith("abc")
+
+
+def test_reading_changes_nothing_on_disk(trained: Path) -> None:
+    def contents() -> dict[str, bytes | None]:
+        return {str(path): path.read_bytes() if path.is_file() else None for path in trained.rglob("*")}
+
+    before = contents()
+    assert sample.main([f"run={trained}", "tokens=1"]) == 0
+    assert contents() == before
