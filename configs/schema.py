@@ -47,6 +47,45 @@ class RunConfig:
     timeout_seconds: float = 600.0  # how long a rank may hang before the run ends and names it
 
 
+@dataclass
+class DataConfig:
+    """The keys of the group data: each option sets their defaults, data.prepare and the loader check their ranges."""
+
+    source: Any
+    tokenizer: Any
+    root: str
+    val_fraction: float | None  # null: as the source has it
+    split_seed: int
+    shard_tokens: int
+    workers: int | None
+    order: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A place for plug-ins. methods: what a class needs to fit there; given: arguments that the run passes to it."""
+
+    what: str
+    methods: tuple[str, ...]
+    given: frozenset[str] = frozenset()
+    besides: frozenset[str] = frozenset()  # keys of a node that are no arguments
+
+
+SEAMS = {
+    "optim": Seam(
+        "an optimizer", ("step", "zero_grad"), frozenset({"params"}), frozenset({"decay_roles", "role_settings"})
+    ),
+    "schedule": Seam("a schedule", ("apply",), frozenset({"max_steps"})),
+    "parallel": Seam(
+        "a strategy",
+        ("forward_backward", "evaluate"),
+        frozenset({"device", "precision", "compiled", "timeout_seconds"}),
+    ),
+    "logging": Seam("a sink", ("write", "close"), frozenset({"run_dir", "settings"})),
+    "data.source": Seam("a source of documents", ("documents",)),
+    "data.tokenizer": Seam("a tokenizer", ("fit",)),
+}
 CHOICES = {
     "resume": ("auto", "never", "must"),
     "device": ("auto", "cpu", "cuda"),
@@ -70,6 +109,12 @@ AT_LEAST = {
     "spike_factor": 1,
     "timeout_seconds": 1,
 }
+# Taken as typed, whatever it is.
+FREE_TEXTS = frozenset({"data.prompt"})
+# ~ and $VARIABLE are replaced here; the packages that own a path of theirs do it themselves.
+PATHS = ("run_dir", "data.root")
+# Below these, an argument that is a text is taken as typed wherever Hydra's grammar would refuse or change it.
+TYPED_TEXTS = ("data.source", "data.tokenizer", "logging")
 # Where a run lies and what it shows: not in the name of its folder, free to change when it continues.
 PLACE = frozenset(
     {"run_dir", "resume", "logging", "sample_tokens", "timeout_seconds", "data.root", "data.workers", "data.prompt"}

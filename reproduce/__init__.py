@@ -1,9 +1,11 @@
 """A paper's claim, re-run: claims -> runs -> statistics -> report.
 
 claims.py      configs/claim/*.yaml to a checked Claim at a scale
+preconditions.py   what all runs of a claim need, checked before the first
 protocols.py   which runs a protocol wants next, given those that are done: tuning rounds, then comparisons
 jobs.py        runs are ordinary train.py processes (processes.py): skipped when finished, continued when broken,
                shown while they run (progress.py); serves sweeps too (sweep.py)
+run_files.py   the files of a run directory, checked
 measures.py    run directories to curves, speed-ups, overheads; a diverged run is a failure of its arm, never absent
 statistics.py  intervals, paired tests, fitted curves, the rule that gives a verdict; numbers in, numbers out
 findings.py    all of these to measures and verdicts; exhibits.py has the figures and tables

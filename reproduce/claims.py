@@ -12,11 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 import configs
-from reproduce.results import Source
+from configs import overrides as grammar
+from configs.errors import ReadingError, shown
+from configs.plug_ins import TARGET, is_trusted
+from configs.reading import read_yaml
+from reproduce.results import ResultsError, Source, made
 
 FOLDER = configs.FOLDER / "claim"
 ROLES = ("baseline", "candidate", "other")
@@ -25,7 +28,7 @@ SHARED = ("data", "global_batch", "model.block_size")
 
 Point = tuple[str, ...]  # overrides of one set of hyperparameters
 TEXT, WORDS, NUMBER, COUNT, TABLE, ROWS = "a text", "a list of texts", "a number", "a count", "a mapping", "a list"
-FLAG = "true or false"
+FLAG, SIZE, SHARE = "true or false", "a whole number of at least 1", "a number in (0, 1]"
 
 # Fields of every claim, then those that a kind adds. True: required.
 FIELDS: dict[str, tuple[str, bool]] = {
@@ -40,12 +43,12 @@ FIELDS: dict[str, tuple[str, bool]] = {
     "notes": (WORDS, False),
 }
 TRAINING: dict[str, tuple[str, bool]] = {
-    "budget": (COUNT, True),
+    "budget": (SIZE, True),
     "seeds": (ROWS, True),
     "tuning_seed": (COUNT, True),
     "warmup_steps": (COUNT, False),
-    "warmup_fraction": (NUMBER, False),
-    "evaluations": (COUNT, True),
+    "warmup_fraction": (SHARE, False),
+    "evaluations": (SIZE, True),
     "differs": (WORDS, False),
     "drop_checkpoints": (FLAG, False),  # of finished runs, which need none
 }
@@ -57,7 +60,7 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
         "fractions": (TABLE, True),
         "halving": (ROWS, True),
         "comparisons": (ROWS, True),
-        "timing_steps": (COUNT, True),  # of a block; a multiple of what the optimizers do every so many steps
+        "timing_steps": (SIZE, True),  # of a block; a multiple of what the optimizers do every so many steps
     },
     "sweep": {
         **TRAINING,
@@ -164,6 +167,7 @@ def load(
     fields = _merged(content, claim_scales[scale] or {})
     where += f", scale {scale}"
     _check_fields(fields, where)
+    _check_trust(_claim(name, scale, fields, (), where), where)
     claim = _claim(name, scale, fields, tuple(overrides), where)
     _check_kind(claim, where)
     if n_seeds is not None:
@@ -178,19 +182,70 @@ def composed(overrides: Point) -> DictConfig:
     return configs.compose(list(overrides))
 
 
+def settings_of(overrides: Point) -> dict[str, Any]:
+    """configs.settings, a copy; each set of overrides once."""
+    return dict(_settings(overrides))
+
+
+@lru_cache(maxsize=1024)
+def _settings(overrides: Point) -> Mapping[str, Any]:
+    return configs.settings(overrides)
+
+
 def _content(name: str, folder: Path) -> dict[str, Any]:
     if name not in (found := names(folder)):
         raise ClaimError(f"there is no claim {name!r}; {_nearest(name, found)}")
     path = folder / f"{name}.yaml"
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ClaimError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    except Exception as error:  # the YAML parser's own classes
-        raise ClaimError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ClaimError(f"{path} must hold a mapping of fields")
-    return {str(key): value for key, value in content.items()}
+        content = read_yaml(path)
+    except ReadingError as error:
+        raise ClaimError(str(error)) from None
+    if content is None:
+        raise ClaimError(f"{path} does not exist")
+    for field in ("scales", "arms"):
+        _check_mappings(content.get(field), field, str(path))
+    for scale, fields in (content.get("scales") or {}).items():
+        _check_mappings((fields or {}).get("arms"), f"scales.{scale}.arms", str(path))
+    return content
+
+
+def _check_mappings(found: Any, field: str, where: str) -> None:
+    """Raises: ClaimError: unless it is missing, or maps texts to mappings or nothing."""
+    if found is None:
+        return
+    if not isinstance(found, dict):
+        raise ClaimError(f"{where}: {field} must be a mapping, not {shown(found)}")
+    for name, content in found.items():
+        if not isinstance(name, str) or (content is not None and not isinstance(content, dict)):
+            raise ClaimError(f"{where}: {field}: {shown(name)} must be a name with a mapping, not {shown(content)}")
+
+
+def _check_trust(claim: Claim, where: str) -> None:
+    """A file may choose among our classes and torch.optim's; any other, and a look into the environment, the user must.
+
+    Raises: ClaimError.
+    """
+    points = [claim.common, *(point for arm in claim.arms for point in (arm.overrides, arm.paper, *arm.grid))]
+    for override in dict.fromkeys(override for point in points for override in point):
+        if "${" in override:
+            raise ClaimError(f"{where}: {shown(override)}: ${{...}} is not looked up for a file; write the value")
+        each = grammar.given(override)
+        if TARGET in override and each.raw is not None:
+            content = {each.key.rpartition(".")[2]: grammar.value(each.key, each.raw)}
+            for target in _targets(content):
+                if not is_trusted(str(target)):
+                    raise ClaimError(
+                        f"{where}: {shown(override)}: a file may name classes of optim, data, trainer and torch.optim "
+                        "alone; give others on the command line"
+                    )
+
+
+def _targets(content: Any) -> list[Any]:
+    """All values of _target_."""
+    if isinstance(content, Mapping):
+        own = [each for key, each in content.items() if key == TARGET]
+        return own + [target for each in content.values() for target in _targets(each)]
+    return [target for each in content for target in _targets(each)] if isinstance(content, list) else []
 
 
 def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +254,7 @@ def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, A
     changed = scale.get("arms") or {}
     if odd := [arm for arm in changed if arm not in arms]:
         raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {_nearest(odd[0], [*arms])}")
-    merged_arms = {name: {**arm, **(changed.get(name) or {})} for name, arm in arms.items()}
+    merged_arms = {name: {**(arm or {}), **(changed.get(name) or {})} for name, arm in arms.items()}
     return {**content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
 
 
@@ -207,14 +262,14 @@ def _check_fields(fields: Mapping[str, Any], where: str) -> None:
     kind = fields.get("kind")
     if kind is None:
         raise ClaimError(f"{where}: field 'kind' is missing; one of {', '.join(KINDS)}")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ClaimError(f"{where}: kind={kind!r} does not exist; {_nearest(str(kind), list(KINDS))}")
     known = FIELDS | KINDS[kind]
     for field, (type_, is_required) in known.items():
         if is_required and fields.get(field) is None:
             raise ClaimError(f"{where}: field {field!r} ({type_}) is missing")
         if fields.get(field) is not None and not _is(fields[field], type_):
-            raise ClaimError(f"{where}: field {field!r} must be {type_}, not {fields[field]!r}")
+            raise ClaimError(f"{where}: field {field!r} must be {type_}, not {shown(fields[field])}")
     for field in fields:
         if field not in known:
             raise ClaimError(f"{where}: a claim of kind {kind} has no field {field!r}; {_nearest(field, list(known))}")
@@ -230,16 +285,17 @@ def _is(value: Any, type_: str) -> bool:
         TABLE: isinstance(value, dict),
         FLAG: isinstance(value, bool),
         ROWS: isinstance(value, list) and bool(value),
+        SIZE: is_number and isinstance(value, int) and value >= 1,
+        SHARE: is_number and 0 < value <= 1,
     }
     return checks[type_]
 
 
 def _claim(name: str, scale: str, fields: Mapping[str, Any], overrides: Point, where: str) -> Claim:
     try:
-        source = Source(**fields["source"])
-    except TypeError as error:
-        reason = str(error).replace("Source.__init__()", "source")
-        raise ClaimError(f"{where}: {reason}; it has paper, url, sentence, setting and unverified") from None
+        source: Source = made(Source, fields["source"], where, "source")
+    except ResultsError as error:
+        raise ClaimError(f"{error}; source has paper, url, sentence, setting and unverified, texts") from None
     rest = {key: value for key, value in fields.items() if key not in ("title", "kind", "source", "contrary", "rule")}
     return Claim(
         id=name,
@@ -262,6 +318,8 @@ def _arm(name: str, content: Mapping[str, Any], where: str) -> ArmSpec:
     for field in ("label", "role", "overrides"):
         if content.get(field) is None:
             raise ClaimError(f"{place}: field {field!r} is missing")
+    if not _is(content["label"], TEXT) or not isinstance(content.get("grid") or [], list):
+        raise ClaimError(f"{place}: label must be a text, and grid a list of points")
     if content["role"] not in ROLES:
         raise ClaimError(f"{place}: role={content['role']!r} must be one of {', '.join(ROLES)}")
     points = [content["overrides"], content.get("paper") or [], *(content.get("grid") or [])]
@@ -284,6 +342,8 @@ def _with_seeds(claim: Claim, n_seeds: int) -> Claim:
 
 def _check_kind(claim: Claim, where: str) -> None:
     """What the fields of a kind must be beyond their type."""
+    for row in claim.fields.get("statements") or ():
+        _check_row(row, {"statement": TEXT, "finding": TEXT, "why": TEXT}, "statements", claim, where)
     if claim.kind != "toy" and not any(arm.role == "baseline" for arm in claim.arms):
         raise ClaimError(f"{where}: no arm has role baseline")
     if claim.kind in ("speed_up", "sweep"):
@@ -294,15 +354,14 @@ def _check_kind(claim: Claim, where: str) -> None:
         _check_sweep(claim, where)
     elif claim.kind == "overhead":
         _check_expect(claim, where)
-        if missing := [key for key in ("rounds", "steps", "sizes") if key not in claim.fields["settings"]]:
-            raise ClaimError(f"{where}: settings: {missing[0]!r} is missing")
+        _check_row(claim.fields["settings"], {"rounds": SIZE, "steps": SIZE, "sizes": WORDS}, "settings", claim, where)
 
 
 def _check_training(claim: Claim, where: str) -> None:
     fields = claim.fields
     if ("warmup_steps" in fields) == ("warmup_fraction" in fields):
         raise ClaimError(f"{where}: give one of warmup_steps and warmup_fraction")
-    if len(set(claim.seeds)) < len(claim.seeds) or not all(_is(seed, COUNT) for seed in claim.seeds):
+    if not all(_is(seed, COUNT) for seed in claim.seeds) or len(set(claim.seeds)) < len(claim.seeds):
         raise ClaimError(f"{where}: seeds={claim.seeds} must be different counts")
     if fields["tuning_seed"] in claim.seeds:
         raise ClaimError(
@@ -313,6 +372,8 @@ def _check_training(claim: Claim, where: str) -> None:
 
 def _check_speed_up(claim: Claim, where: str) -> None:
     fields = claim.fields
+    if not fields["protocols"]:
+        raise ClaimError(f"{where}: field 'protocols' must name one or more of {', '.join(PROTOCOLS)}")
     for protocol in fields["protocols"]:
         if protocol not in PROTOCOLS:
             raise ClaimError(f"{where}: protocol {protocol!r} does not exist; {_nearest(protocol, list(PROTOCOLS))}")
@@ -320,7 +381,9 @@ def _check_speed_up(claim: Claim, where: str) -> None:
     if "paper" in fields["protocols"] and (without := [arm.name for arm in claim.arms if not arm.paper]):
         raise ClaimError(f"{where}: arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
     for row in fields["comparisons"]:
-        _check_row(row, ("candidate", "baseline", "claimed"), "comparisons", claim, where)
+        _check_row(row, {"candidate": TEXT, "baseline": TEXT, "claimed": TABLE}, "comparisons", claim, where)
+        if row.get("fractions") is not None and not _is(row["fractions"], TABLE):
+            raise ClaimError(f"{where}: comparisons: fractions must be a mapping, not {shown(row['fractions'])}")
         for protocol, fractions in (row.get("fractions") or {}).items():
             _check_fractions(fractions, f"comparisons: fractions.{protocol}", where)
         for key, value in row["claimed"].items():
@@ -335,19 +398,21 @@ def _check_speed_up(claim: Claim, where: str) -> None:
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
             raise ClaimError(f"{where}: every arm needs a grid of the same size, for equal tuning; they have {sizes}")
         for row in fields["halving"]:
-            _check_row(row, ("fraction", "keep"), "halving", claim, where)
+            _check_row(row, {"fraction": SHARE, "keep": SIZE}, "halving", claim, where)
         if fields["halving"][-1]["keep"] != 1:
             raise ClaimError(f"{where}: the last round of halving must keep 1")
 
 
 def _check_fractions(fractions: Any, field: str, where: str) -> None:
-    if not isinstance(fractions, list) or not all(_is(each, NUMBER) and 0 < each <= 1 for each in fractions):
+    if not _is(fractions, ROWS) or not all(_is(each, SHARE) for each in fractions):
         raise ClaimError(f"{where}: {field} must list the candidate's budgets, each in (0, 1]")
 
 
 def _check_sweep(claim: Claim, where: str) -> None:
     if claim.fields["chosen"] not in CHOSEN:
         raise ClaimError(f"{where}: chosen={claim.fields['chosen']!r} must be one of {', '.join(CHOSEN)}")
+    if not all(_is(each, NUMBER) and each > 0 for each in claim.fields.get("near") or ()):
+        raise ClaimError(f"{where}: near={shown(claim.fields['near'])} must list numbers above 0")
     _check_expect(claim, where)
     for arm in claim.arms:
         if not arm.grid:
@@ -364,7 +429,8 @@ def _check_sweep(claim: Claim, where: str) -> None:
 
 def _check_expect(claim: Claim, where: str) -> None:
     for row in claim.fields["expect"]:
-        _check_row(row, ("measure", "arm", "claimed", "no_effect"), "expect", claim, where)
+        types = {"measure": TEXT, "arm": TEXT, "claimed": NUMBER, "no_effect": NUMBER}
+        _check_row(row, types, "expect", claim, where)
         if row["measure"] not in (known := EXPECTED[claim.kind]):
             raise ClaimError(f"{where}: expect: measure={row['measure']!r}; {_nearest(str(row['measure']), known)}")
         numbers = (row["claimed"], row["no_effect"])
@@ -372,10 +438,14 @@ def _check_expect(claim: Claim, where: str) -> None:
             raise ClaimError(f"{where}: expect: {row}: claimed and no_effect must be two different numbers")
 
 
-def _check_row(row: Any, keys: Sequence[str], field: str, claim: Claim, where: str) -> None:
-    if not isinstance(row, dict) or (missing := [key for key in keys if key not in row]):
+def _check_row(row: Any, types: Mapping[str, str], field: str, claim: Claim, where: str) -> None:
+    """Raises: ClaimError: unless it is a mapping that has the keys, each with a value of its type."""
+    if not isinstance(row, dict) or (missing := [key for key in types if key not in row]):
         what = f"lacks {missing[0]!r}" if isinstance(row, dict) else "must be a mapping"
-        raise ClaimError(f"{where}: {field}: {row} {what}")
+        raise ClaimError(f"{where}: {field}: {shown(row)} {what}")
+    for key, type_ in types.items():
+        if not _is(row[key], type_):
+            raise ClaimError(f"{where}: {field}: {key}={shown(row[key])} must be {type_}")
     arms = [arm.name for arm in claim.arms]
     for key in ("candidate", "baseline", "arm", "against"):
         if key in row and row[key] not in arms:

@@ -231,7 +231,8 @@ def _divided(interval: Interval, by: Interval | None) -> Interval | None:
     """The quotient; its bounds are those of the worst cases, so it is never too narrow."""
     if by is None:
         return None
-    return Interval(interval.estimate / by.estimate, interval.low / by.high, interval.high / by.low)
+    high = interval.high / by.low if by.low > 0 else math.inf
+    return Interval(interval.estimate / by.estimate, interval.low / by.high, high)
 
 
 def _equal_cost(pair: Pair, flops: float | None, seconds: Interval | None) -> list[Measure]:

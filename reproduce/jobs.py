@@ -7,6 +7,7 @@ harm, and the next runner waits a while for it. Imports no torch.
 """
 
 import fcntl
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from omegaconf import DictConfig
 
-from configs import ConfigError, compose, differences
+from configs import ConfigError, ReadingError, compose, differences
+from configs.door import BAD_INPUT
+from configs.reading import opened
 from reproduce.processes import (
     EXIT_STATUS,
     GRACE_SECONDS,
@@ -70,12 +73,19 @@ class Interrupted(SystemExit):
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, at_once: int = 1, ranks: int = 1, show: bool = True, script: Path = TRAIN
+    jobs: Sequence[Job],
+    *,
+    at_once: int = 1,
+    ranks: int = 1,
+    show: bool = True,
+    script: Path = TRAIN,
+    alike: bool = False,
 ) -> list[Outcome]:
     """Runs the jobs in the order given, at_once at a time, each under torchrun if ranks > 1; how they ended, in order.
 
-    A job whose run directory holds its run, finished or diverged, starts no process. Failures stop no other job.
-    To be called from the main thread: it handles SIGINT, SIGTERM and SIGUSR1 while it runs.
+    A job whose run directory holds its run, finished or diverged, starts no process. A failure stops no other job,
+    unless the jobs are alike and all would fail in the same way (see _is_shared): those not started by then have no
+    outcome. To be called from the main thread: it handles SIGINT, SIGTERM and SIGUSR1 while it runs.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
     few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
@@ -85,7 +95,7 @@ def run_jobs(
         _check_run_dirs(plans)
         on_cuda = any(plan.config.device != "cpu" for plan in plans)
         slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
-        runner = _Runner(plans, slots, script, ranks)
+        runner = _Runner(plans, slots, script, ranks, alike=alike)
         with Display([plan.standing for plan in plans], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
@@ -125,21 +135,41 @@ class _Plan:
         saved, found = self.run_dir / "config.yaml", read_result(self.run_dir)
         if found is None or found.get("status") not in ("finished", "diverged") or not saved.is_file():
             return False
-        if differences(self.config, saved):
-            return False  # train.py will say which
+        with suppress(ReadingError):
+            if not differences(self.config, saved):
+                self._settle_as(found)
+                return True
+        return False  # train.py will say which, or what is wrong with the file
+
+    def _settle_as(self, found: dict[str, Any]) -> None:
+        """By a result that is there already."""
         status = found["status"]
         message = None if status == "finished" else f"diverged at step {found.get('step')}"
         self.settle(Outcome(self.job, self.run_dir, status, found, message, 0.0, EXIT_STATUS[status]), "before")
-        return True
 
     def is_in_use(self) -> bool:
         """Whether a live process holds the run directory."""
-        with suppress(FileNotFoundError), (self.run_dir / "lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        with suppress(ReadingError):
+            lock = opened(self.run_dir / "lock")
+            if lock is not None:
+                with lock:
+                    return _is_locked(lock)
         return False
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
+
+
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs whose run directory does not hold their run, finished or diverged. Raises: ConfigError."""
+    return [plan.job for plan in map(_planned, jobs) if not plan.has_ended_before()]
 
 
 def _planned(job: Job) -> _Plan:
@@ -165,7 +195,10 @@ def _check_run_dirs(plans: Sequence[_Plan]) -> None:
 class _Runner:
     """Keeps a process in every slot as long as jobs wait."""
 
-    def __init__(self, plans: Sequence[_Plan], slots: Sequence[dict[str, str]], script: Path, ranks: int) -> None:
+    def __init__(
+        self, plans: Sequence[_Plan], slots: Sequence[dict[str, str]], script: Path, ranks: int, *, alike: bool
+    ) -> None:
+        self._alike = alike
         self._plans, self._script, self._ranks, self._began = plans, script, ranks, time.monotonic()
         self._waiting = [plan for plan in plans if not plan.has_ended_before()]
         self._free = list(slots)
@@ -184,6 +217,8 @@ class _Runner:
     def advance(self) -> None:
         """Records what ended, starts what can start."""
         self.collect()
+        if self._alike and self._waiting and _is_shared(self.outcomes):
+            self._waiting.clear()
         while self._free and (plan := self._next()) is not None:
             self._waiting.remove(plan)
             if not plan.has_ended_before():
@@ -212,6 +247,19 @@ class _Runner:
         self._free.remove(slot)
         self.running.append((plan, process, slot))
         plan.standing.state, plan.standing.note = "running", f"log {log_path(plan.run_dir)}"
+
+
+def _is_shared(outcomes: Sequence[Outcome]) -> bool:
+    """Whether the failures say that jobs which are alike would fail too: bad input, or the same words from two jobs.
+
+    What a run directory or its lock is blamed for is that job's alone.
+    """
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    is_own = [str(outcome.run_dir) in (outcome.message or "") for outcome in failed]
+    if any(each.exit_status == BAD_INPUT and not own for each, own in zip(failed, is_own, strict=True)):
+        return True
+    words = [re.sub(r"\d+", "0", each.message or "") for each, own in zip(failed, is_own, strict=True) if not own]
+    return len(set(words)) < len(words)
 
 
 class _Signals:

@@ -3,17 +3,17 @@
 A diverged run has no loss (None) and stays: whoever averages must say what becomes of it.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
+from configs.reading import number
+from reproduce import run_files
 from reproduce.protocols import Planned
 from reproduce.statistics import Interval
-from trainer.metrics import read_rows
 
 COLUMNS = ("step", "tokens", "flops", "seconds", "val/loss")
 Losses = Mapping[int, float | None]  # seed -> final val/loss
@@ -41,6 +41,11 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     ended: float = 0.0  # seconds since the epoch
 
+    def __post_init__(self) -> None:
+        if self.loss is not None and number(self.loss) is None:
+            object.__setattr__(self, "loss", None)
+            object.__setattr__(self, "status", "diverged")
+
     @property
     def data(self) -> dict[str, str]:
         """Checksums by split."""
@@ -51,7 +56,7 @@ class Record:
         """The fields of results.Run that a run directory knows."""
         return {
             "status": self.status,
-            "loss": self.loss if self.loss is not None and math.isfinite(self.loss) else None,
+            "loss": number(self.loss),
             "seconds": self.seconds,
             "flops": self.flops,
             "peak_bytes": self.peak_bytes,
@@ -71,28 +76,26 @@ class Measured(NamedTuple):
 def read(run_dir: Path) -> Record:
     """The record of a run directory.
 
-    Raises: MeasuresError: if there is no run.
+    Raises: MeasuresError: if there is no run. ReadingError: if one of its files is damaged.
     """
-    if not (run_dir / "config.yaml").is_file():
+    if not run_files.is_run(run_dir):
         raise MeasuresError(f"{run_dir} holds no run: it has no config.yaml; give the directory of a run")
-    file = run_dir / "result.json"
-    result = json.loads(file.read_bytes()) if file.is_file() else {}
-    metrics, environment = run_dir / "metrics.jsonl", run_dir / "env.json"
-    rows = read_rows(metrics) if metrics.is_file() else []
-    finished = result.get("status") == "finished"
+    result, environment = run_files.read_result(run_dir), run_files.read_environment(run_dir)
+    rows = _Rows(run_dir)
+    step = (result or {}).get("step")
     return Record(
-        status=result.get("status", "unfinished"),
-        step=int(result.get("step", rows[-1]["step"] if rows else 0)),
-        loss=result.get("val/loss") if finished else None,
-        seconds=result.get("seconds"),
-        flops=result.get("flops"),
-        curve=_columns(rows),
-        peak_bytes=_last(rows, "memory/peak_bytes"),
-        state_bytes=_last(rows, "optim/state_bytes"),
-        clipped_share=_clipped_share(rows),
-        win_rate=_mean(rows, "optim/win_rate"),
-        environment=json.loads(environment.read_bytes()) if environment.is_file() else {},
-        ended=file.stat().st_mtime if result else 0.0,
+        status=result["status"] if result else "unfinished",
+        step=rows.last_step if step is None else step,
+        loss=result["val/loss"] if result and result["status"] == "finished" else None,
+        seconds=result["seconds"] if result else None,
+        flops=result["flops"] if result else None,
+        curve=rows.curve(),
+        peak_bytes=rows.last.get("memory/peak_bytes"),
+        state_bytes=rows.last.get("optim/state_bytes"),
+        clipped_share=rows.clipped_share,
+        win_rate=rows.win_rate,
+        environment=environment,
+        ended=(run_dir / run_files.RESULT).stat().st_mtime if result else 0.0,
     )
 
 
@@ -140,7 +143,7 @@ def losses_at(runs: Sequence[Measured], arm: str, steps: float) -> dict[int, flo
 def between(points: Sequence[tuple[float, float | None]], x: float) -> float | None:
     """y at x on straight lines over log x; points by rising x."""
     for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= x <= x1 and y0 is not None and y1 is not None:
+        if x0 <= x <= x1 and is_finite(y0) and is_finite(y1):
             return y0 + (y1 - y0) * math.log(x / x0) / math.log(x1 / x0)
     return None
 
@@ -150,7 +153,7 @@ def share_near_best(points: Sequence[tuple[float, float | None]], tolerance: flo
 
     points: by rising x. Straight lines over log x between neighbours; next to a None (a diverged run) it does not.
     """
-    known = [y for _, y in points if y is not None]
+    known = [y for _, y in points if is_finite(y)]
     if not known or len(points) < 2:
         return None
     level = min(known) + tolerance
@@ -162,44 +165,77 @@ def share_near_best(points: Sequence[tuple[float, float | None]], tolerance: flo
 
 def mean_curves(runs: Sequence[Measured]) -> dict[str, list[float | None]]:
     """The mean over runs that differ in the seed alone, row by row; low and high are the extremes of val/loss."""
-    curves = [run.record.curve for run in runs if run.record.curve["step"]]
-    n = min((len(curve["step"]) for curve in curves), default=0)
+    curves = [_by_step(run.record.curve) for run in runs if run.record.curve["step"]]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     mean: dict[str, list[float | None]] = {column: [] for column in (*COLUMNS, "low", "high")}
-    for row in range(n):
+    for step in steps:
         for column in COLUMNS:
-            values = [curve[column][row] for curve in curves]
-            known = [value for value in values if value is not None]
+            values = [curve[step][column] for curve in curves]
+            known = [value for value in values if is_finite(value)]
             mean[column].append(sum(known) / len(known) if len(known) == len(values) else None)
-        found = [value for value in (curve["val/loss"][row] for curve in curves) if value is not None]
+        found = [value for curve in curves if is_finite(value := curve[step]["val/loss"])]
         mean["low"].append(min(found, default=None))
         mean["high"].append(max(found, default=None))
     return mean
 
 
+def is_finite(value: float | None) -> TypeGuard[float]:
+    """Whether it is a number to reckon with; whoever ranks losses puts any other last."""
+    return number(value) is not None
+
+
+class _Rows:
+    """What is kept of metrics.jsonl while its rows go by: evaluations, the last of some numbers, the mean of others.
+
+    Of two rows with an evaluation at the same step the later one counts.
+    """
+
+    LAST = ("memory/peak_bytes", "optim/state_bytes", "clipped_steps")
+    MOST_EVALUATIONS = 1_000_000
+
+    def __init__(self, run_dir: Path) -> None:
+        path = run_dir / run_files.METRICS
+        self.last: dict[str, float] = {}
+        self.last_step, self._clipped_at, self._sum, self._n = 0, 0, 0.0, 0
+        self._evaluations: dict[int, dict[str, float | None]] = {}
+        for row in run_files.read_rows(run_dir):
+            self.last_step = max(self.last_step, row["step"])
+            for key in self.LAST:
+                if (found := run_files.number_in(row, key, path)) is not None:
+                    self.last[key] = found
+                    self._clipped_at = row["step"] if key == "clipped_steps" else self._clipped_at
+            if (win_rate := run_files.number_in(row, "optim/win_rate", path)) is not None:
+                self._sum, self._n = self._sum + win_rate, self._n + 1
+            if "val/loss" in row:
+                self._evaluations[row["step"]] = {key: run_files.number_in(row, key, path) for key in COLUMNS}
+                if len(self._evaluations) > self.MOST_EVALUATIONS:
+                    raise MeasuresError(f"{path} has more than {self.MOST_EVALUATIONS:,} evaluations")
+
+    def curve(self) -> dict[str, list[float | None]]:
+        """COLUMNS, by rising step."""
+        rows = [self._evaluations[step] for step in sorted(self._evaluations)]
+        return {column: [row[column] for row in rows] for column in COLUMNS}
+
+    @property
+    def clipped_share(self) -> float | None:
+        """The count is of the steps up to and with the row's own."""
+        return self.last["clipped_steps"] / (self._clipped_at + 1) if "clipped_steps" in self.last else None
+
+    @property
+    def win_rate(self) -> float | None:
+        """The mean over rows."""
+        return number(self._sum / self._n) if self._n else None
+
+
+def _by_step(curve: Mapping[str, Sequence[float | None]]) -> dict[float, dict[str, float | None]]:
+    rows = (dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True))
+    return {step: row for row in rows if (step := row["step"]) is not None}
+
+
 def _share_below(y0: float | None, y1: float | None, level: float) -> float:
-    if y0 is None or y1 is None:
+    if not is_finite(y0) or not is_finite(y1):
         return 0.0
     low, high = min(y0, y1), max(y0, y1)
     if high <= level:
         return 1.0
     return (level - low) / (high - low) if low < level else 0.0
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    kept = [row for row in rows if "val/loss" in row]
-    return {column: [row.get(column) for row in kept] for column in COLUMNS}
-
-
-def _last(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    return next((float(row[key]) for row in reversed(rows) if row.get(key) is not None), None)
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [float(row[key]) for row in rows if row.get(key) is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _clipped_share(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The count is of the steps up to and with the row's own."""
-    last = next((row for row in reversed(rows) if "clipped_steps" in row), None)
-    return None if last is None else float(last["clipped_steps"]) / (last["step"] + 1)

@@ -8,6 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from configs import compose
+from configs.plug_ins import check_fields
+from configs.reading import number
 from model import GPT, GPTConfig
 from optim.memory import state_bytes
 from reproduce.evidence import Evidence
@@ -47,7 +49,8 @@ class Settings:
             self._require(claim.get("arm"), self.arms, "claims: arm", "an arm")
             self._require(claim.get("size", self.sizes[0]), self.sizes, "claims: size", "a size")
             values = claim.get("percent_saved")
-            if not isinstance(values, Sequence) or len(values) != 2 or not 0 < values[0] <= values[1] <= 100:
+            numbers = [number(each) or 0.0 for each in values] if isinstance(values, list | tuple) else []
+            if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] <= 100:
                 raise MemoryClaimError(
                     f"memory: claims: percent_saved={values!r} of {claim['arm']} must be [low, high], in (0, 100]"
                 )
@@ -57,7 +60,7 @@ class Settings:
         return (self.labels or {}).get(arm, arm)
 
     def _require(self, name: Any, known: Any, key: str, what: str) -> None:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise MemoryClaimError(f"memory: {key}={name!r} must be {what}: {', '.join(known)}")
 
 
@@ -108,6 +111,7 @@ def _checked(settings: Mapping[str, Any]) -> Settings:
     for name in ("arms", "sizes", "baseline"):
         if not settings.get(name):
             raise MemoryClaimError(f"memory: setting {name!r} is missing or empty")
+    check_fields(Settings, settings, "memory: ")
     return Settings(**settings)
 
 

@@ -1,6 +1,5 @@
 """A train.py process: its command, its share of the machine, its log, and how it ended. Imports no torch."""
 
-import json
 import os
 import re
 import shlex
@@ -16,10 +15,12 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from configs import ConfigError
+from configs import ConfigError, ReadingError
+from configs.door import STOPPED
+from reproduce import run_files
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": 75}  # train.py's; any other is a failure
+EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": STOPPED}  # train.py's; any other is a failure
 GRACE_SECONDS = 120.0  # for a process to end its step and save
 
 # Becomes the command, in the same process, once the system knows to end it with its parent (PR_SET_PDEATHSIG = 1). Not
@@ -58,7 +59,9 @@ class Process:
         command = [*_command(script, ranks), *overrides]
         tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        # A FIFO in its place is an error, and not waited for.
+        descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        with os.fdopen(descriptor, "ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._log_start = log.tell()
@@ -125,12 +128,10 @@ def log_path(run_dir: Path) -> Path:
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """The content of result.json, None if there is none."""
-    try:
-        found = json.loads((run_dir / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    """The content of result.json, None if there is none that can be read; see run_files.py."""
+    with suppress(ReadingError):
+        return run_files.read_result(run_dir)
+    return None
 
 
 def cuda_devices() -> list[str]:

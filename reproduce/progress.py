@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -18,8 +19,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from configs.errors import ReadingError
+from configs.reading import number, opened
+
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
+MOST_BYTES = 1 << 20  # of rows taken in at a time; the last ones tell how far a run is
 COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "stopped": "yellow"}
 
 
@@ -40,27 +45,39 @@ class Standing:
     def update(self) -> None:
         """Takes in what the run has written to metrics.jsonl since the last call."""
         try:
-            file = (self.run_dir / "metrics.jsonl").open("rb")
-        except OSError:
+            file = opened(self.run_dir / "metrics.jsonl")
+        except ReadingError:
+            return
+        if file is None:
             return
         with file:
-            inode = os.fstat(file.fileno()).st_ino
-            taken = self._read[1] if self._read[0] == inode else 0  # a run that continues replaces the file
+            found = os.fstat(file.fileno())
+            taken = self._read[1] if self._read[0] == found.st_ino else 0  # a run that continues replaces the file
+            taken = max(taken, found.st_size - MOST_BYTES)
             file.seek(taken)
-            complete = file.read().rpartition(b"\n")[0]
-        self._read = inode, taken + len(complete) + bool(complete)
+            complete = file.read(MOST_BYTES).rpartition(b"\n")[0]
+        self._read = found.st_ino, taken + len(complete) + bool(complete)
         for line in complete.splitlines():
-            with suppress(ValueError):
-                row = json.loads(line)
-                self.step, self.seconds = int(row["step"]), row["seconds"]
-                self.val_loss = row.get("val/loss", self.val_loss)
+            with suppress(ValueError, RecursionError):
+                self._take(json.loads(line))
+
+    def _take(self, row: Any) -> None:
+        """One row; what is not as it should be is left out, as others say so."""
+        if not isinstance(row, dict):
+            return
+        step, seconds, val_loss = (number(row.get(key)) for key in ("step", "seconds", "val/loss"))
+        self.step = self.step if step is None else int(step)
+        self.seconds = self.seconds if seconds is None else seconds
+        self.val_loss = val_loss if "val/loss" in row else self.val_loss
 
     @property
     def eta(self) -> str:
         """The time that the steps left will take, evaluations aside; empty if nothing can be said."""
         if self.state != "running" or not self.step:
             return ""
-        return str(timedelta(seconds=round(self.seconds / self.step * (self.max_steps - self.step))))
+        with suppress(OverflowError):
+            return str(timedelta(seconds=round(self.seconds / self.step * (self.max_steps - self.step))))
+        return ""
 
 
 class Display:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Structural
 
-import configs
-from reproduce.claims import ArmSpec, Claim, Point, composed
+from configs.reading import number
+from reproduce.claims import ArmSpec, Claim, Point, settings_of
 
 Outcomes = Mapping[str, float | None]  # configuration hash -> final val/loss; None: it diverged
 WHOLE, HALF = 1.0, 0.5
@@ -246,7 +246,7 @@ def plan(claim: Claim, arm: ArmSpec, protocol: str, purpose: str, seed: int, ste
 
 def config_hash(base: Point, own: Mapping[str, int]) -> str:
     """What two runs have in common exactly when they are the same run; own: keys that every run sets, after base."""
-    settings = configs.identity(composed(base))
+    settings = settings_of(base)
     settings |= {key: value for key, value in own.items() if key in settings}  # composing each run would take long
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -266,7 +266,7 @@ def best(batch: Sequence[Planned], outcomes: Outcomes, keep: int) -> dict[str, l
     """The best points of each arm, best first; a diverged run is the worst, the earlier point wins a tie."""
     ranked: dict[str, list[tuple[float, int, Point]]] = {}
     for n, run in enumerate(batch):
-        loss = outcomes[run.config_hash]
+        loss = number(outcomes[run.config_hash])
         ranked.setdefault(run.arm, []).append((math.inf if loss is None else loss, n, run.point))
     return {arm: [point for _, _, point in sorted(rows)[:keep]] for arm, rows in ranked.items()}
 

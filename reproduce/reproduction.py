@@ -6,6 +6,7 @@ after any interruption and ends with the same results.
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from configs.errors import shown
+from configs.reading import number, read_json
 from reproduce import findings, measures, protocols, report, statistics
 from reproduce.claims import Claim
 from reproduce.findings import Findings
@@ -20,7 +23,7 @@ from reproduce.jobs import Job, Outcome, run_jobs
 from reproduce.measures import Measured, Ratios
 from reproduce.processes import log_path
 from reproduce.protocols import Planned
-from reproduce.results import Protocol, Results, Run, Table, read, write
+from reproduce.results import Protocol, Results, Run, Table, finite, read, write
 from reproduce.statistics import Interval
 
 RESULTS, STEP_TIMES = "results.json", "step_times.json"
@@ -34,11 +37,12 @@ class ReproductionError(ValueError):
 
 
 class RunsFailedError(RuntimeError):
-    """Some runs crashed; the others are done, and the same command retries. One line per run."""
+    """Some runs crashed; the same command retries. One line per run, and how many were not started after them."""
 
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, outcomes: Sequence[Outcome], not_started: int = 0) -> None:
         lines = [f"{each.job.name}: {each.message or each.status}; log: {log_path(each.run_dir)}" for each in outcomes]
-        super().__init__("\n".join(lines))
+        rest = [f"{not_started} more were not started, as they would fail in the same way"] if not_started else []
+        super().__init__("\n".join([*lines, *rest]))
 
 
 def reproduce(
@@ -76,7 +80,7 @@ def reproduce(
 
 def check_folder(folder: Path, claim: Claim) -> None:
     """Raises: ReproductionError or ResultsError: if results of another claim, scale or version lie there."""
-    if not (folder / RESULTS).is_file():
+    if not (folder / RESULTS).exists():
         return
     before = read(folder / RESULTS)
     if (before.claim, before.scale) != (claim.id, claim.scale):
@@ -99,7 +103,7 @@ def run_all(
     while batch := protocols.next_runs(wanted, outcomes):
         ended = run([job(planned, folder) for planned in batch])
         if failed := [each for each in ended if each.status not in ("finished", "diverged")]:
-            raise RunsFailedError(failed)
+            raise RunsFailedError(failed, len(batch) - len(ended))
         for planned in batch:
             record = measures.read(run_dir(planned, folder))
             done.append(Measured(planned, record))
@@ -117,7 +121,7 @@ def run_dir(planned: Planned, folder: Path) -> Path:
 
 def job(planned: Planned, folder: Path) -> Job:
     """What a planned run is to the job runner."""
-    return Job(planned.name, (*planned.overrides, f"run_dir='{run_dir(planned, folder)}'"))
+    return Job(planned.name, (*planned.overrides, f"run_dir={run_dir(planned, folder)}"))
 
 
 def check_data(folder: Path) -> None:
@@ -131,19 +135,38 @@ def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> tuple[Ratios,
     settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     path = folder / STEP_TIMES
-    known = json.loads(path.read_bytes()) if path.is_file() else {}
+    known = read_json(path) or {}
     if known.get("key") != key:
         try:
             ratios = time_arms(claim)
         except ValueError as error:
             return {}, f"Nothing is known in seconds: {error}"
-        known = {"key": key, "ratios": [[*pair, *interval] for pair, interval in ratios.items()]}
-        path.write_text(json.dumps(known, indent=1) + "\n")
-    return {(ours, theirs): Interval(*numbers) for ours, theirs, *numbers in known["ratios"]}, ""
+        known = {"key": key, "ratios": [[*pair, *map(number, interval)] for pair, interval in ratios.items()]}
+        path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
+    rows = known.get("ratios")
+    return dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows])), ""
+
+
+def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:
+    """A row of the file; null stands for a bound that is not known, which too few rounds leave infinite.
+
+    Raises: ReproductionError: if it is none.
+    """
+    is_row = isinstance(row, list) and len(row) == 5 and all(isinstance(name, str) for name in row[:2])
+    pairs = zip(row[2:], (None, 0.0, math.inf), strict=True) if is_row else ()
+    numbers = [unknown if each is None else number(each) for each, unknown in pairs]
+    known = [each for each in numbers if each is not None]
+    if len(known) < 3 or min(known) < 0 or not known[0] or not known[2]:
+        raise ReproductionError(f"{path}: {shown(row)} is no ratio of step times; delete the file")
+    return (row[0], row[1]), Interval(*known)
 
 
 def assemble(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
     """Everything that a report shows. The verdict is that of the last protocol."""
+    return finite(_assembled(claim, found, runs, command))
+
+
+def _assembled(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
     deciding = found.protocols[-1]
     last = max(runs, key=lambda each: each.record.ended, default=None)
     ended = last.record.ended if last else time.time()

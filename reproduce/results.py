@@ -5,11 +5,15 @@ read() refuses what another version wrote.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+
+from configs.errors import shown
+from configs.reading import number, read_json
 
 SCHEMA = 1
 VERDICTS = ("reproduced", "not reproduced", "undecided")
@@ -171,8 +175,15 @@ class Results:
     schema: int = SCHEMA
 
 
+def finite(results: Results) -> Results:
+    """The results with None for every number that is not finite: JSON has none, and the report shows none."""
+    found = made(Results, _finite(asdict(results)), "results", "")
+    assert isinstance(found, Results)
+    return found
+
+
 def write(results: Results, path: Path) -> None:
-    """Replaces the file at path."""
+    """Replaces the file at path; all numbers must be finite."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
     temporary.replace(path)
@@ -181,33 +192,68 @@ def write(results: Results, path: Path) -> None:
 def read(path: Path) -> Results:
     """The results in a file.
 
-    Raises: ResultsError: if it is of another version, or no results at all.
+    Raises: ResultsError: if it is of another version, or no results at all. ReadingError: if it is damaged.
     """
-    try:
-        content = json.loads(path.read_bytes())
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path} holds no results: {type(error).__name__}: {error}") from error
-    if schema != SCHEMA:
+    content = read_json(path)
+    if content is None or "schema" not in content:
+        raise ResultsError(f"{path} holds no results" if content else f"{path} does not exist")
+    if content["schema"] != SCHEMA:
         raise ResultsError(
-            f"{path} was written by another version (schema {schema}, this one reads {SCHEMA}); move the folder away, "
-            "the same command then starts anew"
+            f"{path} was written by another version (schema {shown(content['schema'])}, this one reads {SCHEMA}); move "
+            "the folder away, the same command then starts anew"
         )
-    results = _made(Results, content)
+    results = made(Results, content, str(path), "")
     assert isinstance(results, Results)
     return results
 
 
-def _made(kind: Any, value: Any) -> Any:
-    """The value of a field, dataclasses restored."""
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        hints = get_type_hints(kind)
-        known = {each.name for each in fields(kind)}
-        if odd := sorted(value.keys() - known):
-            raise ResultsError(f"{kind.__name__} has no field {odd[0]!r}")  # type: ignore[union-attr]  # it is a class
-        return kind(**{key: _made(hints[key], each) for key, each in value.items()})  # type: ignore[operator]
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_made(get_args(kind)[0], each) for each in value]
-    if isinstance(kind, UnionType) and value is not None:
-        return next((_made(each, value) for each in get_args(kind) if get_origin(each) is list), value)
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def made(kind: Any, value: Any, path: str, key: str) -> Any:
+    """The value of a field, dataclasses restored. Raises: ResultsError: if it is of another type."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, UnionType):
+        return _made_one_of(arguments, value, path, key)
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+        return _made_dataclass(kind, value, path, key)
+    if origin is list and isinstance(value, list):
+        return [made(arguments[0], each, path, f"{key}[{n}]") for n, each in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {name: made(arguments[1], each, path, f"{key}.{name}") for name, each in value.items()}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        Any: True,
+        float: is_number,
+        int: is_number and isinstance(value, int),
+        str: isinstance(value, str),
+        bool: isinstance(value, bool),
+        NoneType: value is None,
+    }
+    if not fits.get(kind, False):
+        raise ResultsError(f"{path}: {key}={shown(value)} is not what results have there")
     return value
+
+
+def _made_one_of(kinds: Sequence[Any], value: Any, path: str, key: str) -> Any:
+    for kind in kinds[:-1]:
+        with suppress(ResultsError):
+            return made(kind, value, path, key)
+    return made(kinds[-1], value, path, key)
+
+
+def _made_dataclass(kind: Any, value: Mapping[str, Any], path: str, key: str) -> Any:
+    hints, where = get_type_hints(kind), f"{key}." if key else ""
+    known = {each.name: each.default is MISSING and each.default_factory is MISSING for each in fields(kind)}
+    for name in value:
+        if name not in known:
+            raise ResultsError(f"{path}: {where}{shown(name)} is no field of results")
+    for name, is_required in known.items():
+        if is_required and name not in value:
+            raise ResultsError(f"{path}: {where}{name} is missing")
+    return kind(**{name: made(hints[name], each, path, f"{where}{name}") for name, each in value.items()})

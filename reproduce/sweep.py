@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.reading import number
 from reproduce.jobs import Job, Outcome, run_jobs
 from reproduce.processes import log_path
 from reproduce.progress import COLOURS
@@ -60,8 +60,8 @@ def best_first(outcomes: Sequence[Outcome]) -> list[int]:
 
     def rank(index: int) -> tuple[bool, float]:
         outcome = outcomes[index]
-        loss = outcome.result["val/loss"] if outcome.result and outcome.status == "finished" else math.nan
-        return not math.isfinite(loss), loss if math.isfinite(loss) else 0.0
+        loss = number((outcome.result or {}).get("val/loss")) if outcome.status == "finished" else None
+        return loss is None, loss or 0.0
 
     return sorted(range(len(outcomes)), key=rank)
 
@@ -75,7 +75,7 @@ def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) 
     table.add_column("state", no_wrap=True)
     table.add_column("run directory", overflow="fold")
     for given, outcome in rows:
-        loss = (outcome.result or {}).get("val/loss")
+        loss = number((outcome.result or {}).get("val/loss"))
         table.add_row(
             *map(Text, given),
             "" if loss is None else f"{loss:.4f}",

@@ -84,18 +84,20 @@ def calibrate(runs: Iterable[Sequence[str]], *, limit_seconds: float = 15.0) -> 
 
     Runs that differ in numbers but not in the work of a step share a measurement: two steps to warm up, then
     CALIBRATION_STEPS, or as many as fit into limit_seconds. A step of more than CALIBRATION_TOKENS is cut and its
-    seconds multiplied, which counts the optimizer's part too often: rather too long than too short.
+    seconds multiplied, which counts the optimizer's part too often: rather too long than too short. Data that are not
+    prepared yet are prepared for the time being, so that nothing stays on disk.
 
     Raises: ValueError: if a run cannot be set up, for example because its data are not prepared.
     """
     measured: dict[tuple[Any, ...], float] = {}
     found: dict[Overrides, float] = {}
-    for overrides in map(tuple, runs):
-        config = compose(list(overrides))
-        key = work(config)
-        if key not in measured:
-            measured[key] = _calibrated(config, overrides, limit_seconds)
-        found[overrides] = measured[key]
+    with TemporaryDirectory(prefix="timing-") as data_root:
+        for overrides in map(tuple, runs):
+            config = compose(list(overrides))
+            key = work(config)
+            if key not in measured:
+                measured[key] = _calibrated(config, overrides, limit_seconds, data_root)
+            found[overrides] = measured[key]
     return found
 
 
@@ -199,13 +201,15 @@ def _set_up(config: DictConfig, stack: ExitStack) -> train.Run:
     return train.set_up(config, strategy, directory, stack)
 
 
-def _calibrated(config: DictConfig, overrides: Overrides, limit_seconds: float) -> float:
+def _calibrated(config: DictConfig, overrides: Overrides, limit_seconds: float, data_root: str) -> float:
     sequences: int = max(1, min(config.global_batch, CALIBRATION_TOKENS // config.model.block_size))
     micro_batch = min(sequences, config.micro_batch)
     sequences -= sequences % micro_batch
     tune_allocator()
     with ExitStack() as stack:
         smaller = [f"global_batch={sequences}", f"micro_batch={micro_batch}"]
+        if not train.data_path(config, prepared=False).exists():
+            smaller.append(f"data.root={data_root}")
         run = TimedRun("calibration", [*overrides, *smaller], CALIBRATION_STEPS + 2, stack)
         run.go_on(1)
         steps = min(CALIBRATION_STEPS, max(1, int(limit_seconds / run.go_on(1))))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import optim
+from configs.plug_ins import check_fields
 from reproduce.evidence import Evidence
 from reproduce.results import Axis, Figure, Measure, Series, Table
 from reproduce.statistics import Interval, decide
@@ -140,6 +141,7 @@ def heterogeneous(settings: Mapping[str, Any]) -> Evidence:
     known = [field.name for field in fields(Settings)]
     if odd := sorted(settings.keys() - set(known)):
         raise ToyError(f"toy: there is no setting {odd[0]!r}; it has {', '.join(known)}")
+    check_fields(Settings, settings, "toy: ")
     chosen = Settings(**settings)
     found = {
         kind: {method.name: _on_quadratics(method, chosen, kind) for method in METHODS}

@@ -12,12 +12,22 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from configs import ConfigError, answer
 from scripts import bench_checkpoint, bench_memory, bench_optim, bench_train
-from scripts.benchmarking import Round, serve
+from scripts.benchmarking import Round, a_path, check_writable, serve
+
+FAILED = 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {self.prog} --help lists what there is")
 
 
 class Benchmark(NamedTuple):
@@ -48,18 +58,26 @@ def main(arguments: list[str]) -> int:
         bench_optim.measure_rank(json.loads(arguments[1]))
         sys.stdout.flush()
         os._exit(0)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in BENCHMARKS.items():
         command = commands.add_parser(name)
         benchmark.add_arguments(command)
-        command.add_argument("--json", help="a file for all figures")
+        command.add_argument("--json", type=a_path, help="a file for all figures")
+    if {"-h", "--help"} & set(arguments):
+        parser.parse_args(arguments)  # prints the help of the subcommand and ends
+    return answer(arguments, __doc__, lambda given: _benchmark(parser, given))
+
+
+def _benchmark(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
+    if parsed.json is not None:
+        check_writable(parsed.json)
     try:
         BENCHMARKS[parsed.command].run(parsed)
-    except ValueError as error:
+    except RuntimeError as error:  # of a process that measures; its own message stands above
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return FAILED
     return 0
 
 

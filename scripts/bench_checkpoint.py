@@ -24,7 +24,7 @@ from data import Batch
 from model import GPT, GPTConfig
 from optim.build import build
 from scripts.bench_optim import shape_of
-from scripts.benchmarking import Round, median_and_spread, report
+from scripts.benchmarking import Round, a_count, a_path, median_and_spread, report
 from trainer import Single, environment
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointStore
@@ -34,8 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures and reports saves and steps."""
     if not Path(arguments.folder).is_dir():
         raise ValueError(f"--folder {arguments.folder}: there is no such folder; name one on the disk to be measured")
-    if arguments.rounds < 1:
-        raise ValueError(f"--rounds {arguments.rounds}: at least 1 is needed")
     tune_allocator()
     rows, results = [], []
     for name in arguments.model:
@@ -138,5 +136,7 @@ def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `bench.py checkpoint`."""
     command.add_argument("--model", nargs="+", default=["gpt2_small"])
-    command.add_argument("--rounds", type=int, default=5)
-    command.add_argument("--folder", default=".", help="on the disk to be measured; what is written there is deleted")
+    command.add_argument("--rounds", type=a_count, default=5)
+    command.add_argument(
+        "--folder", type=a_path, default=".", help="on the disk to be measured; what is written there is deleted"
+    )

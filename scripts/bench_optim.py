@@ -27,7 +27,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from configs import compose
+from configs import compose, expanded
 from data import Batch
 from model import GPT, GPTConfig
 from optim import Sophia
@@ -35,7 +35,7 @@ from optim.base import Optimizer
 from optim.build import OptimizerSet, build
 from optim.memory import state_bytes
 from optim.sharding import is_cut, local
-from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, module_in, report
+from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
 from trainer import DDP, FSDP2, Single, environment
 from trainer.allocator import tune_allocator
 from trainer.parallel import Strategy
@@ -111,6 +111,7 @@ def optimizer_node(text: str) -> dict[str, Any]:
     """What --optim names: a node for optim.build, or {"file", "class"}."""
     name, _, rest = text.partition(":")
     if name.endswith(".py"):
+        name = expanded(name, "--optim")
         _class_in(name, rest)
         return {"file": str(Path(name).resolve()), "class": rest}
     overrides = [f"optim.{override}" for override in rest.split(",") if override]
@@ -335,8 +336,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `bench.py optim`."""
     command.add_argument("--optim", nargs="+", default=["adamw_ours", "sophiag"], help="see the top of bench_optim.py")
     command.add_argument("--model", nargs="+", default=["gpt2_small"])
-    command.add_argument("--steps", type=int, default=10, help="per round: a refresh every 10 steps is then in each")
-    command.add_argument("--rounds", type=int, default=7)
-    command.add_argument("--warmup", type=int, default=1, help="rounds")
+    command.add_argument("--steps", type=a_count, default=10, help="per round; 10 have a refresh in each")
+    command.add_argument("--rounds", type=a_count, default=7)
+    command.add_argument("--warmup", type=a_count_or_0, default=1, help="rounds")
     command.add_argument("--default-allocator", action="store_true")
     command.add_argument("--parallel", nargs="+", type=int, metavar="N", help="ranks; see the top of bench_optim.py")

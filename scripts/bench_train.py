@@ -16,7 +16,17 @@ from torch import nn
 from configs import compose
 from model import GPT, GPTConfig
 from model.flops import flops_per_token
-from scripts.benchmarking import SCRIPT, Round, interleaved, median_and_spread, module_in, report
+from scripts.benchmarking import (
+    SCRIPT,
+    Round,
+    a_count,
+    a_count_or_0,
+    a_path,
+    interleaved,
+    median_and_spread,
+    module_in,
+    report,
+)
 from trainer import environment
 from trainer.allocator import tune_allocator
 
@@ -118,9 +128,9 @@ def run(arguments: argparse.Namespace) -> None:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `bench.py train`."""
     command.add_argument("--model", nargs="+", default=["nano", "gpt2_small"])
-    command.add_argument("--batch", type=int, help="sequences per step; default: 16 for nano, 1 for GPT-2's sizes")
+    command.add_argument("--batch", type=a_count, help="sequences per step; default: 16 for nano, 1 for GPT-2's sizes")
     command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     command.add_argument("--compile", action="store_true")
-    command.add_argument("--peer", help="a nanoGPT checkout")
-    command.add_argument("--rounds", type=int, default=7)
-    command.add_argument("--warmup", type=int, default=2)
+    command.add_argument("--peer", type=a_path, help="a nanoGPT checkout")
+    command.add_argument("--rounds", type=a_count, default=7)
+    command.add_argument("--warmup", type=a_count_or_0, default=2)

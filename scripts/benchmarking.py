@@ -5,9 +5,11 @@ because allocator settings, thread pools and compiled code belong to a process. 
 a machine's slow minutes fall on all of them; only one process computes at a time.
 """
 
+import argparse
 import importlib.util
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,8 +23,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from configs import ConfigError, expanded
 from trainer import environment
 
+MOST = 100_000
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
 Round = Callable[[], None]  # does the work once, device included
 
@@ -38,6 +42,33 @@ def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round
         started = time.perf_counter()
         run()
         print(time.perf_counter() - started, flush=True)
+
+
+def a_path(text: str) -> str:
+    """A path of the command line, with ~ and variables replaced."""
+    try:
+        return expanded(text, "path")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def a_count(text: str, least: int = 1) -> int:
+    """A whole number of the command line, 1 or more."""
+    if not text.isdecimal() or not least <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {MOST}, got {text!r}")
+    return int(text)
+
+
+def a_count_or_0(text: str) -> int:
+    """A whole number of the command line, 0 or more."""
+    return a_count(text, least=0)
+
+
+def check_writable(file: str) -> None:
+    """Raises: ConfigError: if the file cannot be written; found out before minutes of measuring."""
+    folder = Path(file).absolute().parent
+    if Path(file).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--json {file} cannot be written; name a file in a folder that is there")
 
 
 class Worker:

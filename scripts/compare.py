@@ -1,66 +1,136 @@
 """Compares runs: python scripts/compare.py RUN RUN ... [--different-data] [out=compare], each RUN a run directory.
 
-How their configurations differ comes first, then curves and final losses, as text here and as a report in out. Runs
-with different validation data are refused, for their losses do not compare; --different-data shows them all the same.
-Exit status: 0, or 2 for bad input.
+A pattern stands for what it matches, 'runs/sweep*/*' for all runs of a sweep; files and folders that are no run are
+skipped, and said to be. How the configurations differ comes first, then curves and final losses, as text here and as a
+report in out. Runs with different validation data are refused, for their losses do not compare; --different-data shows
+them all the same. Nothing in a run directory is changed or run. Exit status: 0, or 2 for bad input.
 """
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table as Shown
+from rich.text import Text
 
-from configs import flat
+import configs
+from configs import answer, expanded, flat
+from configs.door import BAD_INPUT
+from configs.errors import shown
 from reproduce import measures, report
 from reproduce.exhibits import AXES, LOSS, STEPS
 from reproduce.findings import NATS
 from reproduce.measures import MeasuresError, Record
-from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table, write
+from reproduce.results import (
+    Arm,
+    Axis,
+    Figure,
+    Measure,
+    Protocol,
+    Results,
+    Run,
+    Series,
+    Source,
+    Table,
+    finite,
+    read,
+    write,
+)
+from reproduce.run_files import CONFIG, is_run
 
-VERDICT = "compared"
+VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
 SLICE = ("eval_sequences", "model.block_size")  # with other ones, other parts of the same validation data are read
-PLACE = ("run_dir", "resume", "logging")  # says nothing about the run
+LEFT_OUT = ("run_dir", "resume", "logging")  # say nothing about the run
+MOST_NAMED = 5  # of the places that are skipped
+RESULTS = "results.json"
+LAST_DAY = 253402300799.0  # of what dates can say; a file's time may be any number
 
 
 def main(arguments: list[str]) -> int:
     """Compares; the exit status."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0 if arguments else 2
+    status = answer(arguments or ["--help"], __doc__, _main)
+    return status if arguments else BAD_INPUT
+
+
+def _main(arguments: list[str]) -> int:
     given = [argument for argument in arguments if argument != "--different-data"]
-    folders = [Path(argument) for argument in given if not argument.startswith("out=")]
-    out = Path(next((argument.removeprefix("out=") for argument in given if argument.startswith("out=")), "compare"))
-    try:
-        results = compare(folders, allow_different_data="--different-data" in arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if odd := [argument for argument in given if argument.startswith("--")]:
+        raise MeasuresError(f"{odd[0]} is no option; there is --different-data, out= and --help")
+    outs = [argument.removeprefix("out=") for argument in given if argument.startswith("out=")]
+    out = Path(expanded(outs[-1] if outs else CLAIM, "out"))
+    folders, skipped = run_directories([argument for argument in given if not argument.startswith("out=")])
+    check_out(out)
+    results = compare(folders, allow_different_data="--different-data" in arguments)
+    results.notes += skipped
     results.command = shlex.join(["python", "scripts/compare.py", *arguments])
     for table in results.tables:
         show(table)
     for note in results.notes:
         print(f"note: {note}")
     out.mkdir(parents=True, exist_ok=True)
-    write(results, out / "results.json")
+    write(results, out / RESULTS)
     report.write_report(results, out)
     print(f"report  {out / 'report.html'}")
     return 0
 
 
+def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The run directories that the arguments stand for, each once, and a note on what was skipped.
+
+    Raises: MeasuresError: if an argument stands for nothing.
+    """
+    found: dict[Path, Path] = {}
+    others: dict[str, None] = {}
+    for argument in arguments:
+        for path in _places(argument):
+            if is_run(path):
+                found.setdefault(path.resolve(), path)
+            else:
+                others[str(path)] = None
+    if not others:
+        return list(found.values()), []
+    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    named = ", ".join(list(others)[:MOST_NAMED])
+    if len(found) < 2:
+        raise MeasuresError(
+            f"comparing takes two or more run directories, got {len(found)}; no {CONFIG} and so no run: {named}{more}"
+        )
+    return list(found.values()), [f"Skipped, as no run: {named}{more}."]
+
+
+def _places(argument: str) -> Iterator[Path]:
+    path = expanded(argument, "run")
+    if Path(path).exists():
+        yield Path(path)
+    elif has_magic(path) and (matches := sorted(glob(path, recursive=True))):  # noqa: PTH207  # absolute ones too
+        yield from map(Path, matches)
+    else:
+        raise MeasuresError(f"{shown(argument)}: {'nothing matches' if has_magic(path) else 'there is no such folder'}")
+
+
+def check_out(out: Path) -> None:
+    """Raises: ValueError: if the report would be written into something else."""
+    if out.exists() and not out.is_dir():
+        raise MeasuresError(f"out={out} is no folder")
+    if is_run(out):
+        raise MeasuresError(f"out={out} is a run directory; choose another folder for the report")
+    if (out / RESULTS).exists() and read(out / RESULTS).claim != CLAIM:
+        raise MeasuresError(f"out={out} holds the results of a claim; choose another folder for the report")
+
+
 def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> Results:
     """The results for the report; the best final loss comes first in the table of runs.
 
-    Raises: MeasuresError: if there are fewer than two runs, one is none, or their validation data differ.
+    Raises: ValueError: if there are fewer than two runs, one is none or damaged, or their validation data differ.
     """
     if len({folder.resolve() for folder in folders}) < 2:
         raise MeasuresError(f"comparing takes two or more different run directories, got {len(folders)}")
@@ -73,11 +143,11 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
         if not allow_different_data:
             raise MeasuresError(f"{error}; --different-data compares them all the same") from None
         notes.append(f"{error}.")
-    configs = {name: read_config(folder) for name, folder in zip(names, folders, strict=True)}
-    differing = differences(configs)
+    settings = {name: read_config(folder) for name, folder in zip(names, folders, strict=True)}
+    differing = differences(settings)
     if differing.keys() & set(SLICE):
         notes.append("The runs measured val/loss on different parts of the validation data: see the differences.")
-    return assemble(records, configs, differing, notes)
+    return finite(assemble(records, settings, differing, notes))
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
@@ -92,42 +162,40 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's configuration by dotted key, without where it lies."""
-    config = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(config, DictConfig)
-    return {key: value for key, value in flat(config).items() if key.partition(".")[0] not in PLACE}
+    found = flat(configs.read_config(folder / CONFIG))
+    return {key: value for key, value in found.items() if key.partition(".")[0] not in LEFT_OUT}
 
 
-def differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The keys in which configurations differ, with every run's value."""
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    values = {key: [str(config.get(key, ABSENT)) for config in configs.values()] for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
+    keys = dict.fromkeys(key for config in settings.values() for key in config)
+    values = {key: [config.get(key, ABSENT) for config in settings.values()] for key in keys}
+    return {key: list(map(shown, found)) for key, found in values.items() if len(set(map(str, found))) > 1}
 
 
 def assemble(
     records: Mapping[str, Record],
-    configs: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Mapping[str, Any]],
     differing: Mapping[str, list[str]],
     notes: list[str],
 ) -> Results:
     """The records as results of the schema that reports are made of."""
     names = list(records)
-    best = min(
-        (name for name in names if records[name].loss is not None), key=lambda n: records[n].loss or 0, default=""
-    )
+    own = {name: _own(n, differing) for n, name in enumerate(names)}
+    labels = {name: label(name, own[name]) for name in names}
+    best = min((n for n in names if records[n].loss is not None), key=lambda n: records[n].loss or 0, default="")
     keys = ", ".join(differing) or "nothing"
-    sentence = f"{len(names)} runs, which differ in {keys}" + (
-        f"; the lowest final val/loss is {best}'s" if best else ""
-    )
+    ending = f"; the lowest final val/loss is {labels[best]}'s" if best else ""
+    sentence = f"{len(names)} runs, which differ in {keys}{ending}"
     last = max(records.values(), key=lambda record: record.ended)
-    rows = [Measure(f"loss_{n}", f"final val/loss of {name}", NATS, records[name].loss) for n, name in enumerate(names)]
+    words = {name: f"final val/loss of {labels[name]}" for name in names}
+    rows = [Measure(f"loss_{n}", words[name], NATS, records[name].loss) for n, name in enumerate(names)]
     rows.sort(key=lambda row: (row.estimate is None, row.estimate or 0.0))
-    own = {name: [f"{key}={values[n]}" for key, values in differing.items()] for n, name in enumerate(names)}
     return Results(
         claim="compare",
         title="Runs compared",
         scale="",
-        date=datetime.fromtimestamp(last.ended, UTC).date().isoformat(),
+        date=datetime.fromtimestamp(min(max(last.ended, 0.0), LAST_DAY), UTC).date().isoformat(),
         command="",
         source=Source("", "", "", ""),
         contrary=[],
@@ -135,25 +203,35 @@ def assemble(
         verdict=VERDICT,
         sentence=sentence,
         protocols=[Protocol("runs", "", VERDICT, "One run each, so nothing is known of the noise.", None, rows)],
-        arms=[Arm(name, name, "other", {"differences": own[name]}) for name in names],
-        runs=[_run(name, records[name], configs[name], own[name]) for name in names],
+        arms=[Arm(name, labels[name], "other", {"differences": own[name]}) for name in names],
+        runs=[_run(name, records[name], settings[name], own[name]) for name in names],
         curves={name: record.curve for name, record in records.items()},
-        figures=[curves_figure(records)],
-        tables=[_differences_table(names, differing), _runs_table(records)],
+        figures=[curves_figure(records, labels)],
+        tables=[_differences_table(names, differing), _runs_table(records, own)],
         environment={key: value for key, value in last.environment.items() if key != "data"},
         data=last.data,
         notes=notes,
     )
 
 
-def curves_figure(records: Mapping[str, Record]) -> Figure:
+def label(name: str, differing: Sequence[str]) -> str:
+    """A run's name with what makes it another run than the others: the name of a folder may say something else."""
+    return f"{name} ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})" if differing else name
+
+
+def _own(place: int, differing: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a run has where runs differ."""
+    return [f"{key}={values[place]}" for key, values in differing.items() if values[place] != ABSENT]
+
+
+def curves_figure(records: Mapping[str, Record], labels: Mapping[str, str]) -> Figure:
     """val/loss of every run."""
     series, columns = [], []
     for name, record in records.items():
         curve = record.curve
         rows = [n for n in range(len(curve["step"])) if all(curve[key][n] is not None for key in AXES)]
         points = {key: [float(curve[key][n] or 0) for n in rows] for key in AXES}
-        series.append(Series(name, list(points["step"]), [curve["val/loss"][n] for n in rows], arm=name))
+        series.append(Series(labels[name], list(points["step"]), [curve["val/loss"][n] for n in rows], arm=name))
         columns.append(points)
     labels = {"tokens": "tokens", "flops": "FLOPs, curvature passes included", "seconds": "seconds in training steps"}
     alternatives = {label: [column[key] for column in columns] for key, label in labels.items()}
@@ -162,12 +240,14 @@ def curves_figure(records: Mapping[str, Record]) -> Figure:
 
 def show(table: Table) -> None:
     """Prints it."""
-    shown = Shown(*table.columns, title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    found = Shown(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        found.add_column(Text(column))
     for row in table.rows:
-        shown.add_row(*row)
+        found.add_row(*map(Text, row))
     console = Console(file=sys.stdout, highlight=False)
     console.width = console.width if console.is_terminal else 1000  # a file has no edge to wrap at
-    console.print(shown)
+    console.print(found)
 
 
 def _run(name: str, record: Record, config: Mapping[str, Any], own: list[str]) -> Run:
@@ -176,12 +256,17 @@ def _run(name: str, record: Record, config: Mapping[str, Any], own: list[str]) -
         arm=name,
         protocol="",
         purpose="",
-        seed=int(config.get("seed", 0)),
-        steps=int(config.get("max_steps", record.step)),
+        seed=_count(config.get("seed"), 0),
+        steps=_count(config.get("max_steps"), record.step),
         overrides=own,
         config_hash="",
         **record.facts,
     )
+
+
+def _count(value: Any, otherwise: int) -> int:
+    """What a foreign config.yaml has for a count, if it is one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
 def _differences_table(names: Sequence[str], differing: Mapping[str, list[str]]) -> Table:
@@ -190,14 +275,15 @@ def _differences_table(names: Sequence[str], differing: Mapping[str, list[str]])
     return Table("How the configurations differ", ["key", *names], rows, note)
 
 
-def _runs_table(records: Mapping[str, Record]) -> Table:
+def _runs_table(records: Mapping[str, Record], own: Mapping[str, Sequence[str]]) -> Table:
     ordered = sorted(records.items(), key=lambda pair: (pair[1].loss is None, pair[1].loss or 0.0))
     rows = []
     for name, record in ordered:
         numbers = (record.loss, record.seconds, record.flops, record.state_bytes, record.clipped_share, record.win_rate)
         cells = ["" if number is None else f"{number:.5g}" for number in numbers]
-        rows.append([name, record.status, f"{record.step:,}", *cells])
+        rows.append([name, record.status, f"{record.step:,}", *cells, " ".join(own[name])])
     columns = ["run", "status", "steps", "val/loss", "seconds", "FLOPs", "state bytes", "clipped steps", "win rate"]
+    columns.append("what differs")
     return Table("How they ended", columns, rows)
 
 

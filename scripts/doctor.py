@@ -1,8 +1,13 @@
-"""Checks what a run needs, and prints a fix for each problem: python scripts/doctor.py [the overrides of the run]."""
+"""Checks what a run needs, and prints a fix for each problem: python scripts/doctor.py [the overrides of the run].
+
+Nothing is changed: data that are not prepared stay so. Exit status: 0, or 2 if something keeps the run from starting.
+"""
 
 import os
+import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +19,9 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from configs import ConfigError, compose, plug_in
+from configs import answer, compose, plug_in
 from data import TokenDataset, load_tokenizer
 from train import data_path
 from trainer import environment
@@ -35,10 +41,17 @@ class Finding(NamedTuple):
 
 def check_torch(config: DictConfig) -> Finding:
     """The version of torch."""
-    found = version("torch")
-    if tuple(int(part) for part in found.split("+")[0].split(".")[:2]) < (2, 11):
-        return Finding("torch", found, "install torch 2.11 or newer: pip install -e .", is_fatal=True)
+    found, wanted = version("torch"), wanted_version("torch")
+    if found.partition("+")[0] != wanted:
+        return Finding("torch", found, f"the project is tested with {wanted}: pip install -e .", is_fatal=True)
     return Finding("torch", f"{found}, {torch.get_num_threads()} CPU threads")
+
+
+def wanted_version(package: str) -> str:
+    """The version that pyproject.toml pins the package to."""
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text("utf-8"))
+    (found,) = (m[1] for each in project["project"]["dependencies"] if (m := re.fullmatch(rf"{package}==(\S+)", each)))
+    return str(found)
 
 
 def check_device(config: DictConfig) -> Finding:
@@ -123,14 +136,14 @@ def findings(config: DictConfig) -> Iterator[Finding]:
 
 def main(arguments: list[str]) -> int:
     """Prints the findings; the exit status, 2 if something keeps the run from starting."""
-    try:
-        found = list(findings(compose(arguments)))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return answer(arguments, __doc__, _main)
+
+
+def _main(arguments: list[str]) -> int:
+    found = list(findings(compose(arguments)))
     table = Table("check", "found", "what to do")
     for finding in found:
-        table.add_row(finding.subject, finding.found, finding.fix or "fine")
+        table.add_row(*map(Text, (finding.subject, finding.found, finding.fix or "fine")))
     Console().print(table)
     return 2 if any(finding.is_fatal for finding in found) else 0
 

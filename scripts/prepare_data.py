@@ -1,4 +1,8 @@
-"""Prepares the data set of a configuration: python scripts/prepare_data.py data=openwebtext [data.key=value ...]."""
+"""Prepares the data set of a configuration: python scripts/prepare_data.py data=openwebtext [data.key=value ...].
+
+Takes the overrides of the training run; those that are not of data change nothing. A prepared data set is left as it
+is, an unfinished one continued. Exit status: 0, or 2 if you have to act.
+"""
 
 import logging
 import sys
@@ -8,44 +12,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from configs import compose
-from data import DataError, prepare
+from configs import answer, compose, plug_in
+from data import prepare
 from data.shards import read_meta
 
 
 def main(overrides: list[str]) -> int:
     """Prepares and reports; the exit status, 2 if the user has to act."""
+    return answer(overrides, __doc__, _main)
+
+
+def _main(overrides: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     data = compose(overrides).data
-    try:
-        source, tokenizer = instantiate(data.source), instantiate(data.tokenizer)
-        path = prepare(
-            source,
-            tokenizer,
-            Path(data.root),
-            val_fraction=data.val_fraction,
-            split_seed=data.split_seed,
-            shard_tokens=data.shard_tokens,
-            workers=data.workers,
-        )
-    except (DataError, InstantiationException) as error:
-        reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(reason, DataError):
-            raise
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
+    source, tokenizer = plug_in(data.source), plug_in(data.tokenizer)
+    settings = {key: data[key] for key in ("val_fraction", "split_seed", "shard_tokens", "workers")}
+    path = prepare(source, tokenizer, Path(data.root), **settings)
     report(path, read_meta(path), source.verdict(read_meta(path)))
     return 0
 
 
 def report(path: Path, meta: Mapping[str, Any], verdict: str | None) -> None:
     """Prints what the data set in folder path holds."""
-    table = Table("split", "documents", "tokens", "shards", "sha256", title=str(path))
+    table = Table("split", "documents", "tokens", "shards", "sha256", title=Text(str(path)))
     for split, found in meta["splits"].items():
         counts = f"{found['n_documents']:,}", f"{found['n_tokens']:,}", str(len(found["shards"]))
         table.add_row(split, *counts, found["checksum"][:16])

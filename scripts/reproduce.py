@@ -10,6 +10,7 @@ ledger   of claim=all: the folder for the reports of all claims, docs/claims
 --dry-run   only says what would run, and what it costs
 
 Any other key=value goes to every run, for example data.root=/scratch. The same command continues what was interrupted.
+Devices, data and tokenizer are checked before the first run; a failure that all runs would share ends the command.
 Exit status: 0 done, whatever the verdict; 1 runs failed; 2 bad input; 75 interrupted.
 """
 
@@ -19,21 +20,27 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
 from rich.console import Console
 
+from configs import answer, expanded
+from configs.door import BAD_INPUT, STOPPED
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
 from reproduce.processes import room
 from reproduce.results import Results, read
 
-COUNTS = ("jobs", "ranks", "seeds")
-OWN = ("claim", "scale", "out", "ledger", *COUNTS)
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+if TYPE_CHECKING:
+    from reproduce.jobs import Job, Outcome
+
+COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
+OWN = ("claim", "scale", *PATHS, *COUNTS)
+MOST = 9999
+FAILED = 1
 COPIED = (
     "report.md",
     "results.json",
@@ -94,11 +101,12 @@ def parse(arguments: Sequence[str]) -> Request:
         if not settings.get(key):
             raise ClaimError(f"{key}= is missing; claims: {', '.join(claims.names())}; for example scale=nano")
     counts = {key: _count(key, settings[key]) for key in COUNTS if key in settings}
+    paths = {key: Path(expanded(settings[key], key)) for key in PATHS if key in settings}
     return Request(
         claim=settings["claim"],
         scale=settings["scale"],
-        out=Path(settings["out"]) if "out" in settings else None,
-        ledger=Path(settings.get("ledger", "docs/claims")),
+        out=paths.get("out"),
+        ledger=paths.get("ledger", Path("docs/claims")),
         jobs=counts.get("jobs") or room(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
@@ -109,25 +117,28 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def main(arguments: list[str]) -> int:
     """Reproduces; the exit status."""
-    if not arguments or {"-h", "--help", "claim="} & set(arguments):
-        print(f"{__doc__}\n{listing()}")
-        return 0 if arguments else BAD_INPUT
-    try:
-        request = parse(arguments)
-        if request.claim == "all":
-            return _all(request)
-        return _one(request, request.load(request.claim))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    asks_for_help = not arguments or "claim=" in arguments
+    status = answer(["--help"] if asks_for_help else arguments, f"{__doc__}\n{listing()}", _reproduce)
+    return status if arguments else BAD_INPUT
+
+
+def _reproduce(arguments: list[str]) -> int:
+    request = parse(arguments)
+    if request.claim == "all":
+        return _all(request)
+    return _one(request, request.load(request.claim))
 
 
 def listing() -> str:
-    """The claims, each with its title and scales."""
-    lines = [f"{name:22} {claims.title(name)} ({', '.join(claims.scales(name))})" for name in claims.names()]
-    return "\n".join(["claims:", *lines])
+    """The claims, each with its title and scales, or what is wrong with its file."""
+    return "\n".join(["claims:", *(f"{name:22} {_described(name)}" for name in claims.names())])
+
+
+def _described(name: str) -> str:
+    try:
+        return f"{claims.title(name)} ({', '.join(claims.scales(name))})"
+    except ValueError as error:
+        return f"cannot be read: {error}"
 
 
 def _all(request: Request) -> int:
@@ -152,7 +163,6 @@ def _one(request: Request, claim: Claim) -> int:
     if request.is_dry:
         return _dry(request, claim)
     from reproduce import measurements, reproduction  # torch comes with them
-    from reproduce.jobs import run_jobs
 
     folder = request.folder(claim.id)
     try:
@@ -160,7 +170,7 @@ def _one(request: Request, claim: Claim) -> int:
             claim,
             folder,
             request.command(claim.id),
-            run=partial(run_jobs, at_once=request.jobs, ranks=request.ranks),
+            run=_Runs(request, claim),
             time_arms=measurements.time_arms,
             measurements=measurements.MEASUREMENTS,
         )
@@ -169,6 +179,22 @@ def _one(request: Request, claim: Claim) -> int:
         return FAILED
     print(f"\n{results.verdict}: {results.sentence}\n\nreport  {folder / 'report.html'}")
     return 0
+
+
+class _Runs:
+    """Runs jobs; before the first one that is not done yet, checks what all of them need."""
+
+    def __init__(self, request: Request, claim: Claim) -> None:
+        self._request, self._claim, self._is_checked = request, claim, False
+
+    def __call__(self, jobs: Sequence["Job"]) -> "list[Outcome]":
+        from reproduce import preconditions
+        from reproduce.jobs import run_jobs, unfinished
+
+        if not self._is_checked and unfinished(jobs):
+            preconditions.check(self._claim)
+            self._is_checked = True
+        return run_jobs(jobs, at_once=self._request.jobs, ranks=self._request.ranks, alike=True)
 
 
 def _dry(request: Request, claim: Claim) -> int:
@@ -194,7 +220,10 @@ def _free(folder: Path) -> int:
 
 
 def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
-    """Copies what is worth keeping of every claim that has results, and writes the table of all."""
+    """Copies what is worth keeping of every claim that has results, and writes the table of all.
+
+    Raises: ValueError: if a folder holds results of another claim, or damaged ones.
+    """
     from reproduce.report import write_ledger as write_table
 
     rows: list[Results] = []
@@ -202,6 +231,8 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
         if not (folder / "results.json").is_file():
             continue
         results = read(folder / "results.json")
+        if results.claim != name or not results.scale.isidentifier():
+            raise ClaimError(f"{folder} holds results of claim={results.claim} scale={results.scale}, not of {name}")
         place = ledger / f"{results.claim}-{results.scale}"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -213,11 +244,11 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
 
 
 def _count(key: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise ClaimError(f"{key}={value} must be a whole number of at least 1")
+    if not value.isdecimal() or not 1 <= int(value) <= MOST:
+        raise ClaimError(f"{key}={value} must be a whole number of at least 1, and at most {MOST}")
     return int(value)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # outside of runs; run_jobs has its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # outside of runs; run_jobs has its own
     sys.exit(main(sys.argv[1:]))

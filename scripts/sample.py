@@ -1,9 +1,20 @@
-"""Continues a prompt with a trained model: python scripts/sample.py run=runs/<name> [prompt="def "] [tokens=200]
-[temperature=0.8] [top_k=50] [seed=1337].
+"""Continues a prompt with a trained model: python scripts/sample.py run=runs/<name> [prompt='class '] [key=value ...].
+
+run          the run directory; its newest checkpoint is read, and nothing of it is changed or run
+prompt       taken as typed, whatever it is; without it, the data set's own; an empty one begins a document
+prompt_file  the prompt from a UTF-8 file instead, - from standard input
+n            how many samples, 1; each has random numbers of its own, so that n adds samples and changes none
+tokens       to add to the prompt, 200
+temperature  0.8; 0 always takes the likeliest token
+top_k        samples among so many of the likeliest tokens, 50; null: among all
+seed         1337
 """
 
+import hashlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +24,19 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs import ConfigError
+from configs import ConfigError, answer, expanded
+from configs.errors import ReadingError, shown
+from configs.reading import MIB, opened, read_text, read_yaml
 from data import read_tokenizer
-from model import GPT
-from train import model_config
-from trainer.checkpoint import CheckpointError, CheckpointStore
+from data.tokenizers import Tokenizer
+from model import GPT, GPTConfig
+from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
 from trainer.run_directory import CONFIG, TOKENIZER
+
+SEPARATOR = "-" * 20
+MOST_PROMPT_BYTES = MIB
+MOST_SEED = 1 << 63
+MOST_BYTES, MOST_JSON_BYTES = 1 << 44, 64 * MIB  # of tensors, as many as there are; of anything else
 
 
 @dataclass
@@ -27,61 +45,177 @@ class Settings:
 
     run: str = MISSING
     prompt: str | None = None  # null: the data set's own
+    prompt_file: str | None = None
+    n: int = 1
     tokens: int = 200
     temperature: float = 0.8
     top_k: int | None = 50
     seed: int = 1337
 
 
-def parse(arguments: list[str]) -> Settings:
-    """The settings in key=value arguments.
+AT_LEAST = (("n", 1), ("tokens", 0), ("temperature", 0), ("top_k", 1), ("seed", 0))
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings in key=value arguments; the texts among them as typed.
 
     Raises: ConfigError: if a key is unknown, a value has another type, or run is missing.
     """
-    try:
-        settings: Any = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_cli(arguments))
-        if OmegaConf.is_missing(settings, "run"):
-            raise ConfigError("run=<run directory> is missing")
-        found: Settings = OmegaConf.to_object(settings)  # type: ignore[assignment]  # a Settings
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).partition("\n")[0]) from None
-    for name, least in (("tokens", 0), ("temperature", 0), ("top_k", 1)):
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, is_pair, value = argument.partition("=")
+        if not is_pair:
+            raise ConfigError(f"{shown(argument)!r} must read key=value, for example run=runs/<name>")
+        given[key] = value
+    found = _typed(given)
+    if "run" not in given:
+        raise ConfigError("run=<run directory> is missing")
+    if found.prompt is not None and found.prompt_file is not None:
+        raise ConfigError("prompt and prompt_file are both given; leave one out")
+    for name, least in AT_LEAST:
         value = getattr(found, name)
-        if value is not None and value < least:
-            raise ConfigError(f"{name}={value} must be >= {least}")
+        if value is not None and not least <= value < MOST_SEED:
+            raise ConfigError(f"{name}={value} must be >= {least}" + " and less than 2**63" * (value > least))
     return found
 
 
-def continuation(settings: Settings) -> str:
-    """The prompt and what the newest checkpoint of the run makes of it.
+def _typed(given: dict[str, str]) -> Settings:
+    known = [field.name for field in fields(Settings)]
+    texts = {key: value for key, value in given.items() if key in ("run", "prompt", "prompt_file")}
+    try:
+        numbers: Any = OmegaConf.structured(Settings)
+        for key, value in given.items():
+            if key not in known:
+                near = get_close_matches(key, known, 1) or known
+                raise ConfigError(f"unknown key {shown(key)!r}; the nearest valid one is {near[0]!r}")
+            if key not in texts:
+                numbers[key] = None if (key, value) == ("top_k", "null") else value
+        numbers.run = ""
+        found: Settings = OmegaConf.to_object(numbers)  # type: ignore[assignment]  # a Settings
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).partition("\n")[0]) from None
+    for key, text in texts.items():
+        setattr(found, key, text)
+    return found
 
-    Raises: ValueError: if the run, its data or its checkpoints are not there or damaged.
+
+def continuations(settings: Settings) -> Iterator[str]:
+    """The prompt and what the newest checkpoint of the run makes of it, n times.
+
+    Raises: ValueError: if the run, its tokenizer or its checkpoints are not there or damaged.
     """
-    folder = Path(settings.run)
-    if not (folder / CONFIG).is_file():
+    folder = Path(expanded(settings.run, "run"))
+    config = read_yaml(folder / CONFIG)
+    if config is None:
         raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
-    config: Any = OmegaConf.load(folder / CONFIG)
-    saved = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None).newest()
-    if saved is None:
+    prompt = read_prompt(settings, config)
+    store = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None)
+    if not store.paths():
         raise CheckpointError(f"run={folder} has no checkpoint yet")
+    check_files([folder / TOKENIZER, *(file for path in store.paths() for file in path.glob("*"))])
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    model = GPT(model_config(config, tokenizer.vocab_size)).eval()
+    model = newest_model(store, config, tokenizer, folder / CONFIG)
+    ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eot]])
+    n_shown = ids.shape[1] if prompt else 0  # the end of text that stands for no prompt is not part of the sample
+    for n in range(settings.n):
+        generator = torch.Generator().manual_seed(stream_seed(settings.seed, n))
+        tokens = model.generate(
+            ids, settings.tokens, temperature=settings.temperature, top_k=settings.top_k, generator=generator
+        )
+        yield tokenizer.decode(tokens[0, 0 if n_shown else 1 :].tolist())
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raises: ReadingError: if one is not a file, which would be waited for, or a JSON file of a size that none has."""
+    for path in paths:
+        file = opened(path, most_bytes=MOST_JSON_BYTES if path.suffix == ".json" else MOST_BYTES)
+        if file is not None:
+            file.close()
+
+
+def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
+    """What to continue. Raises: ValueError: if there is no such file, or it is no text."""
+    if settings.prompt_file == "-":
+        return _decoded(sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1))
+    if settings.prompt_file is not None:
+        path = Path(expanded(settings.prompt_file, "prompt_file"))
+        text = read_text(path, most_bytes=MOST_PROMPT_BYTES)
+        if text is None:
+            raise ConfigError(f"prompt_file={path} does not exist")
+        return text
+    if settings.prompt is not None:
+        return settings.prompt
+    data = config.get("data")
+    prompt = data.get("prompt") if isinstance(data, dict) else None
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _decoded(content: bytes) -> str:
+    if len(content) > MOST_PROMPT_BYTES:
+        raise ConfigError(f"standard input has more than {MOST_PROMPT_BYTES:,} bytes; a prompt has at most that many")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"standard input is not UTF-8 text: byte {error.start}") from None
+
+
+def newest_model(store: CheckpointStore, config: dict[str, Any], tokenizer: Tokenizer, path: Path) -> GPT:
+    """The model of the newest checkpoint; of the next one, if the run deletes it meanwhile. Raises: ValueError."""
+    while (saved := store.newest()) is not None:
+        try:
+            return read_model(config, saved, tokenizer, path)
+        except CheckpointError:
+            if saved.path.is_dir():
+                raise
+    raise CheckpointError(f"{store.folder} has no checkpoint any more")
+
+
+def read_model(config: dict[str, Any], saved: Saved, tokenizer: Tokenizer, path: Path) -> GPT:
+    """The model of a checkpoint.
+
+    Raises: ReadingError: if the config.yaml at path does not describe it, which shows before memory is taken for it,
+    or a parameter is not finite. CheckpointError: if the checkpoint cannot be read.
+    """
+    settings = dict(config["model"]) if isinstance(config.get("model"), dict) else {}
+    try:
+        gpt_config = GPTConfig(**{**settings, "vocab_size": settings.get("vocab_size") or tokenizer.vocab_size})
+        fits = gpt_config.n_layer <= len(saved.kinds) and _shapes(gpt_config) == {
+            name: shape for name, (shape, _) in saved.group("model").items()
+        }
+    except (TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise ReadingError(f"{path}: model is none that can be built: {error}") from None
+    if not fits:
+        raise ReadingError(f"{path}: model has other shapes than the checkpoint {saved.path}")
+    model = GPT(gpt_config).eval()
     saved.read_into({f"model.{name}": p.detach() for name, p in model.named_parameters()})
-    prompt = torch.tensor([tokenizer.encode(config.data.prompt if settings.prompt is None else settings.prompt)])
-    generator = torch.Generator().manual_seed(settings.seed)
-    tokens = model.generate(
-        prompt, settings.tokens, temperature=settings.temperature, top_k=settings.top_k, generator=generator
-    )
-    return tokenizer.decode(tokens[0].tolist())
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ReadingError(f"{saved.path}: {name} has numbers that are not finite; the run has diverged")
+    return model
+
+
+def _shapes(gpt_config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Of the parameters, without memory for them."""
+    with torch.device("meta"):
+        return {name: tuple(p.shape) for name, p in GPT(gpt_config).named_parameters()}
+
+
+def stream_seed(seed: int, n: int) -> int:
+    """Of sample n: the seed itself for the first, others so that no two seeds share a sample."""
+    return seed if n == 0 else int.from_bytes(hashlib.sha256(f"{seed} {n}".encode()).digest()[:7], "big")
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the continuation; the exit status, 2 for bad input."""
-    try:
-        print(continuation(parse(arguments)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Prints the continuations; the exit status, 2 for bad input."""
+    return answer(arguments, __doc__, _main)
+
+
+def _main(arguments: list[str]) -> int:
+    settings = parse(arguments)
+    for n, text in enumerate(continuations(settings)):
+        if n:
+            print(SEPARATOR)
+        print(text, flush=True)
     return 0
 
 

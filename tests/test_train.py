@@ -446,8 +446,6 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
         (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
         (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
-        (["+optim.foo=1"], "foo"),
-        (["model.n_head=3"], "n_head"),
         (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),
         (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
         (["resume=must"], "resume=must, but run_dir="),

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import configs
-from configs import ConfigError, Sweep, compose, differences, expand, from_command_line, plug_in
+from configs import ConfigError, Sweep, compose, composition, differences, expand, from_command_line, plug_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,16 +28,75 @@ ROOT = Path(__file__).parents[2]
         ("qqqq=1", "unknown key 'qqqq'; nothing valid is near it"),
         ("model=nanno", "model=nanno does not exist; the nearest valid one is 'nano'"),
         ("schedule=cosin", "schedule=cosin does not exist; the nearest valid one is 'cosine' (all: constant, cosine"),
-        ("max_steps=ten", "Value 'ten' of type 'str' could not be converted to Integer"),
+        ("max_steps=ten", "max_steps=ten must be a whole number"),
         ("max_steps=0", "max_steps=0 must be >= 1"),
         ("seed=-1", "seed=-1 must be >= 0"),
-        ("seed=null", "field 'seed' is not Optional"),
+        ("seed=null", "seed=null must be a whole number and not null"),
         ("grad_clip=0", "grad_clip=0.0 must be > 0, or null for no clipping"),
         ("resume=yes", "resume=yes must be one of auto, never, must"),
         ("precision=fp16", "precision=fp16 must be one of auto, bf16, fp32"),
         ("compile=2", "compile=2 must be one of auto, true, false"),
         ("max_steps", "overrides read key=value"),
         ("data=files", "data.source.pattern"),
+        ("seed=2.5", "seed=2.5 must be a whole number"),
+        ("seed=true", "seed=true must be a whole number"),
+        ("seed=" + "9" * 30, "must lie between -2**63 and 2**63"),
+        ("max_steps=" + "9" * 5000, "cannot be read"),
+        ("grad_clip=nan", "grad_clip=nan must be a finite number"),
+        ("spike_factor=inf", "spike_factor=inf must be a finite number"),
+        ("grad_clip=-1", "grad_clip=-1.0 must be > 0"),
+        ("model.n_layer=two", "model.n_layer=two must be a whole number"),
+        ("model.n_layer=0", "model.n_layer=0 must be >= 1"),
+        ("model.n_head=3", "model.n_embd=256 must be a multiple of model.n_head=3"),
+        ("model.bias=1", "model.bias=1 must be true or false"),
+        ("data.val_fraction=5%", "data.val_fraction=5% must be a number"),
+        ("data.workers=two", "data.workers=two must be a whole number or null"),
+        ("data.tokenizer=bpe", "must be a mapping (an option is chosen by data/tokenizer=...)"),
+        ("data/tokenizer=zzz", "data/tokenizer=zzz does not exist"),
+        ("optim.lr=abc", "optim.lr=abc must be a number"),
+        ("optim.lr=true", "optim.lr=true must be a number"),
+        ("optim.lr=null", "optim.lr=null must be a number and not null"),
+        ("optim.lr=", "optim.lr= must be a number"),
+        ("optim.lr=[1]", "optim.lr=[1] must be a number"),
+        ("optim.lr=nan", "optim.lr=nan must be a finite number"),
+        ("optim.lr=${nothing}", "optim.lr: Interpolation key 'nothing' not found"),
+        ("optim.betas=[0.9]", "optim.betas=[0.9] must be a list of 2 numbers"),
+        ("optim.betas=0.9,0.95", "add -m to run each, or give one (a list is written 'optim.betas=[0.9,0.95]')"),
+        ("optim.decay_roles=matrix", "must be a list of roles such as [embedding,matrix]"),
+        ("optim.lr=1e-3,2e-3", "optim.lr=1e-3,2e-3 has several values; add -m to run each"),
+        ("optim=adamw,lion", "optim=adamw,lion names several options; add -m to run each"),
+        ("+optim.role_settings.embedding.lr=abc", "optim.role_settings.embedding.lr=abc must be a number"),
+        ("+optim.role_settings=3", "must be a mapping of roles to settings"),
+        ("schedule.warmup_steps=2.5", "schedule.warmup_steps=2.5 must be a whole number"),
+        ("schedule.foo=1", "unknown key 'schedule.foo'"),
+        ("schedule.max_steps=1", "the nearest valid one is 'max_steps' (trainer.Cosine takes warmup_steps, final_lr"),
+        ("optim=null", "optim=null does not exist"),
+        ("~optim", "~optim leaves a run without optim"),
+        ("~seed", "~seed: a run needs seed; give it another value"),
+        ("~data.root", "~data.root: a run needs data.root"),
+        ("~optim._target_", "a run needs optim._target_"),
+        ("~optim.rho", "unknown key 'optim.rho'"),
+        ("~schedule.warmup_steps", "schedule.warmup_steps is missing: trainer.Cosine needs it"),
+        ("++c", "'++c' is no override"),
+        ("runs/folder", "'runs/folder' is no override"),
+        ("optim@there=adamw", "unknown key 'optim@there'"),
+        ("hydra.run.dir=x", "unknown key 'hydra.run.dir'"),
+        ("logging.wandb.project=x", "(logging=wandb has it)"),
+        ("optim.rho=0.1", "(optim=sophiag or sophiah have it)"),
+        ("+logging.wandb=x", "logging.wandb must be a mapping with _target_"),
+        ("data.root=", "data.root= is empty; give a path"),
+        ("run_dir=$NO_SUCH_VARIABLE/x", "the environment has no variable NO_SUCH_VARIABLE"),
+        ("run_dir=\udcff", "is not UTF-8 text"),
+        ("optim._target_=torch.optim.RAdam", "('~optim.fused' leaves it out)"),
+        ("optim._target_=torch.optim.Radam", "torch.optim has no Radam; it has"),
+        ("optim._target_=optim.Sofia", "optim has no Sofia; it has Adafactor"),
+        ("optim._target_=nowhere.Class", "cannot be imported: ModuleNotFoundError"),
+        ("optim._target_=Class", "must be an import path such as package.Class"),
+        ("optim._target_=trainer.Cosine", "is not an optimizer: it has no step()"),
+        ("optim._target_=os.system", "name a class"),
+        ("schedule._target_=trainer.DDP", "is not a schedule: it has no apply()"),
+        ("+logging.x={_target_: trainer.Cosine}", "is not a sink: it has no write()"),
+        ("data.source._target_=data.BPE", "is not a source of documents: it has no documents()"),
     ],
 )
 def test_a_bad_override_gets_one_clear_line(override: str, message: str) -> None:
@@ -46,6 +106,41 @@ def test_a_bad_override_gets_one_clear_line(override: str, message: str) -> None
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_of_what_is_given_twice_the_last_counts() -> None:
+    found = compose(["optim=lion", "seed=1", "optim=sgd", "optim.momentum=0.5", "seed=2"])
+    assert (found.optim._target_, found.optim.momentum, found.seed) == ("optim.SGD", 0.5, 2)
+    assert found.run_dir == compose(["optim=sgd", "optim.momentum=0.5", "seed=2"]).run_dir
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_target_: [", "while parsing"),
+        ("- 1", "must be a mapping"),
+        ("_target_: optim.Lion\nlr: ${nowhere}", "optim.lr: Interpolation key 'nowhere' not found"),
+        ("_target_: optim.Lion\nlr: fast", "optim.lr=fast must be a number (optim.Lion)"),
+        ("_target_: optim.Lion\nparams: 1", "optim.params is no setting of optim: the run passes its own"),
+        ("lr: 1", "optim must be a mapping with _target_"),
+        ("roles: {matrix: 1}", "optim.roles.matrix must be a mapping with _target_"),
+        ("roles: 3", "optim.roles.<role> must be a mapping with _target_"),
+        ("defaults: [nowhere]", "nowhere"),
+    ],
+)
+def test_an_option_of_the_users_own_that_is_wrong_gets_one_line(own_configs: Path, text: str, message: str) -> None:
+    (own_configs / "optim" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        compose(["optim=mine"])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ to change."""
+    folder = shutil.copytree(configs.FOLDER, tmp_path / "configs")
+    monkeypatch.setattr(composition, "FOLDER", folder)
+    return folder
+
+
 def test_a_misspelt_key_fails_before_anything_heavy_is_imported() -> None:
     code = "import sys, configs\ntry:\n    configs.compose(['optim.lrr=1'])\nexcept configs.ConfigError:\n"
     code += "    print(*sorted({'torch', 'wandb', 'datasets', 'matplotlib', 'transformers'} & set(sys.modules)))"
@@ -53,7 +148,7 @@ def test_a_misspelt_key_fails_before_anything_heavy_is_imported() -> None:
     assert done.stdout == "\n"
 
 
-@pytest.mark.parametrize("group", [group for group in configs.GROUPS if group != "experiment"])
+@pytest.mark.parametrize("group", configs.GROUPS)
 def test_every_option_composes(group: str) -> None:
     options = sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
     assert options
@@ -65,8 +160,72 @@ def test_compile_may_be_written_as_yaml_writes_truth() -> None:
     assert [compose([f"compile={value}"]).compile for value in ("true", "False", "auto")] == ["true", "false", "auto"]
 
 
-def test_a_plug_in_may_get_arguments_that_its_file_does_not_list() -> None:
-    assert compose(["+optim.amsgrad=true"]).optim.amsgrad is True
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["optim.amsgrad=true"], "optim.amsgrad", True),
+        (["+optim.amsgrad=true"], "optim.amsgrad", True),
+        (["optim=sophiag", "optim.eps=1e-8"], "optim.eps", 1e-8),
+        (["optim=sophiag", "optim.curvature.paper_code=true"], "optim.curvature.paper_code", True),
+        (["optim=sgd", "optim.dampening=0.5"], "optim.dampening", 0.5),
+        (["optim=shampoo", "optim.roles.rest.eps=1e-6"], "optim.roles.rest.eps", 1e-6),
+        (["data=synthetic", "data.source.n_words=20"], "data.source.n_words", 20),
+        (["data.tokenizer.sample_megabytes=1"], "data.tokenizer.sample_megabytes", 1),
+        (["logging=wandb", "logging.wandb.close_seconds=1"], "logging.wandb.close_seconds", 1),
+        (["+optim.role_settings.embedding.lr=1e-4"], "optim.role_settings.embedding.lr", 1e-4),
+        (["schedule.warmup_steps=1e2"], "schedule.warmup_steps", 100),
+        (["seed=1e3"], "seed", 1000),
+    ],
+)
+def test_a_hyperparameter_is_set_whether_its_file_lists_it_or_not(
+    overrides: list[str], key: str, value: object
+) -> None:
+    found = OmegaConf.select(compose(overrides), key)
+    assert found == value and type(found) is type(value)
+
+
+def test_what_nobody_sets_is_shown_with_the_default_of_its_constructor() -> None:
+    config = compose(["optim=sophiag", "data=synthetic"])
+    assert (config.optim.eps, config.optim.curvature.paper_code) == (1e-12, False)
+    assert config.data.source.n_words == 500
+    assert list(compose(["~optim.betas"]).optim.betas) == [0.9, 0.999]
+    for given in ("params", "max_steps", "device", "run_dir"):
+        assert given not in {*config.optim, *config.schedule, *config.parallel, *config.data.source}
+
+
+def test_a_default_written_down_makes_no_other_run() -> None:
+    plain, written = ["optim=sophiag"], ["optim=sophiag", "optim.eps=1e-12", "optim.curvature.paper_code=false"]
+    assert compose(plain).run_dir == compose(written).run_dir
+    assert configs.settings(plain) == configs.settings(written)
+    assert compose(plain).run_dir != compose([*plain, "optim.eps=1e-11"]).run_dir
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "nano-pysource-adamw-s1337-dd16e5a0"),
+        (["optim=sophiag", "seed=3"], "nano-pysource-sophiag-s3-3f79e8be"),
+        (["model=micro", "data=synthetic", "optim.lr=1"], "micro-synthetic-adamw-s1337-5fc187a0"),
+    ],
+)
+def test_runs_made_before_are_found_under_their_names(overrides: list[str], name: str) -> None:
+    assert compose(overrides).run_dir == f"runs/{name}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["optim._target_=torch.optim.RAdam", "~optim.fused"], "-radam-"),
+        (["optim=soap", "optim.roles.rest._target_=torch.optim.AdamW", "~optim.roles.rest.execution"], "-soap+adamw-"),
+        (["optim=adamw_ours"], "-adamw_ours-"),
+        (
+            ["data=synthetic", "data.source={_target_: data.PySource, megabytes: 1}", "~data.source.n_documents"],
+            "-pysource-",
+        ),
+    ],
+)
+def test_a_runs_name_says_which_classes_it_has(overrides: list[str], part: str) -> None:
+    assert part in compose(overrides).run_dir
 
 
 def test_the_run_directory_is_the_same_every_time_and_another_for_another_run() -> None:
@@ -84,8 +243,34 @@ def test_differences_name_what_makes_it_another_run(tmp_path: Path) -> None:
     assert differences(compose(["optim.lr=0.25", "log_every=3", "save_every=9"]), saved) == []
     assert differences(compose(["optim.lr=0.5"]), saved) == ["optim.lr=0.5 (there: 0.25)"]
     assert differences(compose(["optim.lr=0.25", "+optim.amsgrad=true"]), saved) == [
-        "optim.amsgrad=True (there: <absent>)"
+        "optim.amsgrad=true (there: false)"
     ]
+
+
+def test_a_run_directory_of_before_or_with_defaults_written_down_is_the_same_run(tmp_path: Path) -> None:
+    saved, ours = tmp_path / "config.yaml", compose(["optim=sophiag"])
+    old = OmegaConf.to_container(ours)
+    assert isinstance(old, dict)
+    del old["optim"]["eps"], old["optim"]["curvature"]["paper_code"], old["data"]["tokenizer"]["sample_megabytes"]
+    del old["timeout_seconds"], old["spike_factor"], old["model"]["qk_norm"]
+    saved.write_text(OmegaConf.to_yaml(OmegaConf.create(old)))
+    assert differences(ours, saved) == []
+    assert differences(compose(["optim=sophiag", "optim.eps=1e-12"]), saved) == []
+    assert differences(compose(["optim=sophiag", "optim.eps=1e-9"]), saved) == ["optim.eps=1e-09 (there: 1e-12)"]
+
+
+def test_comparing_with_a_foreign_file_imports_and_looks_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hidden")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    saved = tmp_path / "config.yaml"
+    content = OmegaConf.to_yaml(compose([])).replace("torch.optim.AdamW", "evil.Optimizer")
+    saved.write_text(content.replace("max_steps: 500", "max_steps: ${oc.env:SECRET}"))
+    found = differences(compose([]), saved)
+    assert "max_steps=500 (there: ${oc.env:SECRET})" in found
+    assert "optim._target_=torch.optim.AdamW (there: evil.Optimizer)" in found
 
 
 def test_a_sweep_is_the_product_of_its_values() -> None:
@@ -101,7 +286,7 @@ def test_a_plug_in_that_refuses_its_arguments_says_so_in_its_own_words() -> None
     with pytest.raises(ConfigError, match="schedule.warmup_steps=9 must lie in 0..max_steps=5"):
         plug_in(compose(["schedule.warmup_steps=9"]).schedule, max_steps=5)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'foo'"):
-        plug_in(compose(["+schedule.foo=1"]).schedule, max_steps=50)
+        plug_in(OmegaConf.create({"_target_": "trainer.Constant", "warmup_steps": 1, "foo": 1}), max_steps=50)
 
 
 class Sweeps:
@@ -181,6 +366,40 @@ def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     printed = capsys.readouterr().out
     assert "\nseed: 3\n" in printed
     assert "lr: -1\n" in printed
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         command_line(monkeypatch, "seed=3", "-h")
+    assert not ended.value.code
     assert capsys.readouterr().out == "What it does.\n"
+
+
+OWN = """
+import torch
+class Plain(torch.optim.SGD):
+    def __init__(self, params, rate=0.1, *, names: "list[str]" = ("a",), **rest): super().__init__(params, lr=rate)
+class Sink:
+    def __init__(self, run_dir, settings, url="x"): pass
+    def write(self, row): pass
+    def close(self): pass
+def made(params): return Plain(params)
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["optim._target_=own.Plain", "optim.rate=0.5"], "optim.rate", 0.5),
+        (["optim._target_=own.Plain", "optim.momentum=0.5"], "optim.momentum", 0.5),  # **rest takes it
+        (["+logging.mine._target_=own.Sink"], "logging.mine._target_", "own.Sink"),
+        (["+logging.mine._target_=own.Sink", "logging.mine.url=a#b"], "logging.mine.url", "a#b"),
+    ],
+)
+def test_a_class_of_the_users_own_plugs_in_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], key: str, value: object
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert OmegaConf.select(compose(overrides), key) == value
+    assert "own" not in sys.modules  # its source says enough
+    for target, message in (("own.Nope", "own has no Nope; it has Plain, Sink"), ("own.made", "is a function")):
+        with pytest.raises(ConfigError, match=message):
+            compose([f"optim._target_={target}"])

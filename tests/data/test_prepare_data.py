@@ -1,18 +1,12 @@
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
+from configs import compose, plug_in
 from data import BPE, GPT2, Bytes, Files, OpenWebText, PySource, Synthetic
 from data.loader import ORDERS
+from scripts import prepare_data
 
-ROOT = Path(__file__).parents[2]
 OPTIONS = [
     ("pysource", PySource, BPE),
     ("openwebtext", OpenWebText, GPT2),
@@ -21,41 +15,18 @@ OPTIONS = [
 ]
 
 
-def composed(overrides: list[str]) -> Any:
-    """What configs.compose makes of the data group alone."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(overrides=[f"+{overrides[0]}", *overrides[1:]])
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
-    """scripts/prepare_data.py's main."""
-    configs = ModuleType("configs")
-    configs.compose = composed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "configs", configs)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    spec = importlib.util.spec_from_file_location("prepare_data", ROOT / "scripts/prepare_data.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    main: Callable[[list[str]], int] = script.main
-    return main
-
-
 @pytest.mark.parametrize(("option", "source", "tokenizer"), OPTIONS)
 def test_every_data_config_builds_its_source_and_tokenizer(option: str, source: type, tokenizer: type) -> None:
-    data = composed([f"data={option}", *(["data.source.pattern=*.txt"] if option == "files" else [])]).data
-    assert type(instantiate(data.source)) is source
-    assert type(instantiate(data.tokenizer)) is tokenizer
+    data = compose([f"data={option}", *(["data.source.pattern=*.txt"] if option == "files" else [])]).data
+    assert type(plug_in(data.source)) is source
+    assert type(plug_in(data.tokenizer)) is tokenizer
     assert data.order in ORDERS
-    assert set(data) == set(composed(["data=pysource"]).data)
+    assert set(data) == set(compose(["data=pysource"]).data)
 
 
-def test_the_command_reports_what_it_prepared(
-    command: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_reports_what_it_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["data=synthetic", "data.source.n_documents=20", "data/tokenizer=bpe", "data.tokenizer.vocab_size=300"]
-    assert command([*arguments, f"data.root={tmp_path}"]) == 0
+    assert prepare_data.main([*arguments, f"data.root={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert "300 token ids" in printed
     assert "bytes of text per token" in printed
@@ -71,16 +42,24 @@ def test_the_command_reports_what_it_prepared(
             ["data=files", "data.source.pattern=/nowhere/*.txt"],
             "error: data.source.pattern='/nowhere/*.txt' matches no",
         ),
+        (["data=openwbtext"], "error: data=openwbtext does not exist; the nearest valid one is 'openwebtext'"),
+        (["dta=files"], "error: unknown key 'dta'; the nearest valid one is 'data'"),
+        (
+            ["data.val_fracton=0.1"],
+            "error: unknown key 'data.val_fracton'; the nearest valid one is 'data.val_fraction'",
+        ),
+        (["data.val_fraction=5%"], "error: data.val_fraction=5% must be a number"),
+        (["data=files"], "error: data.source.pattern is missing"),
+        (["data.source.megabytes=lots"], "error: data.source.megabytes=lots must be a number or null"),
     ],
 )
 def test_the_command_fails_with_one_line_and_status_2(
-    command: Callable[[list[str]], int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    assert command([*arguments, f"data.root={tmp_path}"]) == 2
+    assert prepare_data.main([*arguments, f"data.root={tmp_path}"]) == 2
     printed = capsys.readouterr().err.strip()
     assert printed.startswith(message)
     assert len(printed.splitlines()) == 1

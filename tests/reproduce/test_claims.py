@@ -62,7 +62,7 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"kind": "speedup"}, "kind='speedup' does not exist; the nearest one is 'speed_up'"),
         ({"buget": 3}, "has no field 'buget'; the nearest one is 'budget'"),
         ({"contrary": "none"}, "field 'contrary' must be a list of texts"),
-        ({"source": {"paper": "P"}}, "source missing 3 required positional arguments"),
+        ({"source": {"paper": "P"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seed=7 is among the seeds"),
         ({"seeds": [1, 1]}, "must be different counts"),
         ({"warmup_steps": 3}, "give one of warmup_steps and warmup_fraction"),
@@ -153,3 +153,67 @@ def test_a_wrong_expectation_is_found_before_anything_runs(
 
 def test_everything_that_a_sweep_may_expect_can_be_measured() -> None:
     assert set(claims.EXPECTED["sweep"]) == set(findings.QUANTITIES)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim._target_=psutil.Popen", "a file may name classes of optim, data, trainer and torch.optim alone"),
+        ("optim={_target_: psutil.Popen}", "a file may name classes"),
+        ("+optim.x={a: [{_target_: psutil.Popen}]}", "a file may name classes"),
+        ("optim._target_=${data.prompt}", "is not looked up for a file"),
+        ("data.root=${oc.env:HF_TOKEN}", "is not looked up for a file"),
+    ],
+)
+def test_a_claim_file_runs_nothing_of_its_own_and_looks_nothing_up(
+    override: str, message: str, write_claim: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("configs.signatures._imported", lambda target: pytest.fail(f"imports {target}"))
+    for place in ("overrides", "paper"):
+        arms = deepcopy(ARMS)
+        arms["b"][place] = [*arms["b"][place], override]
+        with pytest.raises(ClaimError, match=message):
+            load("twice", "nano", folder=write_claim(arms=arms))
+    with pytest.raises(ClaimError, match=message):
+        load("twice", "nano", folder=write_claim(overrides=[override]))
+
+
+def test_a_claim_file_may_name_torchs_optimizers_and_the_user_any(write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["b"]["overrides"] = ["optim._target_=torch.optim.RAdam", "~optim.fused"]
+    assert load("twice", "nano", folder=write_claim(arms=arms)).arm("b").overrides == tuple(arms["b"]["overrides"])
+    own = ["logging.mine._target_=tests.reproduce.conftest.Simulation"]
+    with pytest.raises(ConfigError, match="is not a sink"):  # it is looked at, as the user names it
+        load("twice", "nano", own, folder=write_claim())
+
+
+def test_texts_of_a_claim_stay_as_they_are(write_claim: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_SECRET")
+    folder = write_claim(title="${oc.env:HF_TOKEN}", notes=["${title}"])
+    claim = load("twice", "nano", folder=folder)
+    assert (claim.title, claim.fields["notes"]) == ("${oc.env:HF_TOKEN}", ["${title}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- 1", "must hold a mapping"),
+        ("scales: 5", "scales must be a mapping, not 5"),
+        ("scales: {nano: 5}", "scales: nano must be a name with a mapping, not 5"),
+        ("arms: [1]", "arms must be a mapping"),
+        ("scales: {nano: {arms: {a: [1]}}}", "scales.nano.arms: a must be a name with a mapping"),
+        ("a: !!python/object/apply:os.system [ls]", "is no YAML"),
+    ],
+)
+def test_a_claim_file_of_another_form_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(ValueError) as caught:
+        load("odd", "nano", folder=tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / "odd.yaml")) and message in str(caught.value)
+
+
+def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_claim: Callable[..., Path]) -> None:
+    folder = write_claim(overrides=["data=pysource", "model=pico", "seed=1"])
+    claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
+    config = claims.composed(claim.common)
+    assert (config.data.source._target_, config.seed, config.model.n_layer) == ("data.Synthetic", 2, 2)

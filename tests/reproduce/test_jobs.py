@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,10 +22,10 @@ from rich.console import Console
 
 from configs import ConfigError, compose, expand
 from reproduce import jobs, processes
-from reproduce.jobs import Interrupted, Job, run_jobs
+from reproduce.jobs import Interrupted, Job, Outcome, run_jobs
 from reproduce.processes import cuda_devices, environments, log_path, reported
 from reproduce.progress import Standing, line, table
-from reproduce.sweep import sweep
+from reproduce.sweep import best_first, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +45,8 @@ def note(what):
         events.write(f"{what} {run_dir.name}\\n")
 
 def end(status, code, message=None):
-    result.write_text(json.dumps({"status": status, "step": 10, "val/loss": None if code else seed / 10}))
+    loss = seed / 10 if status == "finished" else None
+    result.write_text(json.dumps({"status": status, "step": 10, "val/loss": loss}))
     note("end")
     print("step 10/10")
     if message:
@@ -488,3 +490,84 @@ def test_the_runner_needs_no_torch() -> None:
     code = "import sys, reproduce.sweep; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "started"),
+    [
+        ((12, 12.5, 1), ["12"]),  # bad input
+        ((13, 13.5, 1), ["13", "13.5"]),  # the same words twice
+        ((13, 14, 1), ["13", "14", "1"]),
+        ((11, 11.5, 1), ["11", "11.5", "1"]),  # diverged, which is no failure
+    ],
+)
+def test_jobs_that_are_alike_stop_at_a_failure_that_all_would_share(
+    script: Path, job: Callable[..., Job], tmp_path: Path, seeds: tuple[float, ...], started: list[str]
+) -> None:
+    script.write_text(STAND_IN.replace('int(given["seed"])', 'int(float(given["run_dir"].rpartition("/")[2]))'))
+    jobs_ = [Job(f"s{seed}", (*job(1).overrides[::2], f"run_dir={tmp_path}/runs/{seed}")) for seed in seeds]
+    outcomes = run_jobs(jobs_, show=False, script=script, alike=True)
+    assert [event.removeprefix("start ") for event in events(tmp_path) if event.startswith("start")] == started
+    assert [outcome.job.name for outcome in outcomes] == [f"s{name}" for name in started]
+
+
+def test_what_a_run_directory_is_blamed_for_is_that_jobs_alone(tmp_path: Path) -> None:
+    def failed(words: str, exit_status: int = 2) -> Outcome:
+        return Outcome(Job("x", ()), tmp_path / "x", "failed", None, words, 1.0, exit_status)
+
+    own = failed(f"error: run_dir={tmp_path / 'x'} is in use by process 7")
+    assert not jobs._is_shared([own, own])
+    assert jobs._is_shared([own, failed("error: no data")])
+    assert jobs._is_shared([failed("RuntimeError: no. 1", 1), failed("RuntimeError: no. 2", 1)])
+    assert not jobs._is_shared([failed("RuntimeError: a", 1), failed("RuntimeError: b", 1)])
+
+
+@pytest.mark.parametrize("loss", [math.nan, -math.inf, None])
+def test_a_result_without_a_finite_loss_is_no_finished_job(
+    script: Path, job: Callable[..., Job], tmp_path: Path, loss: float | None
+) -> None:
+    run_jobs(first := [job(1)], show=False, script=script)
+    (tmp_path / "runs" / "1" / "result.json").write_text(
+        json.dumps({"status": "finished", "step": 9, "val/loss": loss})
+    )
+    (outcome,) = run_jobs(first, show=False, script=tmp_path / "absent.py")
+    assert (outcome.status, outcome.exit_status, outcome.message) == ("diverged", 3, "diverged at step 9")
+    assert best_first([outcome, Outcome(first[0], tmp_path, "finished", {"val/loss": 4.0}, None, 1.0)]) == [1, 0]
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "5", '{"status": 5}', '{"status": "finished", "val/loss": "x"}'])
+def test_a_damaged_result_is_none_and_the_job_runs(
+    script: Path, job: Callable[..., Job], tmp_path: Path, content: str
+) -> None:
+    one = job(1)
+    (tmp_path / "runs" / "1" / "result.json").write_text(content)
+    assert jobs.unfinished([one]) == [one]
+    assert [outcome.status for outcome in run_jobs([one], show=False, script=script)] == ["finished"]
+    assert jobs.unfinished([one]) == []
+
+
+def test_a_damaged_configuration_is_left_to_the_process_that_says_so(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    one = job(1)
+    (tmp_path / "runs" / "1" / "result.json").write_text('{"status": "finished", "val/loss": 1}')
+    (tmp_path / "runs" / "1" / "config.yaml").write_text("a: [")
+    assert jobs.unfinished([one]) == [one]
+
+
+def test_a_standing_takes_in_whatever_the_rows_are(tmp_path: Path) -> None:
+    rows = [
+        "5",
+        "[1]",
+        "{",
+        '{"step": "x", "seconds": []}',
+        '{"step": 3, "seconds": 1e999, "val/loss": NaN}',
+        "[" * 9999,
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 4, "seconds": 2.0, "val/loss": 4.5}']) + "\n")
+    standing = Standing("x", tmp_path, 8, state="running")
+    standing.update()
+    assert (standing.step, standing.seconds, standing.val_loss, standing.eta) == (4, 2.0, 4.5, "0:00:02")
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    standing.update()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import ReadingError
 from reproduce import measures
 from reproduce.measures import Measured, MeasuresError, Record
 from reproduce.protocols import Planned
@@ -110,3 +111,61 @@ def test_the_mean_curve_has_the_extremes_beside_it() -> None:
     mean = measures.mean_curves([with_curve(1, [5.0, 3.0, 2.0]), with_curve(2, [5.0, 4.0])])
     assert (mean["val/loss"], mean["low"], mean["high"]) == ([5.0, 3.5], [5.0, 3.0], [5.0, 4.0])
     assert mean["step"] == [0.0, 1.0]
+
+
+NOT_FINITE = [math.nan, math.inf, -math.inf, None]
+
+
+@pytest.mark.parametrize("loss", NOT_FINITE)
+def test_a_run_that_says_finished_without_a_finite_loss_has_diverged(tmp_path: Path, loss: float | None) -> None:
+    end = {"status": "finished", "step": 20, "seconds": 2.0, "flops": 20, "val/loss": loss}
+    record = measures.read(write_run(tmp_path / "r", ROWS, end))
+    assert (record.status, record.loss) == ("diverged", None)
+    if loss is not None:
+        assert Record("finished", 1, loss, 1.0, 1.0, EMPTY).facts["loss"] is None
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+def test_a_loss_that_is_not_finite_is_never_near_the_best_nor_between_others(bad: float | None) -> None:
+    points = [(1.0, 5.0), (10.0, 4.0), (100.0, bad)]
+    assert measures.share_near_best(points, 0.0) == 0
+    assert measures.share_near_best(points, 2.0) == pytest.approx(0.5)
+    assert measures.between(points, 50.0) is None
+    assert measures.share_near_best([(1.0, bad), (2.0, bad)], 1.0) is None
+
+
+def test_mean_curves_are_means_over_the_same_steps() -> None:
+    def with_curve(seed: int, losses: dict[int, float | None]) -> Measured:
+        rows = {column: list(map(float, losses)) for column in measures.COLUMNS} | {"val/loss": list(losses.values())}
+        return run("a", 10, seed, 4.0)._replace(record=Record("finished", 10, 4.0, 1.0, 1.0, rows))  # type: ignore[arg-type]
+
+    mean = measures.mean_curves([with_curve(1, {0: 6.0, 5: 5.0, 10: 4.0}), with_curve(2, {0: 8.0, 10: math.nan})])
+    assert mean["step"] == [0.0, 10.0]
+    assert (mean["val/loss"], mean["low"], mean["high"]) == ([7.0, None], [6.0, 4.0], [8.0, 4.0])
+
+
+def test_of_two_evaluations_at_a_step_the_later_counts_and_the_order_of_rows_does_not(tmp_path: Path) -> None:
+    rows = [ROWS[3], ROWS[0], {**ROWS[0], "val/loss": 4.5}, *ROWS[1:3]]
+    record = measures.read(write_run(tmp_path / "r", rows, None))
+    assert (record.curve["step"], record.curve["val/loss"], record.step) == ([0, 20], [4.5, 4.0], 20)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("result.json", '{"status": "won"}', "status=won must be one of finished, diverged, stopped"),
+        ("result.json", '{"status": "finished", "val/loss": true}', "val/loss=true must be a number"),
+        ("result.json", '{"status": "finished", "val/loss": 1, "step": 1.5}', "step=1.5 must be a whole number"),
+        ("metrics.jsonl", '{"tokens": 1}\n', "step=null must be a whole number"),
+        ("metrics.jsonl", '{"step": "1"}\n', "step=1 must be a number"),
+        ("metrics.jsonl", '{"step": 1, "clipped_steps": []}\n', "clipped_steps=[] must be a number"),
+        ("env.json", '{"git": "x"}', "git=x must be an object"),
+        ("env.json", '{"git": {"commit": 5}}', "git.commit=5 must be a text"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str, message: str) -> None:
+    folder = write_run(tmp_path / "r", ROWS, None)
+    (folder / file).write_text(content)
+    with pytest.raises(ReadingError) as caught:
+        measures.read(folder)
+    assert str(caught.value).startswith(f"{folder / file}: {message}")

@@ -101,6 +101,8 @@ def test_a_claim_is_about_every_size_unless_it_names_one() -> None:
         ),
         ({"claims": [{"arm": "lion", "percent_saved": 50}]}, "percent_saved=50 of lion must be"),
         ({"claims": [{"arm": "lion"}]}, "percent_saved=None of lion must be"),
+        ({"claims": [{"arm": "lion", "percent_saved": [1, "x"]}]}, "must be \\[low, high\\]"),
+        ({"claims": [{"arm": ["lion"], "percent_saved": [1, 2]}]}, "must be an arm"),
         ({"claims": [{"arm": "lion", "percent": [1, 2]}]}, "a claim has no 'percent'"),
     ],
 )
@@ -112,3 +114,10 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
 def test_a_misspelt_override_is_refused() -> None:
     with pytest.raises(ConfigError, match="adamv"):
         state_memory(settings(arms={"adamw": ["optim=adamv"]}))
+
+
+@pytest.mark.parametrize("changes", [{"claims": None}, {"claims": [5]}, {"sizes": 5}, {"sizes": [5]}, {"arms": [1]}])
+def test_settings_of_another_type_are_refused(changes: dict[str, Any]) -> None:
+    (name,) = changes
+    with pytest.raises(ConfigError, match=f"memory: {name}=.* must be a "):
+        state_memory(settings(**changes))

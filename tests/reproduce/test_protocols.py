@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def test_a_sweep_may_compare_its_ends(write_claim: Write) -> None:
     assert list(dict.fromkeys(run.point[0] for run in fresh)) == [
         f"optim.lr={lr}" for lr in ("1e-3", "4e-3", "1e-4", "4e-4")
     ]
+
+
+@pytest.mark.parametrize("loss", [math.nan, -math.inf, math.inf, None])
+def test_a_loss_that_is_not_finite_is_never_the_best(claim: Claim, loss: float | None) -> None:
+    batch = [run for run in protocols.of(claim)[-1].next_runs({}) if run.arm == "a"]
+    outcomes = {run.config_hash: 5.0 - n for n, run in enumerate(batch)} | {batch[-1].config_hash: loss}
+    assert protocols.best(batch, outcomes, 3)["a"] == [batch[1].point, batch[0].point, batch[2].point]

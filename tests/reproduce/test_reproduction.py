@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import re
 import subprocess
@@ -17,6 +18,7 @@ from reproduce.reproduction import ReproductionError, RunsFailedError
 from reproduce.results import Results, ResultsError, read
 from reproduce.statistics import Interval
 
+ROOT = Path(__file__).parents[2]
 SAME = {("b", "a"): Interval(1.25, 1.2, 1.3)}
 
 
@@ -245,3 +247,51 @@ def test_a_sweep_of_real_runs_ends_in_a_report(
     assert [run.status for run in results.runs] == ["finished"] * 4
     assert results.verdict == "undecided"  # one seed bounds nothing
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [5, ["b", "a", 0, 1, 2], ["b", "a", None, 1, 2], ["b", "a", "x", 1, 2], ["b", "a", 1, -1, 2], ["b", 1, 1, 1, 1]],
+)
+def test_step_times_that_are_none_are_named(claim: Claim, tmp_path: Path, row: object) -> None:
+    reproduction.step_times(claim, tmp_path, lambda claim: SAME)
+    path = tmp_path / reproduction.STEP_TIMES
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ratios": [row]}))
+    with pytest.raises(ReproductionError, match="step_times.json: .* is no ratio of step times; delete the file"):
+        reproduction.step_times(claim, tmp_path, lambda claim: SAME)
+
+
+def test_an_interval_without_bounds_is_written_and_read_again(claim: Claim, tmp_path: Path) -> None:
+    unbounded = {("b", "a"): Interval(1.25, 0.0, math.inf)}
+    for _ in range(2):
+        assert reproduction.step_times(claim, tmp_path, lambda claim: unbounded) == (unbounded, "")
+    assert "Infinity" not in (tmp_path / reproduction.STEP_TIMES).read_text()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_runs_that_say_finished_with_a_loss_that_is_not_finite_fail_their_arm_and_end_in_a_report(
+    claim: Claim, simulate: Any, tmp_path: Path, loss: float
+) -> None:
+    good = simulate(4.0).loss
+    poisoned = simulate(lambda arm, n, seed: loss if (arm, seed) == ("b", 2) else good(arm, n, seed))
+    results = reproduce(claim, tmp_path / "out", poisoned)
+    assert {run.status for run in results.runs if (run.arm, run.seed) == ("b", 2)} == {"diverged"}
+    assert results.verdict != "reproduced"
+    assert read(tmp_path / "out" / "results.json") == results
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"runs": 5}, "runs=5 is not what results have there"),
+        ({"verdict": None}, "verdict=null is not what results have there"),
+        ({"protocols": [{"name": "x"}]}, r"protocols\[0\].description is missing"),
+        ({"source": {"paper": "x", "odd": 1}}, "source.odd is no field of results"),
+        ({"curves": {"a": {"step": ["x"]}}}, "curves.a.step"),
+    ],
+)
+def test_results_of_another_form_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = ROOT / "docs" / "claims" / "logicnest-nano" / "results.json"
+    (tmp_path / "results.json").write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ResultsError, match=message):
+        read(tmp_path / "results.json")

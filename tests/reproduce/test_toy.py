@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import optim
+from configs import ConfigError
 from reproduce import figures, toy
 from reproduce.statistics import Interval
 from reproduce.toy import METHODS, Method, Point, Problem, Settings, ToyError
@@ -215,4 +216,13 @@ def test_the_evidence_is_complete_and_the_same_every_time() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ToyError, match=message):
+        toy.heterogeneous(settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"seed": "x"}, {"conditions": 5}, {"conditions": [1, "x"]}, {"grid_points": None}]
+)
+def test_settings_of_another_type_are_refused(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(ConfigError, match=f"toy: {name}=.* must be a "):
         toy.heterogeneous(settings)

@@ -184,7 +184,7 @@ def test_the_checkpoint_benchmark_compares_saves_and_cleans_up(
     ("arguments", "message"),
     [
         (["--folder", "/nowhere"], "--folder /nowhere: there is no such folder"),
-        (["--rounds", "0"], "--rounds 0: at least 1 is needed"),
+        (["--rounds", "0"], "argument --rounds: must be a whole number from 1 to 100000, got '0'"),
     ],
 )
 def test_the_checkpoint_benchmark_refuses_in_one_line(

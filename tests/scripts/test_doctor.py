@@ -1,3 +1,4 @@
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,27 @@ def test_a_good_machine_needs_nothing(tiny: list[str], tmp_path: Path, capsys: p
     printed = lines(capsys)
     for subject in ("torch", "device", "bf16", "torch.compile", "disk", "data", "tokenizer"):
         assert subject in printed
+
+
+def test_the_version_of_torch_is_the_one_the_project_pins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: list[str]
+) -> None:
+    pinned = next(each for each in requires("nanodescent") or () if each.startswith("torch=="))
+    assert f"torch=={doctor.wanted_version('torch')}" == pinned
+    for found, status in (
+        (pinned.removeprefix("torch=="), 0),
+        (pinned.removeprefix("torch==") + "+cpu", 0),
+        ("2.12.0", 2),
+    ):
+        monkeypatch.setattr(doctor, "version", lambda package, found=found: found)
+        assert doctor.main(tiny) == status
+    assert "the project is tested with" in lines(capsys)
+
+
+def test_it_leaves_everything_as_it_was(tiny: list[str], tmp_path: Path) -> None:
+    root, run_dir = tmp_path / "prepared", tmp_path / "run"
+    assert doctor.main([*tiny, f"data.root={root}", f"run_dir={run_dir}"]) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_name_the_command_that_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,13 @@
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 
 from reproduce.results import read
 from scripts import reproduce as command
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -14,6 +18,10 @@ from scripts import reproduce as command
         (["claim=sophia_2x"], "scale= is missing"),
         (["sophia_2x"], "'sophia_2x' must read key=value"),
         (["claim=logicnest", "scale=nano", "jobs=0"], "jobs=0 must be a whole number"),
+        (["claim=logicnest", "scale=nano", "jobs=99999"], "jobs=99999 must be a whole number"),
+        (["claim=logicnest", "scale=nano", "out="], "out= is empty; give a path"),
+        (["claim=logicnest", "scale=nano", "out=$NO_SUCH_VARIABLE"], "no variable NO_SUCH_VARIABLE"),
+        (["claim=sophia_clip", "scale=nano", "optim.lr=fast"], "optim.lr=fast must be a number"),
         (["claim=logicnest", "scale=nano", "seeds=2"], "trains nothing: leave seeds= out"),
         (["claim=sophia_clip", "scale=nano", "grad_clipp=1"], "unknown key 'grad_clipp'"),
     ],
@@ -52,3 +60,24 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert command.main(["claim=adafactor_memory", "scale=nano", f"out={tmp_path / 'out'}", "--dry-run"]) == 0
     assert "trains nothing" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_have_home_and_variables_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    request = command.parse(["claim=all", "scale=nano", "out=~/out", "ledger=$HOME/ledger"])
+    assert (request.out, request.ledger) == (Path("/home/me/out"), Path("/home/me/ledger"))
+
+
+def test_a_ledger_takes_no_results_of_another_claim(tmp_path: Path) -> None:
+    content = json.loads((ROOT / "docs" / "claims" / "logicnest-nano" / "results.json").read_text())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "keep").mkdir()
+    for name, claim, scale in (
+        ("other", "logicnest", "nano"),
+        ("../keep", "../keep", "nano"),
+        ("x", "x", "../../keep"),
+    ):
+        (tmp_path / "out" / "results.json").write_text(json.dumps({**content, "claim": claim, "scale": scale}))
+        with contextlib.suppress(ValueError):
+            command.write_ledger({name.strip("./"): tmp_path / "out"}, tmp_path / "ledger")
+        assert (tmp_path / "keep").is_dir() and not (tmp_path / "ledger").exists()

@@ -1,13 +1,19 @@
+import io
+import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import train
 from configs import compose
 from scripts import sample
+from trainer.checkpoint import Saved
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +41,69 @@ def test_without_a_prompt_it_takes_the_data_sets(trained: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        *("class ", "def f(x):", "@property", "# include", "{", "[1]", "007", "1e3", "null", "no", "a: b", "*args", ""),
+        *("x #y", "line\nline", "${x}", '"""Doc', "a=b", "--help", "~", "$HOME", "模型"),
+    ],
+)
+def test_the_prompt_is_taken_as_typed(prompt: str) -> None:
+    assert sample.parse(["run=r", f"prompt={prompt}"]).prompt == prompt
+
+
+def test_it_begins_with_the_prompt_whatever_that_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt in ("{", "null", "# include", "line\nline"):
+        assert sample.main([f"run={trained}", f"prompt={prompt}", "tokens=2"]) == 0
+        assert capsys.readouterr().out.startswith(prompt)
+
+
+def test_an_empty_prompt_begins_a_document(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample.main([f"run={trained}", "prompt=", "tokens=0"]) == 0
+    assert capsys.readouterr().out == "\n"
+    assert sample.main([f"run={trained}", "prompt=", "tokens=9"]) == 0
+    assert len(capsys.readouterr().out) > 1
+
+
+def test_the_prompt_may_come_from_a_file_or_standard_input(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompt.txt").write_text("from a file")
+    assert sample.main([f"run={trained}", "prompt_file=~/prompt.txt", "tokens=2"]) == 0
+    assert capsys.readouterr().out.startswith("from a file")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("from a pipe, ü".encode())))
+    assert sample.main([f"run={trained}", "prompt_file=-", "tokens=2"]) == 0
+    assert capsys.readouterr().out.startswith("from a pipe, ü")
+
+
+def test_several_samples_differ_and_more_of_them_change_none(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for n in (1, 2, 3):
+        assert sample.main([f"run={trained}", "prompt=abc", "tokens=20", "seed=1", f"n={n}"]) == 0
+        texts.append(capsys.readouterr().out.removesuffix("\n").split(f"\n{sample.SEPARATOR}\n"))
+    assert [len(each) for each in texts] == [1, 2, 3]
+    assert texts[2][:2] == texts[1] and texts[1][:1] == texts[0]
+    assert len(set(texts[2])) == 3
+    assert sample.stream_seed(1, 1) not in (1, 2, sample.stream_seed(2, 1))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (lambda run: [], "run=<run directory> is missing"),
         (lambda run: ["run=nowhere"], "run=nowhere is no run directory"),
-        (lambda run: [f"run={run}", "token=3"], "Key 'token' not in 'Settings'"),
+        (lambda run: [f"run={run}", "token=3"], "unknown key 'token'; the nearest valid one is 'tokens'"),
         (lambda run: [f"run={run}", "tokens=many"], "Value 'many' of type 'str' could not be converted to Integer"),
         (lambda run: [f"run={run}", "top_k=0"], "top_k=0 must be >= 1"),
         (lambda run: [f"run={run}", "temperature=-1"], "temperature=-1.0 must be >= 0"),
+        (lambda run: [f"run={run}", "temperature=nan"], "temperature=nan must be >= 0"),
+        (lambda run: [f"run={run}", "n=0"], "n=0 must be >= 1"),
+        (lambda run: [f"run={run}", "seed=" + "9" * 30], "less than 2**63"),
+        (lambda run: ["run="], "run= is empty; give a path"),
+        (lambda run: [str(run)], "must read key=value, for example run=runs/<name>"),
+        (lambda run: [f"run={run}", "prompt=a", "prompt_file=b"], "prompt and prompt_file are both given"),
+        (lambda run: [f"run={run}", f"prompt_file={run}/nothing"], "nothing does not exist"),
+        (lambda run: [f"run={run}", f"prompt_file={run}"], "must be a file; it is a directory"),
     ],
 )
 def test_bad_arguments_get_one_line(
@@ -61,6 +122,54 @@ def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path, capsys
     assert "has no checkpoint yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.model.__setitem__("n_layer", 10**9), "model has other shapes than the checkpoint"),
+        (lambda config: config.model.__setitem__("n_embd", 32), "model has other shapes than the checkpoint"),
+        (lambda config: config.model.__setitem__("n_layer", "two"), "model is none that can be built"),
+        (lambda config: config.__setitem__("model", [1]), "model is none that can be built"),
+        (lambda config: config.model.__setitem__("block_size", 1 << 40), "model has other shapes than the checkpoint"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_checkpoint_costs_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], None], message: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "foreign")
+    config = OmegaConf.load(folder / "config.yaml")
+    change(config)
+    OmegaConf.save(config, folder / "config.yaml")
+    assert sample.main([f"run={folder}", "tokens=1"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and len(printed.splitlines()) == 1
+
+
+def test_a_file_that_would_be_waited_for_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "foreign")
+    for path in (folder / "tokenizer.json", next(folder.glob("checkpoints/*/state.json"))):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        assert sample.main([f"run={folder}", "tokens=1"]) == 2
+        assert "it is a FIFO" in capsys.readouterr().err
+        path.unlink()
+        path.write_bytes(content)
+
+
+def test_parameters_that_are_not_finite_are_named(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def poisoned(self: Saved, tensors: Mapping[str, torch.Tensor]) -> None:
+        for tensor in tensors.values():
+            tensor.fill_(torch.nan)
+
+    monkeypatch.setattr(Saved, "read_into", poisoned)
+    assert sample.main([f"run={trained}", "tokens=1"]) == 2
+    assert "wte.weight has numbers that are not finite" in capsys.readouterr().err
+
+
 def test_it_needs_no_data_set(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(trained, tmp_path / "moved")
     config = OmegaConf.load(folder / "config.yaml")
@@ -68,3 +177,12 @@ def test_it_needs_no_data_set(trained: Path, tmp_path: Path, capsys: pytest.Capt
     OmegaConf.save(config, folder / "config.yaml")
     assert sample.main([f"run={folder}", "prompt=abc", "tokens=3"]) == 0
     assert capsys.readouterr().out.startswith("abc")
+
+
+def test_reading_changes_nothing_on_disk(trained: Path) -> None:
+    def contents() -> dict[str, bytes | None]:
+        return {str(path): path.read_bytes() if path.is_file() else None for path in trained.rglob("*")}
+
+    before = contents()
+    assert sample.main([f"run={trained}", "tokens=1"]) == 0
+    assert contents() == before

@@ -1,0 +1,127 @@
+"""The one way in for every command: help, one line for bad input, exit statuses, output that nobody reads any more."""
+
+import os
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.composition import compose
+from configs.errors import ConfigError, one_line
+from configs.overrides import expand
+
+BAD_INPUT, STOPPED = 2, 75
+MOST = 9999  # processes or ranks
+
+
+class Sweep(Protocol):
+    """Runs the script once for each combination of overrides; the exit status."""
+
+    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, at_once: int, ranks: int) -> int:
+        """at_once: processes at a time. ranks: of each, under torchrun if > 1."""
+
+
+def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int]) -> int:
+    """What a script does with its arguments; the exit status: work's, or 2 with one line for what it cannot use.
+
+    --help prints doc. A file that cannot be written or read is bad input too; an interrupted script ends with 75.
+    """
+    try:
+        _show_anything()
+        if {"-h", "--help"} & set(arguments):
+            print(doc.strip())
+            status = 0
+        else:
+            status = work(list(arguments))
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        _drop_output()
+        return 0
+    except KeyboardInterrupt:
+        return STOPPED
+    except OSError as error:
+        _drop_output()  # it may be what cannot be written
+        _say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+    except ValueError as error:
+        _say(one_line(error))
+    return BAD_INPUT
+
+
+def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> DictConfig:
+    """The configuration that the command line asks for; --help, --cfg, -m and bad input end the process.
+
+    sweep: what -m runs, on the script and the combinations of overrides; None: the script has no -m.
+    """
+    found: list[DictConfig] = []
+    status = answer(sys.argv[1:], doc, lambda arguments: _asked_for(arguments, script, sweep, found))
+    if not found:
+        sys.exit(status)
+    return found[0]
+
+
+def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[DictConfig]) -> int:
+    """Does what ends the process, or leaves the configuration in found."""
+    asked = _asked(arguments)
+    if asked.multirun:
+        if sweep is None:
+            raise ConfigError(f"{Path(script).name} runs no sweeps; leave out -m")
+        return sweep(script, expand(asked.overrides), at_once=asked.at_once or 1, ranks=asked.ranks or 1)
+    config = compose(asked.overrides)
+    if asked.cfg:
+        print(OmegaConf.to_yaml(config, resolve=True))
+    else:
+        found.append(config)
+    return 0
+
+
+class _Arguments(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _asked(arguments: Sequence[str]) -> Namespace:
+    """The flags, and the overrides around them."""
+    parser = _Arguments(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("--at-once", type=_count)
+    parser.add_argument("--ranks", type=_count)
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_intermixed_args(arguments)
+    if asked.cfg and asked.multirun:
+        parser.error("--cfg shows the configuration of one run; leave out -m and give every key one value")
+    if (asked.at_once or asked.ranks) and not asked.multirun:
+        parser.error("--at-once and --ranks are for sweeps; add -m")
+    return asked
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+def _say(error: str) -> None:
+    """Once on every machine: all ranks that torchrun starts there have the same to say."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Lets what still waits for standard output go nowhere: Python would try again, and complain, at its end."""
+    with suppress(OSError, ValueError, AttributeError):  # no file, in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_anything() -> None:
+    """Lets a terminal that has no character for something show its code, not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,241 @@
+"""Files of runs, claims and results as plain data: nothing in them is resolved, imported or run.
+
+Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would keep it
+waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are
+not finite (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml  # type: ignore[import-untyped]  # OmegaConf brings it; its types are a package of their own
+
+from configs.errors import ReadingError, one_line
+
+MIB = 1 << 20
+MOST_JSON_BYTES = 16 * MIB  # the largest results.json committed has 0.3 MiB
+MOST_YAML_BYTES = 128 * 1024  # what Python's parser takes a second or two for; the largest claim has 9 KiB
+MOST_YAML_VALUES = 100_000  # aliases written out
+MOST_LINES_BYTES = 2048 * MIB  # 600,000 rows of metrics have 0.5 GiB
+MOST_LINE_BYTES = MIB
+MERGE = "tag:yaml.org,2002:merge"
+LONGEST_INT = 18  # digits that 64 bits hold, whatever they are
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any] | None:
+    """The object in a JSON file, None if there is no such file.
+
+    Raises: ReadingError: if the file is damaged, or holds anything but an object.
+    """
+    content = _read(path, most_bytes)
+    return None if content is None else _object(content, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any] | None:
+    """The mapping in a YAML file, None if there is no such file. Texts stay as they are: ${...} is not resolved.
+
+    Scalars mean what OmegaConf takes them for: 1e-3 is a number, a date is a text.
+
+    Raises: ReadingError: if the file is damaged, or holds anything but a mapping.
+    """
+    content = _read(path, MOST_YAML_BYTES)
+    if content is None:
+        return None
+    try:
+        found = _plain(_parsed(content, path), path)
+    except RecursionError:
+        raise ReadingError(f"{path} is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ReadingError(f"{path} must hold a mapping of keys to values, not {_kind(found)}")
+    return {str(key): value for key, value in found.items()}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, one per line; a last line that is not ended, as of a killed run, is left out.
+
+    Nothing comes of a file that is not there. Raises: ReadingError: if a line is damaged, or no object.
+    """
+    file = opened(path)
+    if file is None:
+        return
+    with file:
+        number = 0
+        while line := file.readline(MOST_LINE_BYTES + 1):
+            number += 1
+            if not line.endswith(b"\n"):
+                if len(line) > MOST_LINE_BYTES:
+                    raise ReadingError(f"{path}, line {number} is longer than {MOST_LINE_BYTES:,} bytes")
+                return
+            if line.strip():
+                yield _object(line, f"{path}, line {number}")
+
+
+def read_text(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> str | None:
+    """The text of a UTF-8 file, None if there is no such file. Raises: ReadingError."""
+    content = _read(path, most_bytes)
+    return None if content is None else _text(content, str(path))
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number, else None; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES) -> BinaryIO | None:
+    """The file, open for reading, None if there is none.
+
+    Raises: ReadingError: if it is no regular file, or too large.
+    """
+    try:  # the path is checked before, as opening some devices has effects
+        _check(path, path.stat(), most_bytes)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
+        file = os.fdopen(descriptor, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ReadingError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ReadingError(f"{path} cannot be read: {reason}") from None
+    try:
+        _check(path, os.fstat(descriptor), most_bytes)
+    except ReadingError:
+        file.close()
+        raise
+    return file
+
+
+def _check(path: Path, found: os.stat_result, most_bytes: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ReadingError(f"{path} must be a file; it is {_file_kind(found.st_mode)}")
+    if found.st_size > most_bytes:
+        raise ReadingError(f"{path} has {found.st_size:,} bytes; one of that kind has {most_bytes:,} at most")
+
+
+def _read(path: Path, most_bytes: int) -> bytes | None:
+    file = opened(path, most_bytes=most_bytes)
+    if file is None:
+        return None
+    with file:
+        try:
+            return file.read(most_bytes)  # a file that grows is cut, and then no longer what it should be
+        except OSError as error:
+            raise ReadingError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReadingError(f"{where} is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
+
+
+def _object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(content, where), parse_constant=_no_number, parse_float=_float, parse_int=_int)
+    except json.JSONDecodeError as error:
+        raise ReadingError(f"{where} is no JSON: {one_line(error)}") from None
+    except RecursionError:
+        raise ReadingError(f"{where} is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ReadingError(f"{where} must hold a JSON object, not {_kind(found)}")
+    return found
+
+
+def _parsed(content: bytes, path: Path) -> Any:
+    text = _text(content, str(path))
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise
+    except Exception as error:  # its own classes, and whatever Python raises for !!float x, !!timestamp x and such
+        raise ReadingError(f"{path} is no YAML: {one_line(error)[:300]}") from None
+
+
+def _no_number(name: str) -> None:
+    """Of NaN, Infinity and -Infinity, which Python's JSON knows."""
+    return
+
+
+def _float(text: str) -> float | None:
+    return number(float(text))
+
+
+def _int(text: str) -> int | float | None:
+    return int(text) if len(text) <= LONGEST_INT else number(float(text))
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # without types, its base is Any
+    """Reads scalars as OmegaConf does, and refuses a key that occurs twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class, whose later key would replace the earlier one."""
+        found: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag == MERGE:  # a few lines of these can stand for billions of keys
+                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read; write the keys out")
+            if key.value in found:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} occurs twice")
+            found.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+        |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    list("-+0123456789."),
+)
+
+
+def _plain(value: Any, path: Path) -> Any:
+    """The value with its aliases written out, as far as MOST_YAML_VALUES allow, and numbers as in JSON."""
+    left = MOST_YAML_VALUES
+
+    def copied(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ReadingError(f"{path} has more than {MOST_YAML_VALUES:,} values, aliases written out")
+        if isinstance(value, dict):
+            return {key: copied(each) for key, each in value.items()}
+        if isinstance(value, list | tuple | set):
+            return [copied(each) for each in value]
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            return number(value)
+        return value if value is None or isinstance(value, bool) else str(value)
+
+    return copied(value)
+
+
+def _kind(value: Any) -> str:
+    kinds: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return "nothing" if value is None else kinds.get(type(value), "a number")
+
+
+def _file_kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")

@@ -1,0 +1,93 @@
+"""What makes two runs the same run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs import plug_ins
+from configs.errors import ConfigError, shown
+from configs.reading import read_yaml
+from configs.schema import CONDUCT, PLACE, RunConfig
+from model.config import GPTConfig
+
+ABSENT = "<absent>"
+
+
+def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting that the result of the run depends on, by dotted key."""
+    return without(flat(config), PLACE | CONDUCT)
+
+
+def differences(config: DictConfig, path: Path) -> list[str]:
+    """How the configuration is another run than the one in the config.yaml at path: "key=ours (there: theirs)".
+
+    Both with the defaults of their constructors, so that a setting may be left out or written down.
+
+    Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
+    """
+    known = frozenset(node.target for node in plug_ins.nodes(config))
+    ours, theirs = identity(filled(config, known)), identity(read_config(path, known))
+    return [
+        f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
+        for key in sorted(ours.keys() | theirs.keys())
+        if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))
+    ]
+
+
+def read_config(path: Path, known: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The configuration in a run's config.yaml, as plain data with all defaults.
+
+    Only the sources of classes in known, and of ours and torch.optim's, are read for that; nothing is imported.
+
+    Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
+    """
+    saved = read_yaml(path)
+    if saved is None:
+        raise ConfigError(f"{path} does not exist; it is the configuration of a run")
+    named = frozenset(node.target for node in plug_ins.nodes(saved))
+    return filled(saved, known | {target for target in named if plug_ins.is_trusted(target)})
+
+
+def filled(config: DictConfig | Mapping[str, Any], only: frozenset[str]) -> dict[str, Any]:
+    """A plain copy with all defaults, those of constructors for these classes alone."""
+    found = plain(config)
+    for group, owner in ((found, RunConfig), (found.get("model"), GPTConfig)):
+        if isinstance(group, dict):
+            known = {field.name: field.default for field in fields(owner) if field.default not in (MISSING, "???")}
+            group |= {name: default for name, default in known.items() if name not in group}
+    plug_ins.fill(found, only=only)
+    return found
+
+
+def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to plain values; lists stay whole."""
+    return dict(_leaves(plain(config), ""))
+
+
+def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain dicts, lists and values; what is no OmegaConf already is taken as it is, ${...} unresolved."""
+    if isinstance(config, DictConfig):
+        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return found if isinstance(found, dict) else {}  # type: ignore[return-value]  # its keys are texts
+    return {str(key): plain(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+
+
+def without(settings: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    """The settings but for those keys, and those below them."""
+    return {key: value for key, value in settings.items() if not any(belongs(key, known) for known in keys)}
+
+
+def belongs(key: str, parent: str) -> bool:
+    """Whether a dotted key is the parent or lies below it."""
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict) or not node:
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))

@@ -1,0 +1,52 @@
+"""What all runs of a claim need, checked before the first one starts: device, optimizer, schedule, data, tokenizer."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import train
+from configs import plug_in
+from data import TokenDataset, eval_batches, load_tokenizer
+from model import GPT
+from optim.build import build
+from reproduce.claims import Claim, composed
+from reproduce.forecast import gpt_config
+from reproduce.protocols import expected, of
+from trainer import environment
+
+MACHINE = ("optim", "model", "data", "schedule", "device", "precision", "max_steps")
+DATA = ("data", "model", "eval_sequences", "micro_batch")
+
+
+def check(claim: Claim) -> None:
+    """Checks each different setting of the claim's runs once; prepares data that come with Python, if need be.
+
+    Raises: ValueError: if a run could not start, in one line.
+    """
+    configs = [composed(run.overrides) for run in expected(of(claim))]
+    for keys, check_one in ((MACHINE, _check_machine), (DATA, _check_data)):
+        for config in {_text(config, keys): config for config in configs}.values():
+            check_one(config)
+
+
+def _text(config: DictConfig, keys: tuple[str, ...]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, list(keys)), resolve=True)
+
+
+def _check_machine(config: DictConfig) -> None:
+    environment.pick_precision(config.precision, environment.pick_device(config.device))
+    plug_in(config.schedule, max_steps=config.max_steps)
+    with torch.device("meta"):
+        model = GPT(gpt_config(config))
+    optim: Any = OmegaConf.to_container(config.optim, resolve=True)
+    build(optim, dict(model.named_parameters()), model.roles(), seed=config.seed, global_batch=config.global_batch)
+
+
+def _check_data(config: DictConfig) -> None:
+    path = train.data_path(config)
+    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    load_tokenizer(path)
+    shape = train.model_config(config, train_data.vocab_size)
+    sizes = {"seq_len": shape.block_size, "n_sequences": config.eval_sequences, "micro_batch": config.micro_batch}
+    next(eval_batches(val_data, device="cpu", **sizes))  # fails for a slice longer than the data

@@ -1,0 +1,85 @@
+"""The files of a run directory, checked: whatever wrote them, they hold what they should or are refused in one line.
+
+A loss that is no finite number is None, and a run without a finite final loss has diverged, whatever its status says.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ReadingError, shown
+from configs.reading import MIB, number, read_json, read_lines
+
+STATUSES = ("finished", "diverged", "stopped")
+CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "env.json", "metrics.jsonl", "result.json"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run directory."""
+    return (folder / CONFIG).is_file()
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """The content of result.json, None if there is none: status, step, losses and what else is a number.
+
+    Raises: ReadingError: if the file is damaged.
+    """
+    path = run_dir / RESULT
+    found = read_json(path, most_bytes=MIB)
+    if found is None:
+        return None
+    if found.get("status") not in STATUSES:
+        raise ReadingError(f"{path}: status={shown(found.get('status'))} must be one of {', '.join(STATUSES)}")
+    for key in ("val/loss", "train/loss", "tokens", "seconds", "flops", "tokens_per_second"):
+        found[key] = number_in(found, key, path)
+    found["step"] = None if found.get("step") is None else _step(found, path)
+    if found["status"] == "finished" and found["val/loss"] is None:
+        found["status"] = "diverged"
+    return found
+
+
+def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The rows of metrics.jsonl, each with a step; none if there is no such file.
+
+    Raises: ReadingError: if a row is damaged.
+    """
+    path = run_dir / METRICS
+    for row in read_lines(path):
+        row["step"] = _step(row, path)
+        yield row
+
+
+def read_environment(run_dir: Path) -> dict[str, Any]:
+    """The content of env.json, empty if there is none; data maps splits to checksums, git names the commit.
+
+    Raises: ReadingError: if the file is damaged.
+    """
+    path = run_dir / ENVIRONMENT
+    found = read_json(path, most_bytes=MIB) or {}
+    for key in ("data", "git"):
+        content = found.get(key)
+        if content is not None and not isinstance(content, dict):
+            raise ReadingError(f"{path}: {key}={shown(content)} must be an object")
+    for split, checksum in (found.get("data") or {}).items():
+        if not isinstance(checksum, str):
+            raise ReadingError(f"{path}: the checksum of {shown(split)} must be a text, it is {shown(checksum)}")
+    commit = (found.get("git") or {}).get("commit")
+    if commit is not None and not isinstance(commit, str):
+        raise ReadingError(f"{path}: git.commit={shown(commit)} must be a text")
+    return found
+
+
+def number_in(row: Mapping[str, Any], key: str, path: Path) -> float | None:
+    """The number under the key, None where there is none or it is not finite. Raises: ReadingError: if it is a text."""
+    value = row.get(key)
+    found = number(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ReadingError(f"{path}: {key}={shown(value)} must be a number")
+    return found
+
+
+def _step(row: Mapping[str, Any], path: Path) -> int:
+    found = number_in(row, "step", path)
+    if found is None or found < 0 or found != int(found):
+        raise ReadingError(f"{path}: step={shown(row.get('step'))} must be a whole number >= 0")
+    return int(found)
