@@ -11,8 +11,8 @@ all finished, 75, or that of the first that failed. torchrun itself exits with 1
 from configs import from_command_line
 
 if __name__ == "__main__":
+    from configs.terminal import protect_output
     from reproduce.sweep import sweep
-    from trainer.terminal import protect_output
 
     protect_output()
 

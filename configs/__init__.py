@@ -10,11 +10,11 @@ reading.py            files of runs, as plain data
 
 from configs.composition import FOLDER, GROUPS, compose, settings
 from configs.door import Sweep, answer, from_command_line
-from configs.errors import ConfigError, ReadingError
+from configs.errors import ConfigError
 from configs.overrides import expand
-from configs.paths import expanded
 from configs.plug_ins import plug_in
 from configs.runs import differences, flat, identity, read_config
+from files.errors import ReadingError
 
 __all__ = [
     "FOLDER",
@@ -26,7 +26,6 @@ __all__ = [
     "compose",
     "differences",
     "expand",
-    "expanded",
     "flat",
     "from_command_line",
     "identity",

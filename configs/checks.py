@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from configs import plug_ins
-from configs.errors import ConfigError, shown
+from configs.errors import ConfigError
 from configs.schema import AT_LEAST, CHOICES
 from configs.signatures import REQUIRED, signature
+from files.errors import shown
 from model.config import GPTConfig
 
 MOST = 1 << 63  # what 64 bits count to

@@ -21,14 +21,15 @@ from omegaconf.errors import MissingMandatoryValue
 from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
 from configs.checks import check_values
-from configs.errors import LONGEST_SHOWN, ConfigError, one_line, shown
+from configs.errors import ConfigError
 from configs.overrides import Given, escaped, given, is_interpolation, is_readable, is_typed_text, text, value
-from configs.paths import VARIABLE, expanded
 from configs.plug_ins import TARGET
-from configs.reading import read_yaml
 from configs.runs import flat, plain, without
 from configs.schema import CONDUCT, FREE_TEXTS, PATHS, PLACE, SEAMS, RunConfig
 from configs.signatures import Argument, signature
+from files.errors import LONGEST_SHOWN, one_line, shown
+from files.paths import VARIABLE, expanded
+from files.reading import read_yaml
 from model.config import GPTConfig
 
 FOLDER = Path(__file__).parent
@@ -79,7 +80,7 @@ def _composed(overrides: Sequence[str]) -> Composed:
         config.run_dir = f"runs/{_run_name(unfilled, base, options, found)}"
     for key in PATHS:
         path = expanded(OmegaConf.select(config, key), key)
-        OmegaConf.update(config, key, escaped(path))
+        OmegaConf.update(config, key, escaped(str(path)))
     return Composed(config, found)
 
 

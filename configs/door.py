@@ -11,8 +11,9 @@ from typing import NoReturn, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from configs.composition import compose
-from configs.errors import ConfigError, one_line
+from configs.errors import ConfigError
 from configs.overrides import expand
+from files.errors import one_line
 
 BAD_INPUT, STOPPED = 2, 75
 MOST = 9999  # processes or ranks

@@ -16,8 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from omegaconf import OmegaConf
 
-from configs.errors import LONGEST_SHOWN, ConfigError, one_line, shown
+from configs.errors import ConfigError
 from configs.schema import FREE_TEXTS, PATHS, TYPED_TEXTS
+from files.errors import LONGEST_SHOWN, one_line, shown
 
 FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s~+]+)(?:=(?P<raw>.*))?", re.DOTALL)
 INTERPOLATION = re.compile(r"(\\*)\$\{")

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.annotations import allows_null, fits, in_words
-from configs.errors import ConfigError, shown
+from configs.errors import ConfigError
 from configs.schema import SEAMS, Seam
 from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, signature
+from files.errors import shown
 
 TARGET = "_target_"
 ARGUMENT = Seam("an argument", ())  # the seam of a node inside another one

@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from configs import plug_ins
-from configs.errors import ConfigError, shown
-from configs.reading import read_yaml
+from configs.errors import ConfigError
 from configs.schema import CONDUCT, PLACE, RunConfig
+from files.errors import shown
+from files.reading import read_yaml
 from model.config import GPTConfig
 
 ABSENT = "<absent>"

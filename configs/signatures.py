@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.errors import ConfigError, one_line
+from configs.errors import ConfigError
+from files.errors import one_line
 
 REQUIRED, UNKNOWN = object(), object()  # no default; one that is no literal
 DEEPEST = 20  # re-exports or bases to follow

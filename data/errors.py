@@ -2,20 +2,14 @@
 
 from pathlib import Path
 
-LONGEST = 2000  # characters of a message: what came may be as long as a file
-
-
-def one_line(message: str) -> str:
-    """message with line breaks and control characters escaped: names and contents of files may hold them."""
-    end = "..." if len(message) > LONGEST else ""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[:LONGEST]) + end
+from files.errors import printable
 
 
 class DataError(ValueError):
     """One clear line for the user: who, what was expected, what came, what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(printable(message))
 
 
 class MissingSource(DataError):  # noqa: N818  # a DataError by its base

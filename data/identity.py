@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import verified
-from data.errors import DataError, MissingSource, one_line
+from data.errors import DataError, MissingSource
 from data.hashing import in_threads, sha256_of
-from data.json_files import parse_object, want
+from data.metadata import want
 from data.shards import read_meta
+from files.errors import printable
+from files.reading import parse_object
 from files.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -152,10 +154,10 @@ def warn_if_changed(source: "Source", folder: Path) -> None:
     except MissingSource:
         return
     except (DataError, OSError) as error:
-        log.warning("%s", one_line(f"cannot tell whether {prepared}: {error}"))
+        log.warning("%s", printable(f"cannot tell whether {prepared}: {error}"))
         return
     if change is not None:
-        log.warning("%s", one_line(f"{prepared} ({change}): training on the data set as it was prepared"))
+        log.warning("%s", printable(f"{prepared} ({change}): training on the data set as it was prepared"))
 
 
 def _known(folder: Path) -> list[str]:
@@ -187,7 +189,7 @@ def _read(folder: Path, recorded: Mapping[str, Any]) -> list[SourceFile]:
 
 
 def _parsed(line: bytes) -> SourceFile:
-    found = parse_object(line)
+    found = parse_object(line, "a line of it")
     stamp = None if found.get("stamp") is None else want(found["stamp"], list, "stamp")
     path, sha256 = (want(found.get(key), str, key) for key in ("path", "sha256"))
     return SourceFile(path, want(found.get("size"), int, "size"), stamp, sha256)

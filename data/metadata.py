@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from data.json_files import want
-
 META_FILE = "dataset.json"
 META_BYTES = 1 << 25  # at most; a shard takes about 200
 FORMAT = 1
@@ -109,3 +107,13 @@ def _count(entry: Mapping[str, Any], key: str, least: int) -> int:
 def _sha256(value: Any, what: str) -> None:
     if not re.fullmatch("[0-9a-f]{64}", want(value, str, what)):
         raise ValueError(f"{what} must be 64 hexadecimal digits")
+
+
+def want(value: Any, kind: type, what: str) -> Any:
+    """The value, if it is of that kind.
+
+    Raises: ValueError: if it is not; what names it.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{what} is a {type(value).__name__}, expected {kind.__name__}")
+    return value

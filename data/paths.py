@@ -1,4 +1,4 @@
-"""Which files a path or a pattern of the user means: `~` and variables replaced, every real file once."""
+"""Which files a pattern of the user means: every real file once."""
 
 import errno
 import logging
@@ -11,31 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from data.errors import DataError, one_line
+from data.errors import DataError
+from files.errors import printable
 
 log = logging.getLogger(__name__)
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _MAGIC = re.compile(r"[*?\[]")
-
-
-def expanded(path: str | Path) -> Path:
-    """path with a leading ~ or ~user and every $VARIABLE replaced.
-
-    Raises: DataError: if it names a variable or user that does not exist, and no file has that very name.
-    """
-    text = str(path)
-    for found in _VARIABLE.finditer(text):
-        name, component_end = found[1] or found[2], (text + "/").index("/", found.end())
-        if name not in os.environ and not os.path.lexists(text[:component_end]):
-            raise DataError(f"the path {text} needs the environment variable {name}, which is not set")
-    result = Path(os.path.expandvars(text))
-    try:
-        return result.expanduser()
-    except RuntimeError:
-        if os.path.lexists(result.parts[0]):
-            return result
-        raise DataError(f"the path {text} needs the home folder of {result.parts[0]}, which is not known") from None
 
 
 @dataclass
@@ -53,7 +34,7 @@ class Matches:
             log.warning("%d links to files and folders that are there already were left out", self.n_links)
         for found, what in ((self.others, "matches are no regular files"), (self.unlisted, "folders cannot be listed")):
             if found:
-                log.warning("%d %s and were left out, first %s", len(found), what, one_line(found[0]))
+                log.warning("%d %s and were left out, first %s", len(found), what, printable(found[0]))
 
 
 def find_files(pattern: Path) -> Matches:

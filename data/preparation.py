@@ -31,9 +31,7 @@ from data.descriptors import descriptor_budget
 from data.errors import DataError
 from data.hashing import n_cores
 from data.identity import SourceFile, Status
-from data.json_files import read_json
 from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_meta
-from data.paths import expanded
 from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
 from data.splitting import train_tokens, usual_fraction, val_documents
@@ -41,6 +39,8 @@ from data.text import beginning, is_document, readable
 from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
 from data.verified import describe
 from files.lock import locked
+from files.paths import expanded
+from files.reading import read_json
 from files.writing import write_bytes
 
 log = logging.getLogger(__name__)
@@ -419,7 +419,7 @@ def _check_settings(val_fraction: Any, split_seed: Any, shard_tokens: Any, worke
 
 def _read_plan(file: Path) -> dict[str, Any] | None:
     try:
-        return read_json(file, PLAN_BYTES)
+        return read_json(file, most_bytes=PLAN_BYTES)
     except ValueError:
         return None
 

@@ -19,9 +19,9 @@ import numpy as np
 from data import verified
 from data.descriptors import Descriptors, descriptor_budget
 from data.errors import DataError, missing_dataset
-from data.json_files import read_json
 from data.metadata import DTYPES, META_BYTES, META_FILE, Shard, check, shard_name, shards_of, split_checksum
-from data.paths import expanded
+from files.paths import expanded
+from files.reading import read_json
 from files.writing import write_bytes
 
 
@@ -134,16 +134,15 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     path = expanded(path)
     try:
-        meta = read_json(path / META_FILE, META_BYTES)
-        check(meta)
-    except (FileNotFoundError, NotADirectoryError):
-        raise missing_dataset(path) from None
-    except OSError as error:
-        raise DataError(f"{path / META_FILE} cannot be read: {error.strerror}") from error
+        meta = read_json(path / META_FILE, most_bytes=META_BYTES)
+        if meta is not None:
+            check(meta)
     except ValueError as error:
         raise DataError(
             f"{path / META_FILE} describes no data set ({error}): delete the folder and prepare it again"
         ) from error
+    if meta is None:
+        raise missing_dataset(path)
     return meta
 
 

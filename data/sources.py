@@ -23,8 +23,9 @@ import numpy as np
 
 from data.descriptors import descriptor_budget
 from data.errors import DataError, MissingSource
-from data.paths import Matches, expanded, find_files
+from data.paths import Matches, find_files
 from data.text import UTF8_MARK, decoded, is_document
+from files.paths import expanded
 
 MEGABYTE = 1_000_000
 LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, each of which is read at once

@@ -22,10 +22,11 @@ import numpy as np
 
 from data.errors import DataError
 from data.hashing import sha256_of
-from data.json_files import read_json, want
-from data.paths import expanded
+from data.metadata import want
 from data.shards import read_meta
 from data.text import readable, split_long_words
+from files.paths import expanded
+from files.reading import read_json
 from files.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -157,8 +158,11 @@ def read_tokenizer(file: Path) -> Tokenizer:
     """
     file = expanded(file)
     try:
-        return from_json(read_json(file, MAX_BYTES))
-    except (OSError, ValueError, TypeError) as error:
+        found = read_json(file, most_bytes=MAX_BYTES)
+        if found is None:
+            raise ValueError("there is no such file")
+        return from_json(found)
+    except (ValueError, TypeError) as error:
         raise DataError(f"{file} is no tokenizer ({type(error).__name__}: {error})") from None
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from data.errors import DataError
 from data.hashing import blocks, in_threads
-from data.json_files import read_json
 from data.metadata import META_BYTES, Shard
+from files.errors import ReadingError
+from files.reading import read_json
 from files.writing import write_bytes
 
 STAMP_FILE = "verified.json"
@@ -26,8 +27,8 @@ REMEMBER_SECONDS = 1.0  # of reading that a kill may cost
 def stamps(folder: Path) -> dict[str, Any]:
     """What verified.json lists; nothing if it is missing or damaged."""
     try:
-        return read_json(folder / STAMP_FILE, META_BYTES)
-    except (OSError, ValueError):
+        return read_json(folder / STAMP_FILE, most_bytes=META_BYTES) or {}
+    except ReadingError:
         return {}
 
 

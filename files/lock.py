@@ -20,9 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
+
+from files.errors import ReadingError
+from files.reading import opened
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +86,14 @@ def locked(path: Path, what: str) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a live process holds the lock of the file; changes nothing."""
     try:
-        with path.open("rb", buffering=0) as file:
-            return not _flocked(file, fcntl.LOCK_SH)
-    except FileNotFoundError:
+        file = opened(path)
+    except ReadingError:
         return False
+    if file is None:
+        return False
+    try:
+        with file:
+            return not _flocked(file, fcntl.LOCK_SH)
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -178,7 +185,7 @@ def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
         file.close()  # its owner deleted it after this process had opened it
 
 
-def _flocked(file: FileIO, kind: int) -> bool:
+def _flocked(file: FileIO | BinaryIO, kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -268,7 +268,10 @@ def _construct(node: Any, *arguments: Any) -> Any:
     if not (isinstance(node, Mapping) and "_target_" in node):
         return tuple(node) if isinstance(node, list) else node
     settings = {key: _construct(value) for key, value in node.items() if key not in OURS}
-    return locate(node["_target_"])(*arguments, **settings)
+    try:
+        return locate(node["_target_"])(*arguments, **settings)
+    except TypeError as error:  # of a class that compares what it gets, whatever it is
+        raise ValueError(f"{node['_target_']}: {error}") from error
 
 
 def locate(path: str) -> Any:

@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 import configs
 from configs import overrides as grammar
-from configs.errors import ReadingError, shown
 from configs.plug_ins import TARGET, is_trusted
-from configs.reading import read_yaml
+from files.errors import ReadingError, shown
+from files.reading import read_yaml
 from reproduce.results import ResultsError, Source, made
 
 FOLDER = configs.FOLDER / "claim"

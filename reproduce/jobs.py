@@ -6,7 +6,6 @@ the system on Linux (they save and end) and train on to their end elsewhere; a r
 harm, and the next runner waits a while for it. Imports no torch.
 """
 
-import fcntl
 import re
 import signal
 import time
@@ -15,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from omegaconf import DictConfig
 
 from configs import ConfigError, ReadingError, compose, differences
 from configs.door import BAD_INPUT
-from configs.reading import opened
+from files.lock import is_held
 from reproduce.processes import (
     EXIT_STATUS,
     GRACE_SECONDS,
@@ -33,9 +32,9 @@ from reproduce.processes import (
     read_result,
 )
 from reproduce.progress import Display, Standing
+from trainer.stopping import heeded
 
 POLL_SECONDS = 0.05
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def run_jobs(
 
     A job whose run directory holds its run, finished or diverged, starts no process. A failure stops no other job,
     unless the jobs are alike and all would fail in the same way (see _is_shared): those not started by then have no
-    outcome. To be called from the main thread: it handles SIGINT, SIGTERM and SIGUSR1 while it runs.
+    outcome. To be called from the main thread: it handles the signals of trainer/stopping.py while it runs.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
     few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
@@ -149,22 +148,7 @@ class _Plan:
 
     def is_in_use(self) -> bool:
         """Whether a live process holds the run directory."""
-        with suppress(ReadingError):
-            lock = opened(self.run_dir / "lock")
-            if lock is not None:
-                with lock:
-                    return _is_locked(lock)
-        return False
-
-
-def _is_locked(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    return False
+        return is_held(self.run_dir / "lock")
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
@@ -269,7 +253,7 @@ class _Signals:
         self.count = self.interrupts = 0
 
     def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from configs.reading import number
+from files.reading import number
 from reproduce import run_files
 from reproduce.protocols import Planned
 from reproduce.statistics import Interval

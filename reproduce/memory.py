@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from configs import compose
 from configs.plug_ins import check_fields
-from configs.reading import number
+from files.reading import number
 from model import GPT, GPTConfig
 from optim.memory import state_bytes
 from reproduce.evidence import Evidence

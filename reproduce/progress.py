@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from configs.errors import ReadingError
-from configs.reading import number, opened
+from files.errors import ReadingError
+from files.reading import number, opened
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Structural
 
-from configs.reading import number
+from files.reading import number
 from reproduce.claims import ArmSpec, Claim, Point, settings_of
 
 Outcomes = Mapping[str, float | None]  # configuration hash -> final val/loss; None: it diverged

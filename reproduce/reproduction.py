@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from configs.errors import shown
-from configs.reading import number, read_json
+from files.errors import shown
+from files.reading import number, read_json
+from files.writing import write_text
 from reproduce import findings, measures, protocols, report, statistics
 from reproduce.claims import Claim
 from reproduce.findings import Findings
@@ -142,7 +143,7 @@ def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> tuple[Ratios,
         except ValueError as error:
             return {}, f"Nothing is known in seconds: {error}"
         known = {"key": key, "ratios": [[*pair, *map(number, interval)] for pair, interval in ratios.items()]}
-        path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
     rows = known.get("ratios")
     return dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows])), ""
 

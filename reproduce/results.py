@@ -12,8 +12,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from configs.errors import shown
-from configs.reading import number, read_json
+from files.errors import shown
+from files.reading import number, read_json
+from files.writing import write_text
 
 SCHEMA = 1
 VERDICTS = ("reproduced", "not reproduced", "undecided")
@@ -184,9 +185,7 @@ def finite(results: Results) -> Results:
 
 def write(results: Results, path: Path) -> None:
     """Replaces the file at path; all numbers must be finite."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> Results:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ReadingError, shown
-from configs.reading import MIB, number, read_json, read_lines
+from files.errors import ReadingError, shown
+from files.reading import MIB, number, read_json, read_lines
 
 STATUSES = ("finished", "diverged", "stopped")
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "env.json", "metrics.jsonl", "result.json"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 from rich import box
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.reading import number
+from files.reading import number
+from files.writing import write_text
 from reproduce.jobs import Job, Outcome, run_jobs
 from reproduce.processes import log_path
 from reproduce.progress import COLOURS
@@ -87,12 +89,10 @@ def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) 
 
 def write_csv(path: Path, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) -> None:
     """Replaces the file at path by one line for each job, numbers in full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*keys, "status", *RESULTS, "run_dir", "message"])
-        for given, outcome in rows:
-            found = [(outcome.result or {}).get(key) for key in RESULTS]
-            writer.writerow([*given, outcome.status, *found, outcome.run_dir, outcome.message])
-    temporary.replace(path)
+    content = StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow([*keys, "status", *RESULTS, "run_dir", "message"])
+    for given, outcome in rows:
+        found = [(outcome.result or {}).get(key) for key in RESULTS]
+        writer.writerow([*given, outcome.status, *found, outcome.run_dir, outcome.message])
+    write_text(path, content.getvalue())

@@ -27,8 +27,9 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from configs import compose, expanded
+from configs import compose
 from data import Batch
+from files.paths import expanded
 from model import GPT, GPTConfig
 from optim import Sophia
 from optim.base import Optimizer
@@ -111,7 +112,7 @@ def optimizer_node(text: str) -> dict[str, Any]:
     """What --optim names: a node for optim.build, or {"file", "class"}."""
     name, _, rest = text.partition(":")
     if name.endswith(".py"):
-        name = expanded(name, "--optim")
+        name = str(expanded(name, "--optim"))
         _class_in(name, rest)
         return {"file": str(Path(name).resolve()), "class": rest}
     overrides = [f"optim.{override}" for override in rest.split(",") if override]

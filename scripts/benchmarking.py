@@ -23,7 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from configs import ConfigError, expanded
+from configs import ConfigError
+from files.errors import PathError
+from files.paths import expanded
 from trainer import environment
 
 MOST = 100_000
@@ -47,8 +49,8 @@ def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round
 def a_path(text: str) -> str:
     """A path of the command line, with ~ and variables replaced."""
     try:
-        return expanded(text, "path")
-    except ConfigError as error:
+        return str(expanded(text, "path"))
+    except PathError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

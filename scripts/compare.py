@@ -22,9 +22,10 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 import configs
-from configs import answer, expanded, flat
+from configs import answer, flat
 from configs.door import BAD_INPUT
-from configs.errors import shown
+from files.errors import shown
+from files.paths import expanded
 from reproduce import measures, report
 from reproduce.exhibits import AXES, LOSS, STEPS
 from reproduce.findings import NATS
@@ -66,7 +67,7 @@ def _main(arguments: list[str]) -> int:
     if odd := [argument for argument in given if argument.startswith("--")]:
         raise MeasuresError(f"{odd[0]} is no option; there is --different-data, out= and --help")
     outs = [argument.removeprefix("out=") for argument in given if argument.startswith("out=")]
-    out = Path(expanded(outs[-1] if outs else CLAIM, "out"))
+    out = expanded(outs[-1] if outs else CLAIM, "out")
     folders, skipped = run_directories([argument for argument in given if not argument.startswith("out=")])
     check_out(out)
     results = compare(folders, allow_different_data="--different-data" in arguments)
@@ -109,12 +110,14 @@ def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def _places(argument: str) -> Iterator[Path]:
     path = expanded(argument, "run")
-    if Path(path).exists():
-        yield Path(path)
-    elif has_magic(path) and (matches := sorted(glob(path, recursive=True))):  # noqa: PTH207  # absolute ones too
+    if path.exists():
+        yield path
+    elif has_magic(str(path)) and (matches := sorted(glob(str(path), recursive=True))):  # noqa: PTH207  # absolute too
         yield from map(Path, matches)
     else:
-        raise MeasuresError(f"{shown(argument)}: {'nothing matches' if has_magic(path) else 'there is no such folder'}")
+        raise MeasuresError(
+            f"{shown(argument)}: {'nothing matches' if has_magic(str(path)) else 'there is no such folder'}"
+        )
 
 
 def check_out(out: Path) -> None:

@@ -27,12 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from rich.console import Console
 
-from configs import answer, expanded
+from configs import answer
 from configs.door import BAD_INPUT, STOPPED
+from configs.terminal import protect_output
+from files.paths import expanded
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
 from reproduce.processes import room
 from reproduce.results import Results, read
+from trainer.stopping import heeded
 
 if TYPE_CHECKING:
     from reproduce.jobs import Job, Outcome
@@ -101,7 +104,7 @@ def parse(arguments: Sequence[str]) -> Request:
         if not settings.get(key):
             raise ClaimError(f"{key}= is missing; claims: {', '.join(claims.names())}; for example scale=nano")
     counts = {key: _count(key, settings[key]) for key in COUNTS if key in settings}
-    paths = {key: Path(expanded(settings[key], key)) for key in PATHS if key in settings}
+    paths = {key: expanded(settings[key], key) for key in PATHS if key in settings}
     return Request(
         claim=settings["claim"],
         scale=settings["scale"],
@@ -250,5 +253,7 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # outside of runs; run_jobs has its own
+    protect_output()
+    for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
+        signal.signal(number, lambda *_: sys.exit(STOPPED))
     sys.exit(main(sys.argv[1:]))

@@ -25,10 +25,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs import ConfigError, answer, expanded
-from configs.errors import ReadingError, shown
-from configs.reading import MIB, opened, read_text, read_yaml
 from data import read_tokenizer
 from data.tokenizers import Tokenizer
+from files.errors import ReadingError, shown
+from files.reading import MIB, opened, read_text, read_yaml
 from model import GPT, GPTConfig
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
 from trainer.run_directory import CONFIG, TOKENIZER
@@ -104,7 +104,7 @@ def continuations(settings: Settings) -> Iterator[str]:
 
     Raises: ValueError: if the run, its tokenizer or its checkpoints are not there or damaged.
     """
-    folder = Path(expanded(settings.run, "run"))
+    folder = expanded(settings.run, "run")
     config = read_yaml(folder / CONFIG)
     if config is None:
         raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
@@ -138,7 +138,7 @@ def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
     if settings.prompt_file == "-":
         return _decoded(sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1))
     if settings.prompt_file is not None:
-        path = Path(expanded(settings.prompt_file, "prompt_file"))
+        path = expanded(settings.prompt_file, "prompt_file")
         text = read_text(path, most_bytes=MOST_PROMPT_BYTES)
         if text is None:
             raise ConfigError(f"prompt_file={path} does not exist")

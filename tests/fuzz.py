@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs import ConfigError, compose, flat
 from configs.composition import _known
-from configs.reading import read_yaml
+from files.reading import read_yaml
 from reproduce import claims, jobs, measures, results
 from reproduce.run_files import read_result
 from scripts import compare
@@ -65,7 +65,7 @@ ODD = [
     *("9" * 30, "9" * 5000, "x" * 5000, "[" * 500, "os.system", "torch.optim.RAdam", "optim.Lion", "data.Bytes"),
     *("\udcff", "..", "/", "|", "`", ";", "!"),
 ]
-LEFT_ALONE = {"beside", "checkpoints", "overrides.json"}
+LEFT_ALONE = {"beside", "overrides.json"}
 SECONDS = 20.0  # for one case, at most
 
 

@@ -14,7 +14,6 @@ wrote. step_000500 holds the state after 500 steps: the next step to run is 500.
 """
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -36,6 +35,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from files.reading import read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
 from trainer.ranks import Ranks, is_lost_peer
@@ -181,21 +181,6 @@ class CheckpointStore:
             )
         return None
 
-    def read_newest(self, tensors: Mapping[str, Tensor]) -> Saved | None:
-        """newest(), read into the tensors, while the run may be deleting it.
-
-        Raises: CheckpointError: see newest() and Saved.read_into().
-        """
-        while (saved := self.newest()) is not None:
-            try:
-                saved.read_into(tensors)
-            except CheckpointError:
-                if saved.path.is_dir():
-                    raise
-            else:
-                return saved
-        return None
-
     def remove_temporaries(self) -> None:
         """Deletes what killed processes were writing; for the process that trains, before it saves."""
         if self._ranks.is_main:
@@ -288,7 +273,7 @@ class CheckpointStore:
         return next((each for each in self._ranks.gather(found) if each is not None), None)
 
     def _opened(self, path: Path) -> Saved:
-        state = json.loads((path / STATE).read_bytes())
+        state = read_json(path / STATE) or {}
         metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         kinds = {name: (tuple(each.size), each.properties.dtype) for name, each in metadata.items()}  # type: ignore[union-attr]
         return Saved(path, state, kinds, self._ranks, self._watch)
@@ -300,15 +285,25 @@ def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
     Also whether they can be parsed, which the reader otherwise finds out on some rank.
     """
     try:
-        files: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())["files"]
-        there = {entry.name for entry in path.iterdir()} - {MANIFEST}
+        files: dict[str, Any] = _object(path / MANIFEST)["files"]
+        entries = list(path.iterdir())
+        if odd := sorted(entry.name for entry in entries if not entry.is_file()):
+            return {}, f"{odd[0]} is no regular file"
+        there = {entry.name for entry in entries} - {MANIFEST}
         if odd := sorted(there ^ files.keys()):
             return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"
-        json.loads((path / STATE).read_bytes())
+        _object(path / STATE)
         HuggingFaceStorageReader(str(path)).read_metadata()
     except UNREADABLE as error:
         return {}, f"{type(error).__name__}: {error}"
     return files, None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if found is None:
+        raise FileNotFoundError(f"there is no {path.name}")
+    return found
 
 
 def _report(path: Path, reason: str, set_aside: bool) -> None:

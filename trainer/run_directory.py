@@ -9,12 +9,13 @@ checkpoints/      see checkpoint.py
 lock              held by the process that trains, see lock.py
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from files.errors import ReadingError
 from files.lock import InUseError, Lock
+from files.reading import read_json
 from files.writing import remove_temporaries, reserve, write_json, write_text
 
 CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
@@ -62,13 +63,11 @@ class RunDirectory:
         Raises: RunDirectoryError: if result.json is damaged.
         """
         file = self.path / RESULT
-        if not file.is_file():
-            return None
         try:
-            found = json.loads(file.read_bytes())
-            if not isinstance(found, dict) or found.get("status") not in STATUSES:
-                raise ValueError(f"its status is not one of {', '.join(STATUSES)}")
-        except (OSError, ValueError, RecursionError) as error:
+            found = read_json(file)
+            if found is not None and found.get("status") not in STATUSES:
+                raise ReadingError(f"its status is not one of {', '.join(STATUSES)}")
+        except ReadingError as error:
             raise RunDirectoryError(
                 f"{file} does not say how the run ended ({error}); delete it, and the same command continues the run"
             ) from None

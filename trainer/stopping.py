@@ -10,8 +10,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 class StopRequest:
     """Whether one of SIGNALS came while it was entered; the handlers of before return on exit.
 
-    A second SIGINT interrupts at once, for people at a keyboard. SIGHUP, which tells that the terminal is closed, stays
-    ignored where nohup made the process ignore it.
+    A second SIGINT interrupts at once, for people at a keyboard.
     """
 
     def __init__(self) -> None:
@@ -19,9 +18,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        heeded = (number for number in SIGNALS if not (is_nohup and number is signal.SIGHUP))
-        self._before = {number: signal.signal(number, self._handle) for number in heeded}
+        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
         return self
 
     def __exit__(
@@ -39,3 +36,9 @@ class StopRequest:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+
+def heeded() -> list[signal.Signals]:
+    """SIGNALS without SIGHUP, which says that the terminal is closed, where nohup made the process ignore it."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (is_nohup and number is signal.SIGHUP)]

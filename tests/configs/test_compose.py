@@ -85,7 +85,7 @@ ROOT = Path(__file__).parents[2]
         ("optim.rho=0.1", "(optim=sophiag or sophiah have it)"),
         ("+logging.wandb=x", "logging.wandb must be a mapping with _target_"),
         ("data.root=", "data.root= is empty; give a path"),
-        ("run_dir=$NO_SUCH_VARIABLE/x", "the environment has no variable NO_SUCH_VARIABLE"),
+        ("run_dir=$NO_SUCH_VARIABLE/x", "needs the environment variable NO_SUCH_VARIABLE, which is not set"),
         ("run_dir=\udcff", "is not UTF-8 text"),
         ("optim._target_=torch.optim.RAdam", "('~optim.fused' leaves it out)"),
         ("optim._target_=torch.optim.Radam", "torch.optim has no Radam; it has"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from data import DataError
-from data.paths import expanded, find_files
+from data.paths import find_files
+from files.errors import PathError
+from files.paths import expanded
 
 
 def write(root: Path, *names: str) -> Path:
@@ -59,7 +60,7 @@ def test_home_and_variables_are_replaced(home: Path, path: str, expected: str) -
     ],
 )
 def test_what_cannot_be_replaced_makes_no_folder_of_that_name(home: Path, path: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(PathError, match=message):
         expanded(path)
 
 

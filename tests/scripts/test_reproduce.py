@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
         (["claim=logicnest", "scale=nano", "jobs=0"], "jobs=0 must be a whole number"),
         (["claim=logicnest", "scale=nano", "jobs=99999"], "jobs=99999 must be a whole number"),
         (["claim=logicnest", "scale=nano", "out="], "out= is empty; give a path"),
-        (["claim=logicnest", "scale=nano", "out=$NO_SUCH_VARIABLE"], "no variable NO_SUCH_VARIABLE"),
+        (
+            ["claim=logicnest", "scale=nano", "out=$NO_SUCH_VARIABLE"],
+            "environment variable NO_SUCH_VARIABLE, which is not set",
+        ),
         (["claim=sophia_clip", "scale=nano", "optim.lr=fast"], "optim.lr=fast must be a number"),
         (["claim=logicnest", "scale=nano", "seeds=2"], "trains nothing: leave seeds= out"),
         (["claim=sophia_clip", "scale=nano", "grad_clipp=1"], "unknown key 'grad_clipp'"),

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from configs import FOLDER, compose, flat
-from configs.errors import ReadingError
-from configs.reading import MOST_YAML_BYTES, number, read_json, read_lines, read_text, read_yaml
+from files.errors import ReadingError
+from files.reading import MOST_YAML_BYTES, number, read_json, read_lines, read_text, read_yaml
 
 REFERENCES = "\n".join(f"k{n}: &k{n} [{','.join([f'*k{n - 1}'] * 9)}]" for n in range(1, 20))
 Read = Callable[[Path], Any]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROTECTED = "from trainer.terminal import protect_output; protect_output(); import os, sys\n"
+PROTECTED = "from configs.terminal import protect_output; protect_output(); import os, sys\n"
 
 
 def start(code: str, trace: Path, **environment: str) -> subprocess.Popen[bytes]:

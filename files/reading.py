@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import yaml  # type: ignore[import-untyped]  # OmegaConf brings it; its types are a package of their own
 
-from configs.errors import ReadingError, one_line
+from files.errors import ReadingError, one_line, shown
 
 MIB = 1 << 20
 MOST_JSON_BYTES = 16 * MIB  # the largest results.json committed has 0.3 MiB
@@ -34,7 +34,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any
     Raises: ReadingError: if the file is damaged, or holds anything but an object.
     """
     content = _read(path, most_bytes)
-    return None if content is None else _object(content, str(path))
+    return None if content is None else parse_object(content, str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                     raise ReadingError(f"{path}, line {number} is longer than {MOST_LINE_BYTES:,} bytes")
                 return
             if line.strip():
-                yield _object(line, f"{path}, line {number}")
+                yield parse_object(line, f"{path}, line {number}")
 
 
 def read_text(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> str | None:
@@ -141,15 +141,36 @@ def _text(content: bytes, where: str) -> str:
         raise ReadingError(f"{where} is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from None
 
 
-def _object(content: bytes, where: str) -> dict[str, Any]:
+def parse_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that content describes; where names it in messages. Raises: ReadingError."""
     try:
-        found = json.loads(_text(content, where), parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        found = json.loads(
+            _text(content, where),
+            object_pairs_hook=_members,
+            parse_constant=_no_number,
+            parse_float=_float,
+            parse_int=_int,
+        )
     except json.JSONDecodeError as error:
         raise ReadingError(f"{where} is no JSON: {one_line(error)}") from None
     except RecursionError:
         raise ReadingError(f"{where} is nested too deeply") from None
+    except _TwiceError as error:
+        raise ReadingError(f"{where} has the key {shown(str(error))} twice") from None
     if not isinstance(found, dict):
         raise ReadingError(f"{where} must hold a JSON object, not {_kind(found)}")
+    return found
+
+
+class _TwiceError(Exception):
+    """A key that occurs twice in an object."""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
