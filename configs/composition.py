@@ -27,7 +27,7 @@ from configs.plug_ins import TARGET
 from configs.runs import flat, plain, without
 from configs.schema import CONDUCT, FREE_TEXTS, PATHS, PLACE, SEAMS, RunConfig
 from configs.signatures import Argument, signature
-from files.errors import LONGEST_SHOWN, one_line, shown
+from files.errors import LONGEST_SHOWN, PathError, one_line, shown
 from files.paths import VARIABLE, expanded
 from files.reading import read_yaml
 from model.config import GPTConfig
@@ -79,7 +79,10 @@ def _composed(overrides: Sequence[str]) -> Composed:
     if config.run_dir is None:
         config.run_dir = f"runs/{_run_name(unfilled, base, options, found)}"
     for key in PATHS:
-        path = expanded(OmegaConf.select(config, key), key)
+        try:
+            path = expanded(OmegaConf.select(config, key), key)
+        except PathError as error:
+            raise ConfigError(str(error)) from None
         OmegaConf.update(config, key, escaped(str(path)))
     return Composed(config, found)
 

@@ -20,6 +20,7 @@ from data import verified
 from data.descriptors import Descriptors, descriptor_budget
 from data.errors import DataError, missing_dataset
 from data.metadata import DTYPES, META_BYTES, META_FILE, Shard, check, shard_name, shards_of, split_checksum
+from files.errors import ReadingError
 from files.paths import expanded
 from files.reading import read_json
 from files.writing import write_bytes
@@ -133,16 +134,17 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises: DataError: if it is missing, of another format, or cannot be true.
     """
     path = expanded(path)
+    again = "delete the folder and prepare it again"
     try:
         meta = read_json(path / META_FILE, most_bytes=META_BYTES)
-        if meta is not None:
-            check(meta)
-    except ValueError as error:
-        raise DataError(
-            f"{path / META_FILE} describes no data set ({error}): delete the folder and prepare it again"
-        ) from error
+    except ReadingError as error:
+        raise DataError(f"{error}: {again}") from error
     if meta is None:
         raise missing_dataset(path)
+    try:
+        check(meta)
+    except ValueError as error:
+        raise DataError(f"{path / META_FILE} describes no data set ({error}): {again}") from error
     return meta
 
 

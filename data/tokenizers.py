@@ -141,6 +141,8 @@ def from_json(saved: Mapping[str, Any]) -> Tokenizer:
 
     Raises: ValueError: if none did.
     """
+    if odd := sorted(set(saved) - {"kind", "tokens"}):
+        raise ValueError(f"it has {odd[0]!r} beside kind and tokens")
     if saved.get("kind") == "bytes":
         return PlainBytes()
     if saved.get("kind") != "byte_pairs":

@@ -25,7 +25,7 @@ MOST_YAML_VALUES = 100_000  # aliases written out
 MOST_LINES_BYTES = 2048 * MIB  # 600,000 rows of metrics have 0.5 GiB
 MOST_LINE_BYTES = MIB
 MERGE = "tag:yaml.org,2002:merge"
-LONGEST_INT = 18  # digits that 64 bits hold, whatever they are
+LONGEST_INT = 30  # digits; of nanoseconds and FLOPs every one counts, of longer numbers none
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any] | None:

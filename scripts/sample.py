@@ -24,10 +24,11 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs import ConfigError, answer, expanded
+from configs import ConfigError, answer
 from data import read_tokenizer
 from data.tokenizers import Tokenizer
 from files.errors import ReadingError, shown
+from files.paths import expanded
 from files.reading import MIB, opened, read_text, read_yaml
 from model import GPT, GPTConfig
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved

@@ -15,6 +15,7 @@ from corpora import SETTINGS, Texts, content, numbered_texts, prepared
 import data.preparation
 from data import BPE, Bytes, DataError, Files, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
 from data.tokenizers import BytePairs, Recipe, Tokenizer
+from files.errors import PathError
 
 TEXTS = numbered_texts(100)
 ROOT = Path(__file__).parents[2]
@@ -403,7 +404,7 @@ def test_root_knows_home_and_variables(tmp_path: Path, monkeypatch: pytest.Monke
         assert path == dataset_dir(expected, Texts(TEXTS), Bytes(), **SETTINGS)
         assert path.is_dir()
     monkeypatch.delenv("SCRATCH")
-    with pytest.raises(DataError, match="SCRATCH, which is not set"):
+    with pytest.raises(PathError, match="SCRATCH, which is not set"):
         prepared(Texts(TEXTS), Path("$SCRATCH/out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scratch"]
 
