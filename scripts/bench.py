@@ -1,7 +1,8 @@
-"""Benchmarks: python scripts/bench.py train | optim | memory | checkpoint, each with --help.
+"""Benchmarks: python scripts/bench.py train | optim | tensors | memory | checkpoint, each with --help.
 
 train       tokens/s of a training step, beside nanoGPT's (bench_train.py)
 optim       ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
+tensors     ms of a step of many small matrices, beside torch's foreach (bench_tensors.py)
 memory      bytes of state of every optimizer for every size of model (bench_memory.py)
 checkpoint  what saving costs training (bench_checkpoint.py)
 """
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
 from configs import ConfigError, answer
-from scripts import bench_checkpoint, bench_memory, bench_optim, bench_train
+from scripts import bench_checkpoint, bench_memory, bench_optim, bench_tensors, bench_train
 from scripts.benchmarking import Round, a_path, check_writable, serve
 
 FAILED = 1
@@ -41,6 +42,7 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "train": Benchmark(bench_train.add_arguments, bench_train.run, bench_train.make_round),
     "optim": Benchmark(bench_optim.add_arguments, bench_optim.run, bench_optim.make_round),
+    "tensors": Benchmark(bench_tensors.add_arguments, bench_tensors.run, bench_tensors.make_round),
     "memory": Benchmark(bench_memory.add_arguments, bench_memory.run),
     "checkpoint": Benchmark(bench_checkpoint.add_arguments, bench_checkpoint.run),
 }

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs import compose
 from data import Batch
@@ -76,16 +76,18 @@ def _optimizer_step(settings: Mapping[str, Any], device: torch.device) -> Round:
     model = GPT(GPTConfig(**settings["shape"])).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p) * 1e-2
-    return _optimizer(json.loads(settings["optim"]), model, model.roles()).step
+    return optimizer_of(json.loads(settings["optim"]), dict(model.named_parameters()), model.roles()).step
 
 
-def _optimizer(
-    node: Mapping[str, Any], model: GPT, roles: Mapping[str, str], group: dist.ProcessGroup | None = None
+def optimizer_of(
+    node: Mapping[str, Any],
+    parameters: Mapping[str, nn.Parameter],
+    roles: Mapping[str, str],
+    group: dist.ProcessGroup | None = None,
 ) -> OptimizerSet:
-    """What optimizer_node found, for a model with gradients."""
-    parameters = dict(model.named_parameters())
+    """What optimizer_node found, for parameters with gradients."""
     if "file" in node:
-        foreign = _class_in(node["file"], node["class"])(model.parameters())
+        foreign = _class_in(node["file"], node["class"])(parameters.values())
         return OptimizerSet([foreign], {p: name for name, p in parameters.items()})
     ours = build(node, parameters, roles, seed=0, global_batch=1 << 20, group=group)
     _give_curvature(ours)
@@ -244,7 +246,7 @@ def _rank_figures(strategy: Strategy, node: Mapping[str, Any], settings: Mapping
     roles = model.roles()
     strategy.prepare(model, list(model.h))
     _fill_gradients(strategy, model)
-    optimizer = _optimizer(node, model, roles, strategy.group)
+    optimizer = optimizer_of(node, dict(model.named_parameters()), roles, strategy.group)
     for _ in range(settings["warmup"] * settings["steps"]):
         optimizer.step()
     strategy.synchronize()

@@ -202,3 +202,13 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_benchmark(tmp_path: Path, monk
     step, tensors = (lambda: None), {"model.weight": torch.ones(3)}
     with pytest.raises(ValueError, match="did not take a checkpoint"):
         bench_checkpoint._seconds(step, tensors, tmp_path / "saves", 1)
+
+
+@pytest.mark.slow
+def test_small_tensors_are_measured_beside_torchs_foreach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--count", "20", "--side", "4", "--steps", "2", "--rounds", "2"]
+    assert bench.main(["tensors", "--optim", "sophiag", "adafactor", *sizes, "--json", str(tmp_path / "f")]) == 0
+    found = json.loads((tmp_path / "f").read_text())["results"]
+    names = ["torch AdamW, foreach", "torch Adafactor, foreach", "sophiag", "adafactor"]
+    assert [(each["optimizer"], each["count"], len(each["seconds"])) for each in found] == [(n, 20, 2) for n in names]
+    assert "step of 20 matrices, 4 x 4" in capsys.readouterr().out
