@@ -1,0 +1,38 @@
+"""What must not change unnoticed: see tests/golden/record.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+from record import HERE, configs_of, losses, options
+
+from reproduce import claims
+
+
+def tolerance(option: str) -> float:
+    """Relative. Another processor sums in another order: ulps of fp32 (1e-7), carried through ten steps.
+
+    Eigenvectors of nearly singular factors amplify them.
+    """
+    return 1e-3 if option in ("soap", "shampoo") else 1e-5
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+@pytest.mark.parametrize("option", options())
+def test_ten_steps_lose_what_they_did(option: str, scratch: Path) -> None:
+    expected = [float(line) for line in (HERE / "losses" / f"{option}.txt").read_text().splitlines()]
+    assert losses(option, scratch) == pytest.approx(expected, rel=tolerance(option))
+
+
+@pytest.mark.parametrize("claim", claims.names())
+def test_claims_are_configured_as_they_were(claim: str) -> None:
+    assert configs_of(claim) == json.loads((HERE / "configs" / f"{claim}.json").read_text())
+
+
+def test_every_golden_file_is_of_something_that_exists() -> None:
+    assert {path.stem for path in (HERE / "losses").iterdir()} == set(options())
+    assert {path.stem for path in (HERE / "configs").iterdir()} == set(claims.names())
