@@ -31,11 +31,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from configs import differences, flat, plug_in
+from configs import RunConfig, as_yaml, differences, flat, plug_in
 from data import (
     Batch,
     DataError,
@@ -79,7 +78,7 @@ log = logging.getLogger(__name__)
 class Run:
     """The parts of a run, and how far it is."""
 
-    config: DictConfig
+    config: RunConfig
     directory: RunDirectory
     train_data: TokenDataset
     val_data: TokenDataset
@@ -249,10 +248,11 @@ def restore(run: Run) -> None:
     run.clock = Clock(saved.state["seconds"], run.strategy.synchronize)
 
 
-def watch(config: DictConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:
+def watch(config: RunConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:
     """What ends the run if it diverges."""
-    limits = {"max_nonfinite": config.max_nonfinite, "spike_factor": config.spike_factor}
-    return Divergence(strategy.device, saved=saved, **limits)
+    return Divergence(
+        strategy.device, max_nonfinite=config.max_nonfinite, spike_factor=config.spike_factor, saved=saved
+    )
 
 
 def data_checksums(run: Run) -> dict[str, str]:
@@ -260,14 +260,14 @@ def data_checksums(run: Run) -> dict[str, str]:
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
 
 
-def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
+def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
     """The folder of the configuration's data set.
 
     With prepared, an embedded source is prepared first, if need be, and the main rank warns if the source's files have
     changed since.
     """
     source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
-    settings = {key: config.data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
+    settings = config.data.split
     root = Path(config.data.root)
     path = dataset_dir(root, source, tokenizer, **settings)
     if not prepared:
@@ -279,12 +279,12 @@ def data_path(config: DictConfig, *, prepared: bool = True) -> Path:
     return path
 
 
-def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
+def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
     """The model's configuration for data with vocab_size token ids.
 
     Raises: DataError: if model.vocab_size is set and too small.
     """
-    settings: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]  # it is a mapping
+    settings = dict(config.model)
     wanted = settings.pop("vocab_size")
     if wanted is not None and wanted < vocab_size:
         raise DataError(
@@ -294,7 +294,7 @@ def model_config(config: DictConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=wanted or vocab_size, **settings)
 
 
-def open_data(config: DictConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, GPTConfig, TokenLoader]:
+def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, GPTConfig, TokenLoader]:
     """The splits, verified, the model's configuration for them, and this rank's loader."""
     with strategy.watch.busy("preparing or checking the data"):
         path = data_path(config)
@@ -303,7 +303,7 @@ def open_data(config: DictConfig, strategy: Strategy) -> tuple[TokenDataset, Tok
     return train_data, val_data, gpt_config, open_loader(config, train_data, gpt_config.block_size, strategy)
 
 
-def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
+def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
     """This rank's loader of the training data."""
     return TokenLoader(
         train_data,
@@ -318,13 +318,12 @@ def open_loader(config: DictConfig, train_data: TokenDataset, seq_len: int, stra
     )
 
 
-def open_strategy(config: DictConfig) -> Strategy:
+def open_strategy(config: RunConfig) -> Strategy:
     """The strategy, which meets the other ranks; what can be checked without them is checked before.
 
     Raises: ValueError: if the configuration does not allow the run.
     """
-    optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
-    optimizers.check(optim)
+    optimizers.check(config.optim)
     plug_in(config.schedule, max_steps=config.max_steps)
     device = environment.pick_device(config.device)
     strategy: Strategy = plug_in(
@@ -337,12 +336,11 @@ def open_strategy(config: DictConfig) -> Strategy:
     return strategy
 
 
-def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stack: ExitStack) -> Run:
+def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack: ExitStack) -> Run:
     """Builds the parts of the run and continues from its last checkpoint; cheap checks come first.
 
     Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
     """
-    optim: dict[str, Any] = OmegaConf.to_container(config.optim, resolve=True)  # type: ignore[assignment]  # a mapping
     train_data, val_data, gpt_config, loader = strategy.ranks.main_first(lambda: open_data(config, strategy))
     stack.callback(loader.close)
     torch.manual_seed(config.seed)
@@ -358,7 +356,7 @@ def set_up(config: DictConfig, strategy: Strategy, directory: RunDirectory, stac
         strategy=strategy,
         loader=loader,
         model=model,
-        optimizer=optimizers.build(optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
+        optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
         schedule=plug_in(config.schedule, max_steps=config.max_steps),
         store=CheckpointStore(
             directory.checkpoints,
@@ -388,7 +386,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
     tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
     described = environment.describe(strategy.device, **facts)
-    run.directory.begin(OmegaConf.to_yaml(config, resolve=True), described, tokenizer_json)
+    run.directory.begin(as_yaml(config), described, tokenizer_json)
     n_parameters, where = parameter_count(run.model.config), environment.device_name(strategy.device)
     ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
@@ -523,7 +521,7 @@ def ended_before(directory: RunDirectory) -> int | None:
     return STATUS[result["status"]]
 
 
-def main(config: DictConfig) -> int:
+def main(config: RunConfig) -> int:
     """Trains; the exit status."""
     logging.basicConfig(format="%(message)s")
     tune_allocator()
@@ -538,7 +536,7 @@ def main(config: DictConfig) -> int:
             return bad_input(error)
 
 
-def train(config: DictConfig, strategy: Strategy) -> int:
+def train(config: RunConfig, strategy: Strategy) -> int:
     """Trains with these ranks; the exit status.
 
     Raises: ValueError: if the configuration, the data or the run directory do not allow the run.
@@ -570,7 +568,7 @@ def bad_input(error: ValueError) -> int:
     return STATUS["bad input"]
 
 
-def run_and_leave(config: DictConfig) -> None:
+def run_and_leave(config: RunConfig) -> None:
     """main(), as one of several processes if a launcher started them; ends this one."""
     try:
         status = main(config)

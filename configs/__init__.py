@@ -13,16 +13,20 @@ from configs.door import Sweep, answer, from_command_line
 from configs.errors import ConfigError
 from configs.overrides import expand
 from configs.plug_ins import plug_in
-from configs.runs import differences, flat, identity, read_config
+from configs.runs import as_yaml, differences, flat, identity, read_config
+from configs.schema import DataConfig, RunConfig
 from files.errors import ReadingError
 
 __all__ = [
     "FOLDER",
     "GROUPS",
     "ConfigError",
+    "DataConfig",
     "ReadingError",
+    "RunConfig",
     "Sweep",
     "answer",
+    "as_yaml",
     "compose",
     "differences",
     "expand",

@@ -29,6 +29,12 @@ def is_text(annotation: ast.expr | None) -> bool:
     return "str" in names and names <= {"str", "None"}
 
 
+def is_fraction(annotation: ast.expr | None) -> bool:
+    """Whether it wants a number that need not be whole, or null, and nothing else."""
+    names = {_name(option) for option in _options(annotation)}
+    return "float" in names and names <= {"float", "None"}
+
+
 def is_list(annotation: ast.expr | None) -> bool:
     """Whether it may be a list."""
     return any(_name(option) in LISTS for option in _options(annotation))

@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from configs import plug_ins
+from configs.annotations import is_fraction
 from configs.errors import ConfigError
-from configs.schema import AT_LEAST, CHOICES
-from configs.signatures import REQUIRED, signature
+from configs.schema import DataConfig, Rule, RunConfig, rules
+from configs.signatures import REQUIRED, Argument, arguments_of
 from files.errors import shown
 from model.config import GPTConfig
 
@@ -22,17 +23,10 @@ def check_values(config: DictConfig) -> None:
     Whole numbers become ints, choices lower case.
     """
     _check_leaves(OmegaConf.to_container(config, resolve=True), "")
-    for key, allowed in CHOICES.items():
-        value = str(config[key]).lower()
-        if value not in allowed:
-            raise ConfigError(f"{key}={shown(config[key])} must be one of {', '.join(allowed)}")
-        config[key] = value
-    for key, least in AT_LEAST.items():
-        if config[key] is not None and config[key] < least:
-            raise ConfigError(f"{key}={config[key]} must be >= {least}")
-    if config.grad_clip is not None and not config.grad_clip > 0:
-        raise ConfigError(f"grad_clip={config.grad_clip} must be > 0, or null for no clipping")
-    _check_fields(config.data, "data", "configs.schema.DataConfig")
+    _check_arguments(config, "", arguments_of(RunConfig))
+    _check_arguments(config.data, "data.", arguments_of(DataConfig))
+    for key, _, rule in rules():
+        _check_rule(config, key, rule)
     _check_model(config)
     for node in plug_ins.nodes(config):
         for key in node.seam.besides & set(node.content):
@@ -59,21 +53,38 @@ def _check_leaves(value: Any, key: str) -> None:
             raise ConfigError(f"{key}={value!a} is not UTF-8 text") from None
 
 
-def _check_fields(node: DictConfig, key: str, owner: str, *, null: Sequence[str] = ()) -> None:
-    """The types of a group that fills a dataclass."""
-    found = signature(owner, may_import=False)
-    assert found is not None  # it is one of ours
-    for name, argument in found.arguments.items():
+def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
+    value = OmegaConf.select(config, key)
+    if rule.choices:
+        chosen = str(value).lower()
+        if chosen not in rule.choices:
+            raise ConfigError(f"{key}={shown(value)} must be one of {', '.join(rule.choices)}")
+        OmegaConf.update(config, key, chosen)
+    if value is None:
+        return
+    if rule.least is not None and value < rule.least:
+        raise ConfigError(f"{key}={value} must be >= {rule.least:g}")
+    if rule.above is not None and not value > rule.above:
+        raise ConfigError(f"{key}={value} must be > {rule.above:g}, or null for off")
+
+
+def _check_arguments(
+    node: DictConfig, prefix: str, arguments: Mapping[str, Argument], *, null: Sequence[str] = ()
+) -> None:
+    """The types of what fills a dataclass; prefix: of its keys."""
+    for name, argument in arguments.items():
         if name in node and not (name in null and node[name] is None):
-            kept = plug_ins.checked(f"{key}.{name}", value := node[name], argument, owner.rpartition(".")[2])
+            kept = plug_ins.checked(f"{prefix}{name}", value := node[name], argument)
+            if isinstance(kept, int) and is_fraction(argument.annotation):
+                kept = float(kept)  # grad_clip=1 is the same run as grad_clip=1.0
             if kept is not value:  # a text must stay as it is, escaped
                 node[name] = kept
         elif name not in node and argument.default is REQUIRED:
-            raise ConfigError(f"{key}.{name} is missing; give it as {key}.{name}=...")
+            raise ConfigError(f"{prefix}{name} is missing; give it as {prefix}{name}=...")
 
 
 def _check_model(config: DictConfig) -> None:
-    _check_fields(config.model, "model", "model.config.GPTConfig", null=("vocab_size",))
+    _check_arguments(config.model, "model.", arguments_of(GPTConfig), null=("vocab_size",))
     shape = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(shape, dict)
     known = {str(key): value for key, value in shape.items()}

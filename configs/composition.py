@@ -22,11 +22,22 @@ from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
 from configs.checks import check_values
 from configs.errors import ConfigError
-from configs.overrides import Given, escaped, given, is_interpolation, is_readable, is_typed_text, text, value
+from configs.overrides import (
+    FREE_TEXTS,
+    PATHS,
+    Given,
+    escaped,
+    given,
+    is_interpolation,
+    is_readable,
+    is_typed_text,
+    text,
+    value,
+)
 from configs.plug_ins import TARGET
 from configs.runs import flat, plain, without
-from configs.schema import CONDUCT, FREE_TEXTS, PATHS, PLACE, SEAMS, RunConfig
-from configs.signatures import Argument, signature
+from configs.schema import SEAMS, DataConfig, RunConfig, default_of, keys_that, rules, typed
+from configs.signatures import Argument, arguments_of, signature
 from files.errors import LONGEST_SHOWN, PathError, one_line, shown
 from files.paths import VARIABLE, expanded
 from files.reading import read_yaml
@@ -34,17 +45,23 @@ from model.config import GPTConfig
 
 FOLDER = Path(__file__).parent
 GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
-OWNERS = {"model": "model.config.GPTConfig", "data": "configs.schema.DataConfig", "": "configs.schema.RunConfig"}
+ARGUMENTS = {  # by group; what stands in a seam is checked when the configuration is complete
+    group: {
+        name: Argument(None, each.default) if f"{group}.{name}" in SEAMS else each
+        for name, each in arguments_of(owner).items()
+    }
+    for group, owner in (("data", DataConfig), ("", RunConfig))
+}
 
 
 class Composed(NamedTuple):
     """config: with the defaults of constructors. settings: by dotted key, without those that nobody wrote down."""
 
-    config: DictConfig
+    config: RunConfig
     settings: dict[str, Any]
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str]) -> RunConfig:
     """The checked configuration of `python train.py *overrides`.
 
     Raises: ConfigError: if an override does not parse, its key or option does not exist, or a value is of another type
@@ -53,13 +70,18 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     return _composed(overrides).config
 
 
+def known_keys(overrides: Sequence[str] = ()) -> list[str]:
+    """All keys that a run with these overrides can set, groups included."""
+    return _known(plug_ins.literal(plain(compose(overrides))))
+
+
 def settings(overrides: Sequence[str]) -> dict[str, Any]:
     """identity() of the configuration, less the arguments that nobody set or that are set to their defaults.
 
     So it stays the same when a constructor gets another argument, or an override says what is so anyway. Raises: as
     compose.
     """
-    return without(_composed(overrides).settings, PLACE | CONDUCT)
+    return without(_composed(overrides).settings, keys_that("is_place") | keys_that("is_conduct"))
 
 
 def _composed(overrides: Sequence[str]) -> Composed:
@@ -84,7 +106,7 @@ def _composed(overrides: Sequence[str]) -> Composed:
         except PathError as error:
             raise ConfigError(str(error)) from None
         OmegaConf.update(config, key, escaped(str(path)))
-    return Composed(config, found)
+    return Composed(typed(plain(config)), found)
 
 
 def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
@@ -111,7 +133,7 @@ def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
 def _base(folder: Path, choices: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
     """The options as their files have them, and the name of each; to be copied before it is changed."""
     store = ConfigStore.instance()
-    store.store(name="base_config", node=RunConfig)
+    store.store(name="base_config", node={name: default_of(each) for name, each, _ in rules() if "." not in name})
     shape = {field.name: "???" if field.default is MISSING else field.default for field in fields(GPTConfig)}
     store.store(group="model", name="gpt", node={**shape, "vocab_size": None})
     try:
@@ -210,11 +232,11 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
             return (known or {}).get(name, anything) if not below else anything
         found = known.get(name)
         return anything if found and below else found
-    for place, owner in OWNERS.items():
-        parent, _, name = key.rpartition(".")
-        fields_ = signature(owner, may_import=False)
-        if parent == place and fields_ and name in fields_.arguments:
-            return fields_.arguments[name]
+    parent, _, name = key.rpartition(".")
+    if name in (of_group := ARGUMENTS.get(parent, {})):
+        return of_group[name]
+    if parent == "model" and (shape := signature("model.config.GPTConfig", may_import=False)):
+        return shape.arguments.get(name)
     parent = key.removesuffix(f".{TARGET}").rpartition(".")[0]
     is_new_node = parent == "logging" or (parent == "optim.roles" and OmegaConf.select(config, parent) is not None)
     return anything if is_new_node or key in _existing(config, "") else None
@@ -284,7 +306,7 @@ def _check_complete(config: DictConfig) -> None:
 
 def _run_name(config: Mapping[str, Any], base: Any, options: Mapping[str, str], found: Mapping[str, Any]) -> str:
     """<model>-<data>-<optim>-s<seed>-<8 hex digits>: the same for every rank and every time the run is started."""
-    digest = hashlib.sha256(json.dumps(without(found, PLACE), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(without(found, keys_that("is_place")), sort_keys=True).encode()).hexdigest()[:8]
     data, optim = (_option_or_class(config, base, options, group) for group in ("data", "optim"))
     return f"{options['model']}-{data}-{optim}-s{config['seed']}-{digest}"
 

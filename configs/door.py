@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from omegaconf import DictConfig, OmegaConf
-
 from configs.composition import compose
 from configs.errors import ConfigError
 from configs.overrides import expand
+from configs.runs import as_yaml
+from configs.schema import RunConfig
 from files.errors import one_line
 
 BAD_INPUT, STOPPED = 2, 75
@@ -53,19 +53,19 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
     return BAD_INPUT
 
 
-def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> DictConfig:
+def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> RunConfig:
     """The configuration that the command line asks for; --help, --cfg, -m and bad input end the process.
 
     sweep: what -m runs, on the script and the combinations of overrides; None: the script has no -m.
     """
-    found: list[DictConfig] = []
+    found: list[RunConfig] = []
     status = answer(sys.argv[1:], doc, lambda arguments: _asked_for(arguments, script, sweep, found))
     if not found:
         sys.exit(status)
     return found[0]
 
 
-def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[DictConfig]) -> int:
+def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[RunConfig]) -> int:
     """Does what ends the process, or leaves the configuration in found."""
     asked = _asked(arguments)
     if asked.multirun:
@@ -74,7 +74,7 @@ def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: li
         return sweep(script, expand(asked.overrides), at_once=asked.at_once or 1, ranks=asked.ranks or 1)
     config = compose(asked.overrides)
     if asked.cfg:
-        print(OmegaConf.to_yaml(config, resolve=True))
+        print(as_yaml(config))
     else:
         found.append(config)
     return 0

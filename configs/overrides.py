@@ -17,9 +17,11 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from omegaconf import OmegaConf
 
 from configs.errors import ConfigError
-from configs.schema import FREE_TEXTS, PATHS, TYPED_TEXTS
+from configs.schema import SEAMS, keys_that
 from files.errors import LONGEST_SHOWN, one_line, shown
 
+FREE_TEXTS, PATHS = keys_that("is_free_text"), keys_that("is_path")
+TYPED_TEXTS = tuple(f"{place}." for place, seam in SEAMS.items() if seam.has_typed_texts)
 FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s~+]+)(?:=(?P<raw>.*))?", re.DOTALL)
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 MOST_JOBS = 10_000  # of a sweep
@@ -96,7 +98,7 @@ def is_readable(raw: str) -> bool:
 
 def is_typed_text(key: str) -> bool:
     """Whether the key, if it holds a text, takes it as typed."""
-    return key in FREE_TEXTS or key in PATHS or key.startswith(tuple(f"{place}." for place in TYPED_TEXTS))
+    return key in FREE_TEXTS or key in PATHS or key.startswith(TYPED_TEXTS)
 
 
 def quoted(key: str, raw: str) -> str:

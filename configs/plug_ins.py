@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.annotations import allows_null, fits, in_words
 from configs.errors import ConfigError
+from configs.overrides import escaped
 from configs.schema import SEAMS, Seam
 from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, signature
 from files.errors import shown
@@ -129,15 +130,30 @@ def is_trusted(target: str) -> bool:
     return target.startswith(TRUSTED)
 
 
-def plug_in(node: DictConfig, /, **arguments: Any) -> Any:
+def plug_in(node: Mapping[str, Any], /, **arguments: Any) -> Any:
     """The object that a node with _target_ describes.
 
     Raises: ConfigError: if its constructor does not accept it, in the constructor's own words.
     """
     try:
-        return instantiate(node, **arguments)
+        return instantiate(literal(node), **arguments)
     except InstantiationException as error:
         raise ConfigError(str(error.__cause__ or error).partition("\n")[0]) from error
+
+
+def literal(content: Mapping[str, Any]) -> DictConfig:
+    """Plain data as OmegaConf's, in which ${...} stays what it is."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: kept(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [kept(each) for each in value]
+        return escaped(value) if isinstance(value, str) else value
+
+    found = OmegaConf.create(kept(content))
+    assert isinstance(found, DictConfig)
+    return found
 
 
 def _node(key: str, seam: Seam, content: Any) -> Iterator[Node]:

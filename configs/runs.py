@@ -1,15 +1,16 @@
 """What makes two runs the same run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from configs import plug_ins
+from configs import plug_ins, schema
 from configs.errors import ConfigError
-from configs.schema import CONDUCT, PLACE, RunConfig
+from configs.schema import RunConfig, default_of, keys_that, rules
 from files.errors import shown
 from files.reading import read_yaml
 from model.config import GPTConfig
@@ -17,19 +18,19 @@ from model.config import GPTConfig
 ABSENT = "<absent>"
 
 
-def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def identity(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Every setting that the result of the run depends on, by dotted key."""
-    return without(flat(config), PLACE | CONDUCT)
+    return without(flat(config), keys_that("is_place") | keys_that("is_conduct"))
 
 
-def differences(config: DictConfig, path: Path) -> list[str]:
+def differences(config: RunConfig, path: Path) -> list[str]:
     """How the configuration is another run than the one in the config.yaml at path: "key=ours (there: theirs)".
 
     Both with the defaults of their constructors, so that a setting may be left out or written down.
 
     Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
     """
-    known = frozenset(node.target for node in plug_ins.nodes(config))
+    known = frozenset(node.target for node in plug_ins.nodes(plain(config)))
     ours, theirs = identity(filled(config, known)), identity(read_config(path, known))
     return [
         f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
@@ -52,24 +53,33 @@ def read_config(path: Path, known: frozenset[str] = frozenset()) -> dict[str, An
     return filled(saved, known | {target for target in named if plug_ins.is_trusted(target)})
 
 
-def filled(config: DictConfig | Mapping[str, Any], only: frozenset[str]) -> dict[str, Any]:
+def filled(config: RunConfig | Mapping[str, Any], only: frozenset[str]) -> dict[str, Any]:
     """A plain copy with all defaults, those of constructors for these classes alone."""
     found = plain(config)
-    for group, owner in ((found, RunConfig), (found.get("model"), GPTConfig)):
+    usual = {name: default_of(each) for name, each, _ in rules() if "." not in name}
+    shape = {each.name: each.default for each in fields(GPTConfig)}
+    for group, defaults in ((found, usual), (found.get("model"), shape)):
         if isinstance(group, dict):
-            known = {field.name: field.default for field in fields(owner) if field.default not in (MISSING, "???")}
+            known = {name: default for name, default in defaults.items() if default not in (NO_DEFAULT, MISSING)}
             group |= {name: default for name, default in known.items() if name not in group}
     plug_ins.fill(found, only=only)
     return found
 
 
-def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def as_yaml(config: RunConfig) -> str:
+    """What config.yaml holds, and --cfg shows."""
+    return OmegaConf.to_yaml(plug_ins.literal(plain(config)), resolve=True)
+
+
+def flat(config: RunConfig | DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys to plain values; lists stay whole."""
     return dict(_leaves(plain(config), ""))
 
 
-def plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: RunConfig | DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A copy of plain dicts, lists and values; what is no OmegaConf already is taken as it is, ${...} unresolved."""
+    if isinstance(config, RunConfig):
+        return schema.plain(config)
     if isinstance(config, DictConfig):
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         return found if isinstance(found, dict) else {}  # type: ignore[return-value]  # its keys are texts

@@ -1,65 +1,116 @@
-"""The settings of a run that belong to no group, their types, defaults and limits; imports nothing heavy.
+"""The keys of a run: each with its type, default, meaning and limits in one place; imports nothing heavy.
 
-A group's option is a YAML file: a plug-in's import path with its arguments (data.source, optim, schedule, parallel,
-logging), or the keys of the dataclass it fills (model). A plug-in's own default lives in its constructor.
+A group's option is a YAML file: the import path of a class with its arguments (data.source, optim, schedule, ...). The
+default of a class's argument lives in its constructor.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
 
+Node = dict[str, Any]  # _target_, the import path of a class, and its arguments
 
-@dataclass
-class RunConfig:
-    """One training run. Counts are optimizer steps or sequences, as each name says; null means off."""
 
-    model: Any = MISSING
-    data: Any = MISSING
-    optim: Any = MISSING
-    schedule: Any = MISSING
-    parallel: Any = MISSING
-    logging: Any = MISSING
+@dataclass(frozen=True)
+class Rule:
+    """What is known of a key beside its type and default."""
 
-    max_steps: int = 500
-    global_batch: int = 8  # sequences per optimizer step, over all ranks
-    micro_batch: int = 8  # sequences per forward pass of one rank; accumulation follows from it
-    grad_clip: float | None = 1.0  # largest global norm of the gradient
-    seed: int = 1337  # of the initial parameters, the order of the data, dropout and label noise
+    meaning: str
+    least: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    is_place: bool = False  # where a run lies and what it shows: no part of its name, free to change when it continues
+    is_conduct: bool = False  # how it computes and what it keeps: part of its name, free to change when it continues
+    is_path: bool = False  # ~ and $VARIABLE are replaced
+    is_free_text: bool = False  # taken as typed, whatever it is
 
-    eval_every: int = 50  # steps; also before the first step and after the last
-    eval_sequences: int = 128  # spread evenly over the validation set, the same ones every time
-    log_every: int = 10  # steps
-    save_every: int = 100  # steps; also after the last
-    keep_checkpoints: int = 2  # the newest ones
-    permanent_every: int | None = None  # steps; checkpoints that are never deleted
-    sample_tokens: int = 200  # of the continuation printed at the end; 0: none
 
-    max_nonfinite: int | None = 10  # steps in a row, skipped as loss or gradient is not finite, that end the run
-    spike_factor: float | None = 3.0  # a loss above this times its running mean ends the run
-    activation_checkpointing: str = "none"  # of each block: none; full keeps its input; selective also its products
-
-    run_dir: str | None = None  # null: runs/<model>-<data>-<optim>-s<seed>-<hash of the configuration>
-    resume: str = "auto"  # auto: continue an unfinished run; never: refuse a used folder; must: refuse a fresh one
-    device: str = "auto"  # auto: CUDA if there is one; cpu; cuda
-    precision: str = "auto"  # auto: bf16 where the device computes it natively; bf16 (autocast); fp32
-    compile: str = "auto"  # auto: on CUDA; true; false
-    timeout_seconds: float = 600.0  # how long a rank may hang before the run ends and names it
+def key(default: Any, meaning: str, **rule: Any) -> Any:
+    """A field of a configuration; rule: what Rule has."""
+    return field(default=default, metadata={"rule": Rule(meaning, **rule)})
 
 
 @dataclass
 class DataConfig:
-    """The keys of the group data: each option sets their defaults, data.prepare and the loader check their ranges."""
+    """The keys of the group data; each option sets their defaults, data.prepare and the loader check their ranges."""
 
-    source: Any
-    tokenizer: Any
-    root: str
-    val_fraction: float | None  # null: as the source has it
-    split_seed: int
-    shard_tokens: int
-    workers: int | None
-    order: str
-    prompt: str
+    source: Node = key(MISSING, "where the documents come from")
+    tokenizer: Node = key(MISSING, "how text becomes token ids")
+    root: str = key(MISSING, "folder of prepared data sets", is_place=True, is_path=True)
+    val_fraction: float | None = key(MISSING, "of the documents, for validation; null: as the source has it")
+    split_seed: int = key(MISSING, "of the split")
+    shard_tokens: int = key(MISSING, "tokens in a file")
+    workers: int | None = key(MISSING, "threads that prepare; null: one per core", is_place=True)
+    order: str = key(MISSING, "random: crops with replacement; shuffled: every window once per epoch")
+    prompt: str = key(MISSING, "what the sample at the end continues, as typed", is_place=True, is_free_text=True)
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What decides, beside source and tokenizer, what a prepared data set holds."""
+        return {name: getattr(self, name) for name in ("val_fraction", "split_seed", "shard_tokens")}
+
+
+@dataclass
+class RunConfig:
+    """One training run. Counts are optimizer steps or sequences, as each key says; null means off."""
+
+    model: Any = key(MISSING, "the model's shape")
+    data: DataConfig = key(MISSING, "corpus, tokenizer, split and order")
+    optim: Any = key(MISSING, "the optimizer, or one for each role of parameters")
+    schedule: Any = key(MISSING, "learning rate over steps")
+    parallel: Any = key(MISSING, "one process, DDP or FSDP2", is_conduct=True)
+    logging: Any = key(MISSING, "where rows of metrics go beside metrics.jsonl and the console", is_place=True)
+
+    max_steps: int = key(500, "optimizer steps", least=1)
+    global_batch: int = key(8, "sequences per optimizer step, over all ranks", least=1)
+    micro_batch: int = key(
+        8, "sequences per forward pass of one rank; accumulation follows from it", least=1, is_conduct=True
+    )
+    grad_clip: float | None = key(1.0, "largest global norm of the gradient", above=0)
+    seed: int = key(1337, "of the initial parameters, the order of the data, dropout and label noise", least=0)
+
+    eval_every: int = key(50, "steps; also before the first step and after the last", least=1)
+    eval_sequences: int = key(128, "spread evenly over the validation set, the same ones every time", least=1)
+    log_every: int = key(10, "steps", least=1, is_conduct=True)
+    save_every: int = key(100, "steps; also after the last", least=1, is_conduct=True)
+    keep_checkpoints: int = key(2, "the newest ones", least=1, is_conduct=True)
+    permanent_every: int | None = key(None, "steps; checkpoints that are never deleted", least=1, is_conduct=True)
+    sample_tokens: int = key(200, "of the continuation printed at the end; 0: none", least=0, is_place=True)
+
+    max_nonfinite: int | None = key(
+        10, "steps in a row, skipped as loss or gradient is not finite, that end the run", least=1, is_conduct=True
+    )
+    spike_factor: float | None = key(
+        3.0, "a loss above this times its running mean ends the run", least=1, is_conduct=True
+    )
+    activation_checkpointing: str = key(
+        "none",
+        "of each block: none; full keeps its input; selective also its matrix products",
+        choices=("none", "selective", "full"),
+        is_conduct=True,
+    )
+
+    run_dir: str = key(
+        None,
+        "null: runs/<model>-<data>-<optim>-s<seed>-<hash of the configuration>",
+        is_place=True,
+        is_path=True,
+    )
+    resume: str = key(
+        "auto",
+        "auto: continue an unfinished run; never: refuse a used folder; must: refuse a fresh one",
+        choices=("auto", "never", "must"),
+        is_place=True,
+    )
+    device: str = key("auto", "auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), is_conduct=True)
+    precision: str = key(
+        "auto", "auto: bf16 where the device computes it natively; bf16: autocast", choices=("auto", "bf16", "fp32")
+    )
+    compile: str = key("auto", "auto: on CUDA", choices=("auto", "true", "false"), is_conduct=True)
+    timeout_seconds: float = key(600.0, "how long all ranks may stand still", least=1, is_place=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +121,7 @@ class Seam:
     methods: tuple[str, ...]
     given: frozenset[str] = frozenset()
     besides: frozenset[str] = frozenset()  # keys of a node that are no arguments
+    has_typed_texts: bool = False  # texts are taken as typed wherever Hydra's grammar would refuse or change them
 
 
 SEAMS = {
@@ -82,56 +134,35 @@ SEAMS = {
         ("forward_backward", "evaluate"),
         frozenset({"device", "precision", "compiled", "timeout_seconds"}),
     ),
-    "logging": Seam("a sink", ("write", "close"), frozenset({"run_dir", "settings"})),
-    "data.source": Seam("a source of documents", ("documents",)),
-    "data.tokenizer": Seam("a tokenizer", ("fit",)),
+    "logging": Seam("a sink", ("write", "close"), frozenset({"run_dir", "settings"}), has_typed_texts=True),
+    "data.source": Seam("a source of documents", ("documents",), has_typed_texts=True),
+    "data.tokenizer": Seam("a tokenizer", ("fit",), has_typed_texts=True),
 }
-CHOICES = {
-    "resume": ("auto", "never", "must"),
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "bf16", "fp32"),
-    "compile": ("auto", "true", "false"),
-    "activation_checkpointing": ("none", "selective", "full"),
-}
-AT_LEAST = {
-    "max_steps": 1,
-    "global_batch": 1,
-    "micro_batch": 1,
-    "seed": 0,
-    "eval_every": 1,
-    "eval_sequences": 1,
-    "log_every": 1,
-    "save_every": 1,
-    "keep_checkpoints": 1,
-    "permanent_every": 1,
-    "sample_tokens": 0,
-    "max_nonfinite": 1,
-    "spike_factor": 1,
-    "timeout_seconds": 1,
-}
-# Taken as typed, whatever it is.
-FREE_TEXTS = frozenset({"data.prompt"})
-# ~ and $VARIABLE are replaced here; the packages that own a path of theirs do it themselves.
-PATHS = ("run_dir", "data.root")
-# Below these, an argument that is a text is taken as typed wherever Hydra's grammar would refuse or change it.
-TYPED_TEXTS = ("data.source", "data.tokenizer", "logging")
-# Where a run lies and what it shows: not in the name of its folder, free to change when it continues.
-PLACE = frozenset(
-    {"run_dir", "resume", "logging", "sample_tokens", "timeout_seconds", "data.root", "data.workers", "data.prompt"}
-)
-# How it computes and what it keeps: in the name of its folder, yet free to change when it continues.
-CONDUCT = frozenset(
-    {
-        "activation_checkpointing",
-        "compile",
-        "device",
-        "keep_checkpoints",
-        "log_every",
-        "max_nonfinite",
-        "micro_batch",
-        "parallel",
-        "permanent_every",
-        "save_every",
-        "spike_factor",
-    }
-)
+
+
+def rules(owner: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any], Rule]]:
+    """Every key, dotted, of RunConfig and of the dataclasses in it, its field and its rule."""
+    for each in fields(owner):
+        yield f"{prefix}{each.name}", each, each.metadata["rule"]
+        if each.type is DataConfig:
+            yield from rules(DataConfig, f"{prefix}{each.name}.")
+
+
+def keys_that(what: str) -> frozenset[str]:
+    """The keys whose rule has that attribute set."""
+    return frozenset(name for name, _, rule in rules() if getattr(rule, what))
+
+
+def default_of(each: Field[Any]) -> Any:
+    """The default of a field; MISSING where it has none."""
+    return MISSING if each.default is NO_DEFAULT else each.default
+
+
+def typed(content: Mapping[str, Any]) -> RunConfig:
+    """The configuration that complete plain data describe."""
+    return RunConfig(**{**content, "data": DataConfig(**content["data"])})
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A copy as plain data."""
+    return asdict(config)

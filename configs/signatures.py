@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,15 @@ def signature(target: str, *, may_import: bool) -> Signature | None:
     if found is None and may_import and target.partition(".")[0] != "torch":
         return _imported(target)
     return found
+
+
+def arguments_of(owner: type) -> dict[str, Argument]:
+    """The fields of a dataclass that is at hand."""
+    return {each.name: Argument(_parsed(inspect.formatannotation(each.type)), _usual(each)) for each in fields(owner)}
+
+
+def _usual(each: Field[Any]) -> Any:
+    return REQUIRED if each.default is MISSING else each.default
 
 
 @lru_cache(maxsize=256)
@@ -291,9 +300,12 @@ def _expression(parameter: inspect.Parameter) -> ast.expr | None:
     if parameter.annotation is parameter.empty:
         return None
     annotation = parameter.annotation
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _parsed(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
+
+
+def _parsed(annotation: str) -> ast.expr | None:
     try:
-        return ast.parse(text, mode="eval").body
+        return ast.parse(annotation, mode="eval").body
     except SyntaxError:
         return None
 

@@ -12,9 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 import configs
+from configs import RunConfig
 from configs import overrides as grammar
 from configs.plug_ins import TARGET, is_trusted
 from files.errors import ReadingError, shown
@@ -177,7 +176,7 @@ def load(
 
 
 @lru_cache(maxsize=1024)
-def composed(overrides: Point) -> DictConfig:
+def composed(overrides: Point) -> RunConfig:
     """configs.compose, each set of overrides once."""
     return configs.compose(list(overrides))
 

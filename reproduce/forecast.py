@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from configs import plug_in
+from configs import RunConfig, plug_in
 from model import GPT, GPTConfig
 from model.flops import flops_per_token
 from optim.memory import state_bytes
@@ -102,28 +100,29 @@ def _line(claim: Claim, runs: Sequence[Planned], seconds: Mapping[tuple[str, Poi
     )
 
 
-def gpt_config(config: DictConfig) -> GPTConfig:
+def gpt_config(config: RunConfig) -> GPTConfig:
     """The model's, with the vocabulary that the tokenizer is asked for."""
-    settings: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]  # it is a mapping
+    settings = dict(config.model)
     tokenizer = plug_in(config.data.tokenizer)
     asked = settings.pop("vocab_size") or VOCABULARIES.get(tokenizer.name) or tokenizer.vocab_size
     return GPTConfig(vocab_size=asked, **settings)
 
 
-def _curvature_share(config: DictConfig) -> float:
+def _curvature_share(config: RunConfig) -> float:
     """Sequences for estimates of the curvature beside those for steps."""
-    node: Any = OmegaConf.select(config, "optim.curvature")
+    node = config.optim.get("curvature")
     if node is None:
         return 0.0
-    sequences = node.sequences or max(1, round(node.fraction * config.global_batch))
-    share: float = sequences / config.global_batch / node.every
+    sequences = node["sequences"] or max(1, round(node["fraction"] * config.global_batch))
+    share: float = sequences / config.global_batch / node["every"]
     return share
 
 
-def _checkpoint_bytes(config: DictConfig, shape: GPTConfig) -> int:
+def _checkpoint_bytes(config: RunConfig, shape: GPTConfig) -> int:
     """Parameters in fp32 and the optimizer's state."""
     with torch.device("meta"):
         model = GPT(shape)
     parameters = dict(model.named_parameters())
-    node: Any = OmegaConf.to_container(config.optim, resolve=True)
-    return state_bytes(node, parameters, model.roles()) + 4 * sum(param.numel() for param in parameters.values())
+    return state_bytes(config.optim, parameters, model.roles()) + 4 * sum(
+        param.numel() for param in parameters.values()
+    )

@@ -16,9 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from omegaconf import DictConfig
-
-from configs import ConfigError, ReadingError, compose, differences
+from configs import ConfigError, ReadingError, RunConfig, compose, differences
 from configs.door import BAD_INPUT
 from files.lock import is_held
 from reproduce.processes import (
@@ -118,7 +116,7 @@ class _Plan:
     """A composed job."""
 
     job: Job
-    config: DictConfig
+    config: RunConfig
     run_dir: Path
     standing: Standing
     outcome: Outcome | None = None

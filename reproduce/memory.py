@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from configs import compose
 from configs.plug_ins import check_fields
@@ -122,9 +121,11 @@ def _on_meta(size: str) -> GPT:
 
 
 def _state(overrides: Sequence[str], model: GPT) -> State:
-    node: Any = OmegaConf.to_container(compose(list(overrides)).optim, resolve=True)
     parameters = dict(model.named_parameters())
-    return State(state_bytes(node, parameters, model.roles()), sum(p.numel() for p in parameters.values()))
+    return State(
+        state_bytes(compose(list(overrides)).optim, parameters, model.roles()),
+        sum(p.numel() for p in parameters.values()),
+    )
 
 
 def _measures(claim: Mapping[str, Any], settings: Settings, states: Mapping[str, Mapping[str, State]]) -> list[Measure]:

@@ -1,12 +1,11 @@
 """What all runs of a claim need, checked before the first one starts: device, optimizer, schedule, data, tokenizer."""
 
-from typing import Any
+import json
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 import train
-from configs import plug_in
+from configs import RunConfig, flat, plug_in
 from data import TokenDataset, eval_batches, load_tokenizer
 from model import GPT
 from optim.build import build
@@ -30,20 +29,20 @@ def check(claim: Claim) -> None:
             check_one(config)
 
 
-def _text(config: DictConfig, keys: tuple[str, ...]) -> str:
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, list(keys)), resolve=True)
+def _text(config: RunConfig, keys: tuple[str, ...]) -> str:
+    return json.dumps({key: value for key, value in flat(config).items() if key.partition(".")[0] in keys})
 
 
-def _check_machine(config: DictConfig) -> None:
+def _check_machine(config: RunConfig) -> None:
     environment.pick_precision(config.precision, environment.pick_device(config.device))
     plug_in(config.schedule, max_steps=config.max_steps)
     with torch.device("meta"):
         model = GPT(gpt_config(config))
-    optim: Any = OmegaConf.to_container(config.optim, resolve=True)
-    build(optim, dict(model.named_parameters()), model.roles(), seed=config.seed, global_batch=config.global_batch)
+    parameters = dict(model.named_parameters())
+    build(config.optim, parameters, model.roles(), seed=config.seed, global_batch=config.global_batch)
 
 
-def _check_data(config: DictConfig) -> None:
+def _check_data(config: RunConfig) -> None:
     path = train.data_path(config)
     train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     load_tokenizer(path)

@@ -14,10 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from omegaconf import DictConfig
-
 import train
-from configs import compose, flat
+from configs import RunConfig, compose, flat
 from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint
@@ -125,7 +123,7 @@ def median_interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.median(ordered), low, high)
 
 
-def work(config: DictConfig) -> tuple[Any, ...]:
+def work(config: RunConfig) -> tuple[Any, ...]:
     """What the time of a step depends on: all of model, data, optimizer and execution but the fractional numbers."""
     places = ("model", "data", "optim", "parallel", "global_batch", "micro_batch", "device", "precision", "compile")
     return tuple(
@@ -193,7 +191,7 @@ class _Nowhere:
         """Does nothing."""
 
 
-def _set_up(config: DictConfig, stack: ExitStack) -> train.Run:
+def _set_up(config: RunConfig, stack: ExitStack) -> train.Run:
     """As train.main does."""
     strategy = stack.enter_context(closing(train.open_strategy(config)))
     directory = RunDirectory(Path(config.run_dir), resume="never", differences=lambda path: [])
@@ -201,8 +199,8 @@ def _set_up(config: DictConfig, stack: ExitStack) -> train.Run:
     return train.set_up(config, strategy, directory, stack)
 
 
-def _calibrated(config: DictConfig, overrides: Overrides, limit_seconds: float, data_root: str) -> float:
-    sequences: int = max(1, min(config.global_batch, CALIBRATION_TOKENS // config.model.block_size))
+def _calibrated(config: RunConfig, overrides: Overrides, limit_seconds: float, data_root: str) -> float:
+    sequences: int = max(1, min(config.global_batch, CALIBRATION_TOKENS // config.model["block_size"]))
     micro_batch = min(sequences, config.micro_batch)
     sequences -= sequences % micro_batch
     tune_allocator()

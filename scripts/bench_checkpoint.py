@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from configs import compose
@@ -53,7 +52,7 @@ def _training(shape: Mapping[str, Any]) -> tuple[Round, dict[str, Tensor]]:
     torch.manual_seed(0)
     model = GPT(GPTConfig(**shape))
     strategy.prepare(model)
-    node: Any = OmegaConf.to_container(compose(["optim=adamw"]).optim)
+    node = compose(["optim=adamw"]).optim
     parameters = dict(model.named_parameters())
     optimizer = build(node, parameters, model.roles(), seed=0, global_batch=1)
     tokens = torch.randint(0, shape["vocab_size"], (2, 1, shape["block_size"]), device=device)

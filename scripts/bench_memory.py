@@ -1,10 +1,8 @@
 """Bytes of optimizer state, every option of configs/optim by every size of model: declared, so nothing is allocated."""
 
 import argparse
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from configs import FOLDER, compose
 from model import GPT, GPTConfig
@@ -18,7 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows, results = [], []
     models = {name: _on_meta(name) for name in arguments.model}
     for option in sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml")):
-        node: Any = OmegaConf.to_container(compose([f"optim={option}"]).optim, resolve=True)
+        node = compose([f"optim={option}"]).optim
         row = {"optimizer": option}
         for name, model in models.items():
             parameters = dict(model.named_parameters())

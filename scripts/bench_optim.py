@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from configs import compose
@@ -118,8 +117,7 @@ def optimizer_node(text: str) -> dict[str, Any]:
         _class_in(name, rest)
         return {"file": str(Path(name).resolve()), "class": rest}
     overrides = [f"optim.{override}" for override in rest.split(",") if override]
-    node: Any = OmegaConf.to_container(compose([f"optim={name}", *overrides]).optim, resolve=True)
-    return dict(node)
+    return dict(compose([f"optim={name}", *overrides]).optim)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -134,8 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def shape_of(name: str) -> dict[str, Any]:
     """GPTConfig's arguments for an option of configs/model, its vocabulary included."""
-    node: Any = OmegaConf.to_container(compose([f"model={name}"]).model)
-    return {**node, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
+    return {**compose([f"model={name}"]).model, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
 
 
 def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         keys = ("n_layer", "n_head", "n_embd", "block_size")
         shape = {
             **{key: node[key] for key in keys},
-            "gelu": node.gelu,
+            "gelu": node["gelu"],
             "vocab_size": vocab_size,
             "batch": arguments.batch or batch,
         }

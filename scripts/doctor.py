@@ -16,12 +16,11 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs import answer, compose, plug_in
+from configs import RunConfig, answer, compose, plug_in
 from data import TokenDataset, load_tokenizer
 from train import data_path
 from trainer import environment
@@ -39,7 +38,7 @@ class Finding(NamedTuple):
     is_fatal: bool = False
 
 
-def check_torch(config: DictConfig) -> Finding:
+def check_torch(config: RunConfig) -> Finding:
     """The version of torch."""
     found, wanted = version("torch"), wanted_version("torch")
     if found.partition("+")[0] != wanted:
@@ -54,7 +53,7 @@ def wanted_version(package: str) -> str:
     return str(found)
 
 
-def check_device(config: DictConfig) -> Finding:
+def check_device(config: RunConfig) -> Finding:
     """The device that the configuration gets."""
     try:
         device = environment.pick_device(config.device)
@@ -66,7 +65,7 @@ def check_device(config: DictConfig) -> Finding:
     return Finding("device", name)
 
 
-def check_precision(config: DictConfig) -> Finding:
+def check_precision(config: RunConfig) -> Finding:
     """Whether bf16 is native."""
     device = environment.pick_device(config.device)
     native, precision = environment.has_native_bf16(device), environment.pick_precision(config.precision, device)
@@ -75,7 +74,7 @@ def check_precision(config: DictConfig) -> Finding:
     return Finding("bf16", "native" if native else f"not native; precision={precision}")
 
 
-def check_compile(config: DictConfig) -> Finding:
+def check_compile(config: RunConfig) -> Finding:
     """Whether torch.compile works, by compiling a sum."""
     try:
         double: Callable[[torch.Tensor], torch.Tensor] = torch.compile(lambda x: (x + x).sum())
@@ -86,7 +85,7 @@ def check_compile(config: DictConfig) -> Finding:
     return Finding("torch.compile", "works" if works else "gives wrong sums", "" if works else "use compile=false")
 
 
-def check_disk(config: DictConfig) -> Finding:
+def check_disk(config: RunConfig) -> Finding:
     """Free space where runs and data go."""
     existing = next(path for path in [Path(config.run_dir), *Path(config.run_dir).absolute().parents] if path.exists())
     free = shutil.disk_usage(existing).free / GIB
@@ -96,7 +95,7 @@ def check_disk(config: DictConfig) -> Finding:
     return Finding("disk", f"{free:.1f} GiB free", fix if free < WANTED_FREE_GIB else "")
 
 
-def check_data(config: DictConfig) -> Finding:
+def check_data(config: RunConfig) -> Finding:
     """Whether the data set is prepared and whole."""
     try:
         source = plug_in(config.data.source)
@@ -109,7 +108,7 @@ def check_data(config: DictConfig) -> Finding:
     return Finding("data", f"{train.n_tokens:,} training tokens, {train.vocab_size:,} token ids")
 
 
-def check_tokenizer(config: DictConfig) -> Finding:
+def check_tokenizer(config: RunConfig) -> Finding:
     """Whether the tokenizer gives back what it is given."""
     try:
         path = data_path(config, prepared=False)
@@ -125,7 +124,7 @@ def check_tokenizer(config: DictConfig) -> Finding:
 CHECKS = (check_torch, check_device, check_precision, check_compile, check_disk, check_data, check_tokenizer)
 
 
-def findings(config: DictConfig) -> Iterator[Finding]:
+def findings(config: RunConfig) -> Iterator[Finding]:
     """What every check found; a missing device ends those that need it."""
     for check in CHECKS:
         finding = check(config)

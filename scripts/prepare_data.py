@@ -30,8 +30,7 @@ def _main(overrides: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     data = compose(overrides).data
     source, tokenizer = plug_in(data.source), plug_in(data.tokenizer)
-    settings = {key: data[key] for key in ("val_fraction", "split_seed", "shard_tokens", "workers")}
-    path = prepare(source, tokenizer, Path(data.root), **settings)
+    path = prepare(source, tokenizer, Path(data.root), workers=data.workers, **data.split)
     report(path, read_meta(path), source.verdict(read_meta(path)))
     return 0
 

@@ -28,10 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from configs import ConfigError, compose, flat
-from configs.composition import _known
+from configs import ConfigError, RunConfig, as_yaml, compose, flat
+from configs.composition import known_keys
 from files.reading import read_yaml
 from reproduce import claims, jobs, measures, results
 from reproduce.run_files import read_result
@@ -83,7 +83,7 @@ def values(n: int, seed: int, *, processes: int = 0) -> list[str]:
 
 
 def _keys(base: Sequence[str]) -> list[str]:
-    return [key for key in _known(compose(base)) if "/" not in key] + ["optim._target_", "schedule._target_"]
+    return [key for key in known_keys(base) if "/" not in key] + ["optim._target_", "schedule._target_"]
 
 
 def _raw(chance: random.Random) -> str:
@@ -111,8 +111,8 @@ def _compose_fault(base: Sequence[str], key: str, raw: str) -> str:
     return _value_fault(config, key, raw) or _saved_fault(config)
 
 
-def _value_fault(config: DictConfig, key: str, raw: str) -> str:
-    found = OmegaConf.select(config, key)
+def _value_fault(config: RunConfig, key: str, raw: str) -> str:
+    found = flat(config).get(key)
     is_plain = raw and not any(char in raw for char in "$~'\"") and raw != "null"
     if key == "data.prompt" and found != raw:
         return f"the prompt became {found!r}"
@@ -124,11 +124,11 @@ def _value_fault(config: DictConfig, key: str, raw: str) -> str:
     return ""
 
 
-def _saved_fault(config: DictConfig) -> str:
+def _saved_fault(config: RunConfig) -> str:
     """Whether config.yaml, as train.py writes it, reads back as the same settings."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        path.write_text(as_yaml(config), encoding="utf-8")
         saved, ours = flat(read_yaml(path) or {}), flat(config)
     return "" if saved == ours else f"config.yaml reads back otherwise: {set(saved.items()) ^ set(ours.items())!s:.300}"
 
@@ -181,9 +181,9 @@ def _write_originals(folder: Path, *, train: bool) -> None:
         shutil.copy(claims.FOLDER / f"{claim}.yaml", folder / "claims")
 
 
-def _write_run(folder: Path, config: DictConfig) -> None:
+def _write_run(folder: Path, config: RunConfig) -> None:
     folder.mkdir()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (folder / "config.yaml").write_text(as_yaml(config))
     rows = [
         {"step": n, "tokens": n * 32, "seconds": n / 2, "flops": n, "val/loss": 5 - n / 4, "lr": 0.1} for n in range(3)
     ]

@@ -18,7 +18,7 @@ def overrides(tmp_path: Path) -> list[str]:
 
 def prepare(overrides: list[str]) -> Path:
     data = compose(overrides).data
-    settings = {key: data[key] for key in ("val_fraction", "split_seed", "shard_tokens")}
+    settings = data.split
     source, tokenizer = train.plug_in(data.source), train.plug_in(data.tokenizer)
     return train.prepare(source, tokenizer, Path(data.root), workers=1, console=False, **settings)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -34,7 +33,7 @@ Outcome = dict[str, Tensor] | str  # parameters by name, or the traceback of wha
 
 def config(option: str) -> dict[str, Any]:
     """The option's settings, with intervals of 3 steps."""
-    found: Any = OmegaConf.to_container(compose([f"optim={option}"]).optim, resolve=True)
+    found: Any = compose([f"optim={option}"]).optim
     for node in _nodes(found):
         node |= {key: 3 for key in INTERVALS if key in node}
     return dict(found)

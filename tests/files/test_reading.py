@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from configs import FOLDER, compose, flat
+from configs import FOLDER, as_yaml, compose, flat
 from files.errors import ReadingError
 from files.reading import MOST_YAML_BYTES, number, read_json, read_lines, read_text, read_yaml
 
@@ -26,7 +26,7 @@ def test_yaml_means_what_it_means_to_omegaconf(path: Path) -> None:
 
 def test_a_configuration_reads_back_as_it_was_written(tmp_path: Path) -> None:
     config = compose(["data.prompt=${oc.env:HOME} # a: [b\n1e-3", "optim.lr=1e-5", "grad_clip=null", "compile=true"])
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (tmp_path / "config.yaml").write_text(as_yaml(config))
     assert flat(read_yaml(tmp_path / "config.yaml") or {}) == flat(config)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from configs import compose
@@ -29,7 +28,7 @@ G, T, V = 4, 5, 11
 
 def config(option: str, **changes: Any) -> dict[str, Any]:
     """The option's settings, intervals cut to 3 steps, changes made wherever a node has the key."""
-    found: Any = OmegaConf.to_container(compose([f"optim={option}"]).optim, resolve=True)
+    found: Any = compose([f"optim={option}"]).optim
     for node in nodes(found):
         node |= {key: 3 for key in INTERVALS if key in node} | {k: v for k, v in changes.items() if k in node}
     return dict(found)

@@ -216,4 +216,4 @@ def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_clai
     folder = write_claim(overrides=["data=pysource", "model=pico", "seed=1"])
     claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
     config = claims.composed(claim.common)
-    assert (config.data.source._target_, config.seed, config.model.n_layer) == ("data.Synthetic", 2, 2)
+    assert (config.data.source["_target_"], config.seed, config.model["n_layer"]) == ("data.Synthetic", 2, 2)

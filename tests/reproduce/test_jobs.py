@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs import ConfigError, compose, expand
+from configs import ConfigError, RunConfig, as_yaml, compose, expand
 from reproduce import jobs, processes
 from reproduce.jobs import Interrupted, Job, Outcome, run_jobs
 from reproduce.processes import cuda_devices, environments, log_path, reported
@@ -100,19 +100,19 @@ def script(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def default() -> DictConfig:
+def default() -> RunConfig:
     return compose([])
 
 
 @pytest.fixture
-def job(tmp_path: Path, default: DictConfig) -> Callable[..., Job]:
+def job(tmp_path: Path, default: RunConfig) -> Callable[..., Job]:
     """job(seed): a job in runs/<seed>, its config.yaml in place as train.py would write it."""
 
     def make(seed: int, device: str = "cpu") -> Job:
         run_dir = tmp_path / "runs" / str(seed)
         run_dir.mkdir(exist_ok=True)
-        config = OmegaConf.merge(default, {"seed": seed, "device": device})
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        config = replace(default, seed=seed, device=device)
+        (run_dir / "config.yaml").write_text(as_yaml(config))
         return Job(f"s{seed}", (f"seed={seed}", f"run_dir={run_dir}", f"device={device}"))
 
     return make
