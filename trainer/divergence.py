@@ -14,7 +14,7 @@ class Divergence:
     """Watches loss and gradient norm; its numbers stay on the device until somebody asks.
 
     A step whose loss or gradient norm is not finite is not to be taken. The run is to stop after max_nonfinite of them
-    in a row (None: never), or at a loss above spike_factor times its running mean (None: never).
+    in a row (None: never), or at a finite loss above spike_factor times its running mean (None: never).
     saved: what state() gave.
     """
 
@@ -39,7 +39,7 @@ class Divergence:
         """Takes a step's 0-dim loss and gradient norm, before it is taken; whether it may be, 0-dim bool."""
         is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
         loss = loss.double()
-        is_spike = loss > self._factor * self._mean  # never while there is no mean: it is nan
+        is_spike = torch.isfinite(loss) & (loss > self._factor * self._mean)  # never while there is no mean: it is nan
         self._skipped = self._skipped + ~is_finite
         self._in_a_row = (self._in_a_row + 1) * ~is_finite
         is_over = is_spike | (self._in_a_row >= self._most)

@@ -76,6 +76,13 @@ def test_what_is_found_out_at_the_end_is_said_unless_the_run_had_diverged_before
     assert "jumped to 9" in divergence.diagnosis
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_loss_that_is_not_finite_is_skipped_and_no_spike(value: float) -> None:
+    divergence = watch()
+    assert observed(divergence, [(2.0, 1.0), (value, 1.0), (2.0, 1.0)]) == [True, False, True]
+    assert (divergence.step, divergence.skipped_steps) == (None, 1)
+
+
 def test_limits_can_be_left_out() -> None:
     divergence = watch(max_nonfinite=None, spike_factor=None)
     observed(divergence, [(1.0, 1.0), *[(math.nan, 1.0)] * 50, (1e9, 1.0)])
