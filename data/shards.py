@@ -5,7 +5,7 @@ tokenizer.json       the tokenizer that encoded it
 source_files.jsonl   the files that it was made from, see identity.py
 train_00000.bin      shard_tokens ids each, the last one fewer; no header
 val_00000.bin
-verified.json        which files have been hashed, with size and modification time; safe to delete
+verified.json        which files have been hashed, with size, times and inode; safe to delete
 """
 
 import json
@@ -47,8 +47,8 @@ class TokenDataset:
         """The split ("train" or "val") of the data set in folder path.
 
         Sizes are always checked. With verify, so is the sha256 of every file that verified.json does not list with
-        its present size and modification time: the first open of a copied data set reads it once, later ones do not;
-        one that was killed goes on where it was.
+        its present size, times and inode: the first open of a copied data set reads it once, later ones do not; one
+        that was killed goes on where it was.
 
         Raises: DataError: if the data set is missing, incomplete or damaged.
         """

@@ -39,9 +39,9 @@ def remember(folder: Path, new: dict[str, Any]) -> None:
 
 
 def stamp(folder: Path, shard: Shard) -> list[Any]:
-    """By what a shard that was read once is known again."""
+    """By what a shard that was read once is known again; the time of change tells of one whose mtime was set back."""
     status = (folder / shard.file).stat()
-    return [status.st_size, status.st_mtime_ns, shard.sha256]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, shard.sha256]
 
 
 def describe(path: Path, dtype: np.dtype[Any]) -> Shard:

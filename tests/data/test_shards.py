@@ -156,6 +156,21 @@ def test_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert hashed[10:] == ["val_00004.bin"]
 
 
+@pytest.mark.parametrize("is_new_file", [True, False])
+def test_a_shard_changed_under_its_old_size_and_mtime_is_found(folder: Path, is_new_file: bool) -> None:
+    TokenDataset.open(folder, "val")
+    path = folder / "val_00004.bin"
+    before = path.stat()
+    if is_new_file:
+        path.write_bytes(path.rename(folder.parent / "old").read_bytes())
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"val_00004.bin (is damaged|holds token id)"):
+        TokenDataset.open(folder, "val")
+
+
 DYING = """
 import os, signal, sys
 from contextlib import contextmanager
