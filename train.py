@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from assembly.model import meta_model, model_of, vocab_size_of
 from configs import RunConfig, as_yaml, differences, flat, plug_in
 from data import (
     Batch,
-    DataError,
     TokenDataset,
     TokenLoader,
     dataset_dir,
@@ -49,7 +49,7 @@ from data import (
     warn_if_changed,
 )
 from data.tokenizers import Tokenizer
-from model import GPT, GPTConfig
+from model import LanguageModel
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
 from optim.build import OptimizerSet
@@ -84,7 +84,7 @@ class Run:
     val_data: TokenDataset
     strategy: Strategy
     loader: TokenLoader
-    model: GPT
+    model: LanguageModel
     optimizer: OptimizerSet
     schedule: Schedule
     store: CheckpointStore
@@ -163,7 +163,7 @@ def eval_slice(run: Run) -> Iterator[Batch]:
     """The fixed slice, in micro-batches."""
     return eval_batches(
         run.val_data,
-        seq_len=run.model.config.block_size,
+        seq_len=run.model.block_size,
         n_sequences=run.config.eval_sequences,
         micro_batch=run.config.micro_batch,
         device=run.strategy.device,
@@ -174,12 +174,12 @@ def eval_slice(run: Run) -> Iterator[Batch]:
 
 def counters(run: Run) -> dict[str, float]:
     """Where the run stands before its next step."""
-    seq_len = run.model.config.block_size
+    seq_len = run.model.block_size
     return {
         "step": run.step,
         "tokens": run.step * run.config.global_batch * seq_len,
         "seconds": run.clock.seconds,
-        "flops": run.strategy.sequences_computed * seq_len * flops_per_token(run.model.config),
+        "flops": run.strategy.sequences_computed * seq_len * flops_per_token(run.model),
     }
 
 
@@ -279,28 +279,13 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
     return path
 
 
-def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
-    """The model's configuration for data with vocab_size token ids.
-
-    Raises: DataError: if model.vocab_size is set and too small.
-    """
-    settings = dict(config.model)
-    wanted = settings.pop("vocab_size")
-    if wanted is not None and wanted < vocab_size:
-        raise DataError(
-            f"model.vocab_size={wanted} is smaller than the data's vocabulary of {vocab_size}; "
-            "leave it out (null), or prepare the data with another tokenizer"
-        )
-    return GPTConfig(vocab_size=wanted or vocab_size, **settings)
-
-
-def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, GPTConfig, TokenLoader]:
-    """The splits, verified, the model's configuration for them, and this rank's loader."""
+def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, TokenLoader]:
+    """The splits, verified, and this rank's loader."""
     with strategy.watch.busy("preparing or checking the data"):
         path = data_path(config)
         train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
-    gpt_config = model_config(config, train_data.vocab_size)
-    return train_data, val_data, gpt_config, open_loader(config, train_data, gpt_config.block_size, strategy)
+    model = meta_model(config, vocab_size_of(config, train_data.vocab_size))
+    return train_data, val_data, open_loader(config, train_data, model.block_size, strategy)
 
 
 def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
@@ -323,6 +308,7 @@ def open_strategy(config: RunConfig) -> Strategy:
 
     Raises: ValueError: if the configuration does not allow the run.
     """
+    meta_model(config, config.model.get("vocab_size") or 1)
     optimizers.check(config.optim)
     plug_in(config.schedule, max_steps=config.max_steps)
     device = environment.pick_device(config.device)
@@ -341,12 +327,12 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
     """
-    train_data, val_data, gpt_config, loader = strategy.ranks.main_first(lambda: open_data(config, strategy))
+    train_data, val_data, loader = strategy.ranks.main_first(lambda: open_data(config, strategy))
     stack.callback(loader.close)
     torch.manual_seed(config.seed)
-    model = GPT(gpt_config)
+    model = model_of(config, vocab_size_of(config, train_data.vocab_size))
     roles = model.roles()
-    strategy.prepare(model, list(model.h), config.activation_checkpointing)
+    strategy.prepare(model, model.blocks, config.activation_checkpointing)
     sizes = {"seed": config.seed, "global_batch": config.global_batch}
     run = Run(
         config=config,
@@ -387,7 +373,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
     described = environment.describe(strategy.device, **facts)
     run.directory.begin(as_yaml(config), described, tokenizer_json)
-    n_parameters, where = parameter_count(run.model.config), environment.device_name(strategy.device)
+    n_parameters, where = parameter_count(run.model), environment.device_name(strategy.device)
     ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
     if run.step:

@@ -1,7 +1,7 @@
 """What the values of a configuration must be, whatever the classes that get them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -12,7 +12,6 @@ from configs.errors import ConfigError
 from configs.schema import DataConfig, Rule, RunConfig, rules
 from configs.signatures import REQUIRED, Argument, arguments_of
 from files.errors import shown
-from model.config import GPTConfig
 
 MOST = 1 << 63  # what 64 bits count to
 
@@ -27,7 +26,6 @@ def check_values(config: DictConfig) -> None:
     _check_arguments(config.data, "data.", arguments_of(DataConfig))
     for key, _, rule in rules():
         _check_rule(config, key, rule)
-    _check_model(config)
     for node in plug_ins.nodes(config):
         for key in node.seam.besides & set(node.content):
             _check_roles(f"{node.key}.{key}", node.content[key])
@@ -68,12 +66,10 @@ def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
         raise ConfigError(f"{key}={value} must be > {rule.above:g}, or null for off")
 
 
-def _check_arguments(
-    node: DictConfig, prefix: str, arguments: Mapping[str, Argument], *, null: Sequence[str] = ()
-) -> None:
+def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argument]) -> None:
     """The types of what fills a dataclass; prefix: of its keys."""
     for name, argument in arguments.items():
-        if name in node and not (name in null and node[name] is None):
+        if name in node:
             kept = plug_ins.checked(f"{prefix}{name}", value := node[name], argument)
             if isinstance(kept, int) and is_fraction(argument.annotation):
                 kept = float(kept)  # grad_clip=1 is the same run as grad_clip=1.0
@@ -81,19 +77,6 @@ def _check_arguments(
                 node[name] = kept
         elif name not in node and argument.default is REQUIRED:
             raise ConfigError(f"{prefix}{name} is missing; give it as {prefix}{name}=...")
-
-
-def _check_model(config: DictConfig) -> None:
-    _check_arguments(config.model, "model.", arguments_of(GPTConfig), null=("vocab_size",))
-    shape = OmegaConf.to_container(config.model, resolve=True)
-    assert isinstance(shape, dict)
-    known = {str(key): value for key, value in shape.items()}
-    try:
-        GPTConfig(**{**known, "vocab_size": 1 if known.get("vocab_size") is None else known["vocab_size"]})
-    except TypeError as error:
-        raise ConfigError(f"model: {error}".replace("GPTConfig.__init__()", "GPTConfig")) from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _check_roles(key: str, value: Any) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -37,11 +36,10 @@ from configs.overrides import (
 from configs.plug_ins import TARGET
 from configs.runs import flat, plain, without
 from configs.schema import SEAMS, DataConfig, RunConfig, default_of, keys_that, rules, typed
-from configs.signatures import Argument, arguments_of, signature
+from configs.signatures import Argument, arguments_of
 from files.errors import LONGEST_SHOWN, PathError, one_line, shown
 from files.paths import VARIABLE, expanded
 from files.reading import read_yaml
-from model.config import GPTConfig
 
 FOLDER = Path(__file__).parent
 GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
@@ -134,8 +132,6 @@ def _base(folder: Path, choices: tuple[str, ...]) -> tuple[DictConfig, Mapping[s
     """The options as their files have them, and the name of each; to be copied before it is changed."""
     store = ConfigStore.instance()
     store.store(name="base_config", node={name: default_of(each) for name, each, _ in rules() if "." not in name})
-    shape = {field.name: "???" if field.default is MISSING else field.default for field in fields(GPTConfig)}
-    store.store(group="model", name="gpt", node={**shape, "vocab_size": None})
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = hydra_compose("config", list(choices), return_hydra_config=True)
@@ -235,8 +231,6 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
     parent, _, name = key.rpartition(".")
     if name in (of_group := ARGUMENTS.get(parent, {})):
         return of_group[name]
-    if parent == "model" and (shape := signature("model.config.GPTConfig", may_import=False)):
-        return shape.arguments.get(name)
     parent = key.removesuffix(f".{TARGET}").rpartition(".")[0]
     is_new_node = parent == "logging" or (parent == "optim.roles" and OmegaConf.select(config, parent) is not None)
     return anything if is_new_node or key in _existing(config, "") else None

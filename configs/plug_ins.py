@@ -18,7 +18,7 @@ from files.errors import shown
 
 TARGET = "_target_"
 ARGUMENT = Seam("an argument", ())  # the seam of a node inside another one
-TRUSTED = ("optim.", "trainer.", "data.", "torch.optim.")  # what a file that others wrote may name
+TRUSTED = ("model.", "optim.", "trainer.", "data.", "torch.optim.")  # what a file that others wrote may name
 
 
 class Node(NamedTuple):
@@ -91,11 +91,14 @@ def fill(config: Any, *, only: frozenset[str] | None = None) -> None:
     Files that others wrote are filled with `only`: nothing that they name is looked at then.
     """
     for node in nodes(config):
-        known = _known(node, only)
-        for name, argument in known.items():
-            if name not in node.content and argument.default is not REQUIRED and argument.default is not UNKNOWN:
-                value = argument.default
-                _add(node.content, name, list(value) if isinstance(value, tuple) else value)
+        _fill(node, _known(node, only))
+
+
+def _fill(node: Node, known: Mapping[str, Argument]) -> None:
+    for name, argument in known.items():
+        if name not in node.content and argument.default is not REQUIRED and argument.default is not UNKNOWN:
+            value = argument.default
+            _add(node.content, name, list(value) if isinstance(value, tuple) else value)
 
 
 def _known(node: Node, only: frozenset[str] | None) -> Mapping[str, Argument]:
@@ -107,9 +110,17 @@ def _known(node: Node, only: frozenset[str] | None) -> Mapping[str, Argument]:
 
 
 def drop_defaults(config: dict[str, Any], base: Any) -> None:
-    """Removes from plain config the arguments that base does not list and that have their constructor's default."""
+    """Removes from plain config the arguments that base does not list and that have their constructor's default.
+
+    So the name of a run stays when a constructor gets another argument. Where a class went unnamed, all its arguments
+    were listed, and the class was not: names of runs from then are still theirs.
+    """
     listed = {node.key: node for node in nodes(base)}
     for node in nodes(config):
+        if node.target == node.seam.unnamed:
+            _fill(node, _known(node, None))
+            del node.content[TARGET]
+            continue
         before = listed.get(node.key)
         names = set(before.content) if before and before.target == node.target else set()
         for name, argument in (settings(node, may_import=True) or {}).items():

@@ -1,8 +1,6 @@
 """What makes two runs the same run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from configs import plug_ins, schema
 from configs.errors import ConfigError
-from configs.schema import RunConfig, default_of, keys_that, rules
+from configs.schema import SEAMS, RunConfig, default_of, keys_that, rules
 from files.errors import shown
 from files.reading import read_yaml
-from model.config import GPTConfig
 
 ABSENT = "<absent>"
 
@@ -55,13 +52,11 @@ def read_config(path: Path, known: frozenset[str] = frozenset()) -> dict[str, An
 
 def filled(config: RunConfig | Mapping[str, Any], only: frozenset[str]) -> dict[str, Any]:
     """A plain copy with all defaults, those of constructors for these classes alone."""
-    found = plain(config)
     usual = {name: default_of(each) for name, each, _ in rules() if "." not in name}
-    shape = {each.name: each.default for each in fields(GPTConfig)}
-    for group, defaults in ((found, usual), (found.get("model"), shape)):
-        if isinstance(group, dict):
-            known = {name: default for name, default in defaults.items() if default not in (NO_DEFAULT, MISSING)}
-            group |= {name: default for name, default in known.items() if name not in group}
+    found = {name: default for name, default in usual.items() if default != MISSING} | plain(config)
+    for place, seam in SEAMS.items():
+        if seam.unnamed and isinstance(found.get(place), dict):
+            found[place] = {plug_ins.TARGET: seam.unnamed, **found[place]}
     plug_ins.fill(found, only=only)
     return found
 

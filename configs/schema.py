@@ -57,7 +57,7 @@ class DataConfig:
 class RunConfig:
     """One training run. Counts are optimizer steps or sequences, as each key says; null means off."""
 
-    model: Any = key(MISSING, "the model's shape")
+    model: Any = key(MISSING, "the architecture and its size")
     data: DataConfig = key(MISSING, "corpus, tokenizer, split and order")
     optim: Any = key(MISSING, "the optimizer, or one for each role of parameters")
     schedule: Any = key(MISSING, "learning rate over steps")
@@ -122,9 +122,13 @@ class Seam:
     given: frozenset[str] = frozenset()
     besides: frozenset[str] = frozenset()  # keys of a node that are no arguments
     has_typed_texts: bool = False  # texts are taken as typed wherever Hydra's grammar would refuse or change them
+    unnamed: str = ""  # the class that is meant where none is named, as in files from before it could be chosen
 
 
 SEAMS = {
+    "model": Seam(
+        "a model", ("forward", "roles", "blocks", "forward_flops_per_token", "generate"), unnamed="model.GPT"
+    ),
     "optim": Seam(
         "an optimizer", ("step", "zero_grad"), frozenset({"params"}), frozenset({"decay_roles", "role_settings"})
     ),

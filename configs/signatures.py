@@ -19,6 +19,7 @@ from files.errors import one_line
 
 REQUIRED, UNKNOWN = object(), object()  # no default; one that is no literal
 DEEPEST = 20  # re-exports or bases to follow
+PLAIN_BASES = ("abc.", "typing.", "typing_extensions.", "torch.nn.Module")  # whose constructors take no arguments
 
 
 class Argument(NamedTuple):
@@ -218,7 +219,7 @@ def _chain(module: _Module, node: ast.ClassDef, depth: int = 0) -> list[tuple[_M
             if isinstance(base, ast.Name) and base.id in ("object", "Exception"):
                 continue
             return None
-        if path.partition(".")[0] in ("abc", "typing", "typing_extensions"):
+        if path.startswith(PLAIN_BASES):
             continue
         there = _definition(path) if depth < DEEPEST else None
         if there is None or not isinstance(there[1], ast.ClassDef):

@@ -1,4 +1,4 @@
-"""What a GPT costs: parameters, floating-point operations, and what devices can do.
+"""What a model costs: parameters, floating-point operations, and what devices can do.
 
 Convention: a multiply-add is two operations; matrix products only (the usual one, Kaplan et al. 2020 and PaLM's
 appendix B); attention counts whole T x T score matrices although the mask makes half of them needless, so that
@@ -8,8 +8,9 @@ utilisation compares with published figures; the head counts its padded rows, si
 import re
 
 import torch
+from torch import nn
 
-from model.config import GPTConfig
+from model.base import LanguageModel
 
 # Dense matrix operations per second in the vendors' data sheets, without sparsity, by words of the device's name.
 PEAKS = (
@@ -34,28 +35,14 @@ PEAKS = (
 )
 
 
-def parameter_count(config: GPTConfig) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Trainable numbers, a tied head once, padded rows included."""
-    C, D, bias = config.n_embd, config.n_embd // config.n_head, int(config.bias)
-    norm = (1 + bias) * C
-    attention = 4 * C * C + bias * 4 * C + (2 * (1 + bias) * D if config.qk_norm else 0)
-    mlp = 8 * C * C + bias * 5 * C
-    embeddings = (config.padded_vocab_size + config.block_size) * C
-    head = 0 if config.tied_head else config.padded_vocab_size * C
-    return embeddings + config.n_layer * (2 * norm + attention + mlp) + norm + head
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
-def forward_flops_per_token(config: GPTConfig, seq_len: int | None = None) -> int:
-    """Operations of the forward pass, over the tokens of a sequence of seq_len (None: block_size)."""
-    T, C = seq_len or config.block_size, config.n_embd
-    matrices = config.n_layer * 12 * C * C + C * config.padded_vocab_size
-    scores_and_values = config.n_layer * 2 * T * C
-    return 2 * (matrices + scores_and_values)
-
-
-def flops_per_token(config: GPTConfig, seq_len: int | None = None) -> int:
+def flops_per_token(model: LanguageModel, seq_len: int | None = None) -> int:
     """Operations of the forward and the backward pass, which is twice the forward one."""
-    return 3 * forward_flops_per_token(config, seq_len)
+    return 3 * model.forward_flops_per_token(seq_len)
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:

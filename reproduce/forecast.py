@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from rich.table import Table
 
+from assembly.model import meta_model
 from configs import RunConfig, plug_in
-from model import GPT, GPTConfig
+from model import LanguageModel
 from model.flops import flops_per_token
 from optim.memory import state_bytes
 from reproduce.claims import Claim, Point, composed
@@ -83,10 +83,10 @@ def table(found: Forecast) -> Table:
 def _line(claim: Claim, runs: Sequence[Planned], seconds: Mapping[tuple[str, Point], float]) -> Line:
     first, config = runs[0], composed(runs[0].overrides)
     steps = sum(run.steps for run in runs)
-    shape = gpt_config(config)
-    tokens = float(steps * config.global_batch * shape.block_size)
+    model = model_of(config)
+    tokens = float(steps * config.global_batch * model.block_size)
     per_step = [run.steps * seconds[run.arm, run.point] for run in runs if (run.arm, run.point) in seconds]
-    flops = tokens * flops_per_token(shape) * (1 + _curvature_share(config))
+    flops = tokens * flops_per_token(model) * (1 + _curvature_share(config))
     return Line(
         first.protocol,
         first.purpose,
@@ -96,16 +96,15 @@ def _line(claim: Claim, runs: Sequence[Planned], seconds: Mapping[tuple[str, Poi
         tokens,
         flops,
         sum(per_step) + len(runs) * START_SECONDS if len(per_step) == len(runs) else None,
-        len(runs) * config.keep_checkpoints * _checkpoint_bytes(config, shape),
+        len(runs) * config.keep_checkpoints * _checkpoint_bytes(config, model),
     )
 
 
-def gpt_config(config: RunConfig) -> GPTConfig:
-    """The model's, with the vocabulary that the tokenizer is asked for."""
-    settings = dict(config.model)
+def model_of(config: RunConfig) -> LanguageModel:
+    """The model without numbers, with the vocabulary that the tokenizer is asked for."""
     tokenizer = plug_in(config.data.tokenizer)
-    asked = settings.pop("vocab_size") or VOCABULARIES.get(tokenizer.name) or tokenizer.vocab_size
-    return GPTConfig(vocab_size=asked, **settings)
+    asked = config.model.get("vocab_size") or VOCABULARIES.get(tokenizer.name) or tokenizer.vocab_size
+    return meta_model(config, asked)
 
 
 def _curvature_share(config: RunConfig) -> float:
@@ -118,10 +117,8 @@ def _curvature_share(config: RunConfig) -> float:
     return share
 
 
-def _checkpoint_bytes(config: RunConfig, shape: GPTConfig) -> int:
+def _checkpoint_bytes(config: RunConfig, model: LanguageModel) -> int:
     """Parameters in fp32 and the optimizer's state."""
-    with torch.device("meta"):
-        model = GPT(shape)
     parameters = dict(model.named_parameters())
     return state_bytes(config.optim, parameters, model.roles()) + 4 * sum(
         param.numel() for param in parameters.values()

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
+from assembly.model import meta_model
 from configs import compose
 from configs.plug_ins import check_fields
 from files.reading import number
-from model import GPT, GPTConfig
+from model import LanguageModel
 from optim.memory import state_bytes
 from reproduce.evidence import Evidence
 from reproduce.results import Axis, Figure, Measure, Series, Table
@@ -114,13 +113,11 @@ def _checked(settings: Mapping[str, Any]) -> Settings:
     return Settings(**settings)
 
 
-def _on_meta(size: str) -> GPT:
-    shape = {**compose([f"model={size}"]).model, "vocab_size": GPT2_VOCABULARY}
-    with torch.device("meta"):
-        return GPT(GPTConfig(**shape))
+def _on_meta(size: str) -> LanguageModel:
+    return meta_model(compose([f"model={size}"]), GPT2_VOCABULARY)
 
 
-def _state(overrides: Sequence[str], model: GPT) -> State:
+def _state(overrides: Sequence[str], model: LanguageModel) -> State:
     parameters = dict(model.named_parameters())
     return State(
         state_bytes(compose(list(overrides)).optim, parameters, model.roles()),

@@ -2,15 +2,13 @@
 
 import json
 
-import torch
-
 import train
+from assembly.model import meta_model, vocab_size_of
 from configs import RunConfig, flat, plug_in
 from data import TokenDataset, eval_batches, load_tokenizer
-from model import GPT
 from optim.build import build
 from reproduce.claims import Claim, composed
-from reproduce.forecast import gpt_config
+from reproduce.forecast import model_of
 from reproduce.protocols import expected, of
 from trainer import environment
 
@@ -36,8 +34,7 @@ def _text(config: RunConfig, keys: tuple[str, ...]) -> str:
 def _check_machine(config: RunConfig) -> None:
     environment.pick_precision(config.precision, environment.pick_device(config.device))
     plug_in(config.schedule, max_steps=config.max_steps)
-    with torch.device("meta"):
-        model = GPT(gpt_config(config))
+    model = model_of(config)
     parameters = dict(model.named_parameters())
     build(config.optim, parameters, model.roles(), seed=config.seed, global_batch=config.global_batch)
 
@@ -46,6 +43,6 @@ def _check_data(config: RunConfig) -> None:
     path = train.data_path(config)
     train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     load_tokenizer(path)
-    shape = train.model_config(config, train_data.vocab_size)
-    sizes = {"seq_len": shape.block_size, "n_sequences": config.eval_sequences, "micro_batch": config.micro_batch}
+    model = meta_model(config, vocab_size_of(config, train_data.vocab_size))
+    sizes = {"seq_len": model.block_size, "n_sequences": config.eval_sequences, "micro_batch": config.micro_batch}
     next(eval_batches(val_data, device="cpu", **sizes))  # fails for a slice longer than the data

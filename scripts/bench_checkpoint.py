@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs import compose
+from configs import compose, plug_in
 from data import Batch
-from model import GPT, GPTConfig
 from optim.build import build
-from scripts.bench_optim import shape_of
+from scripts.bench_optim import model_settings
 from scripts.benchmarking import Round, a_count, a_path, median_and_spread, report
 from trainer import Single, environment
 from trainer.allocator import tune_allocator
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     tune_allocator()
     rows, results = [], []
     for name in arguments.model:
-        step, tensors = _training(shape_of(name))
+        step, tensors = _training(model_settings(name))
         with TemporaryDirectory(dir=arguments.folder) as folder:
             seconds = _seconds(step, tensors, Path(folder), arguments.rounds)
         n_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -50,7 +49,7 @@ def _training(shape: Mapping[str, Any]) -> tuple[Round, dict[str, Tensor]]:
     device = environment.pick_device("auto")
     strategy = Single(device=device, precision=environment.pick_precision("auto", device), compiled=False)
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**shape))
+    model = plug_in(shape)
     strategy.prepare(model)
     node = compose(["optim=adamw"]).optim
     parameters = dict(model.named_parameters())

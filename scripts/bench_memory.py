@@ -4,10 +4,10 @@ import argparse
 
 import torch
 
-from configs import FOLDER, compose
-from model import GPT, GPTConfig
+from configs import FOLDER, compose, plug_in
+from model import LanguageModel
 from optim.memory import state_bytes
-from scripts.bench_optim import shape_of
+from scripts.bench_optim import model_settings
 from scripts.benchmarking import report
 
 
@@ -30,9 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     report("optimizer state", rows, results, arguments.json)
 
 
-def _on_meta(name: str) -> GPT:
+def _on_meta(name: str) -> LanguageModel:
     with torch.device("meta"):
-        return GPT(GPTConfig(**shape_of(name)))
+        model: LanguageModel = plug_in(model_settings(name))
+        return model
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -26,10 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from configs import compose
+from configs import compose, plug_in
 from data import Batch
 from files.paths import expanded
-from model import GPT, GPTConfig
+from model import LanguageModel
 from optim import Sophia
 from optim.base import Optimizer
 from optim.build import OptimizerSet, build
@@ -72,7 +72,7 @@ def _addition(device: torch.device) -> Round:
 
 
 def _optimizer_step(settings: Mapping[str, Any], device: torch.device) -> Round:
-    model = GPT(GPTConfig(**settings["shape"])).to(device)
+    model = plug_in(settings["model"]).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p) * 1e-2
     return optimizer_of(json.loads(settings["optim"]), dict(model.named_parameters()), model.roles()).step
@@ -123,15 +123,15 @@ def optimizer_node(text: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports steps."""
     named = {text: optimizer_node(text) for text in arguments.optim}
-    shapes = {name: shape_of(name) for name in arguments.model}
+    shapes = {name: model_settings(name) for name in arguments.model}
     if arguments.parallel:
         _run_parallel(arguments, named, shapes)
     else:
         _run_alone(arguments, {"torch AdamW, fused": BASELINE} | named, shapes)
 
 
-def shape_of(name: str) -> dict[str, Any]:
-    """GPTConfig's arguments for an option of configs/model, its vocabulary included."""
+def model_settings(name: str) -> dict[str, Any]:
+    """An option of configs/model, its vocabulary included."""
     return {**compose([f"model={name}"]).model, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
 
 
@@ -139,10 +139,10 @@ def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: 
     rows, results = [], []
     for name, shape in shapes.items():
         with torch.device("meta"):
-            model = GPT(GPTConfig(**shape))
+            model = plug_in(shape)
         common = {
             "benchmark": "optim",
-            "shape": shape,
+            "model": shape,
             "warmup": arguments.warmup,
             "steps": arguments.steps,
             "tuned_allocator": not arguments.default_allocator,
@@ -160,7 +160,7 @@ def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: 
 
 
 def _figures(
-    model: GPT, node: Mapping[str, Any], seconds: list[float], bandwidth: float
+    model: LanguageModel, node: Mapping[str, Any], seconds: list[float], bandwidth: float
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """A row for people and the same for machines. seconds: per step, of every round; bandwidth: bytes per second."""
     parameters = dict(model.named_parameters())
@@ -182,7 +182,7 @@ def _run_parallel(arguments: argparse.Namespace, nodes: Mapping[str, Any], shape
     common = {"warmup": arguments.warmup, "steps": arguments.steps, "tuned_allocator": not arguments.default_allocator}
     rows, results = [], []
     for name, shape in shapes.items():
-        settings = {**common, "shape": shape, "optim": nodes}
+        settings = {**common, "model": shape, "optim": nodes}
         found: dict[tuple[str, int], list[dict[str, RankFigures]]] = {world: [] for world in worlds}
         for _ in range(arguments.rounds):
             for world in worlds:
@@ -239,9 +239,9 @@ def measure_rank(settings: Mapping[str, Any]) -> None:
 
 def _rank_figures(strategy: Strategy, node: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**settings["shape"]))
+    model = plug_in(settings["model"])
     roles = model.roles()
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     _fill_gradients(strategy, model)
     optimizer = optimizer_of(node, dict(model.named_parameters()), roles, strategy.group)
     for _ in range(settings["warmup"] * settings["steps"]):
@@ -268,7 +268,7 @@ def _open_strategy(placement: str) -> Strategy:
     return found
 
 
-def _fill_gradients(strategy: Strategy, model: GPT) -> None:
+def _fill_gradients(strategy: Strategy, model: LanguageModel) -> None:
     """Gradients as training places them, of fixed random numbers; those of replicas are the same on all ranks."""
     row = torch.zeros(1, 8, dtype=torch.int64, device=strategy.device)
     strategy.forward_backward([Batch(row, row, range(1))], lambda m, batch: m(batch.inputs, batch.targets), 1)
@@ -289,7 +289,7 @@ def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
     return own / everything
 
 
-def _bytes(model: GPT, optimizer: OptimizerSet) -> dict[str, float]:
+def _bytes(model: LanguageModel, optimizer: OptimizerSet) -> dict[str, float]:
     """Bytes of memory that this rank holds between steps."""
     parameters = list(model.parameters())
     state = [tensor for tensor in optimizer.save_state()[0].values() if tensor.ndim]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from assembly.model import meta_model
 from configs import compose
-from model import GPT, GPTConfig
+from model import GPT
 from model.flops import flops_per_token
 from scripts.benchmarking import (
     SCRIPT,
@@ -64,7 +65,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
 
 def _our_model(settings: Mapping[str, Any]) -> nn.Module:
     keys = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "gelu")
-    return GPT(GPTConfig(**{key: settings[key] for key in keys}))
+    return GPT(**{key: settings[key] for key in keys})
 
 
 def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
@@ -94,7 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures and reports training steps."""
     rows, results = [], []
     for name in arguments.model:
-        node = compose([f"model={name}"]).model
+        config = compose([f"model={name}"])
+        node = config.model
         vocab_size, batch = CASES.get(name, DEFAULT_CASE)
         keys = ("n_layer", "n_head", "n_embd", "block_size")
         shape = {
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         }
         variants = variants_of(arguments, shape)
         found = interleaved(SCRIPT, variants, arguments.rounds)
-        flops = flops_per_token(GPTConfig(vocab_size=vocab_size, **{key: node[key] for key in keys}))
+        flops = flops_per_token(meta_model(config, vocab_size))
         tokens = shape["batch"] * shape["block_size"]
         ours, _ = median_and_spread(found["ours"])
         for variant, seconds in found.items():

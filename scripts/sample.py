@@ -8,11 +8,13 @@ tokens       to add to the prompt, 200
 temperature  0.8; 0 always takes the likeliest token
 top_k        samples among so many of the likeliest tokens, 50; null: among all
 seed         1337
+model        the import path of the run's model, where that is a class of your own: none but ours is built unasked
 """
 
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 import torch
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from configs import ConfigError, answer
+from configs import ConfigError, answer, plug_in, read_config
+from configs.plug_ins import TARGET, is_trusted
 from data import read_tokenizer
 from data.tokenizers import Tokenizer
 from files.errors import ReadingError, shown
 from files.paths import expanded
-from files.reading import MIB, opened, read_text, read_yaml
-from model import GPT, GPTConfig
+from files.reading import MIB, opened, read_text
+from model import LanguageModel
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
 from trainer.run_directory import CONFIG, TOKENIZER
 
@@ -52,6 +56,7 @@ class Settings:
     temperature: float = 0.8
     top_k: int | None = 50
     seed: int = 1337
+    model: str | None = None  # null: one of ours
 
 
 AT_LEAST = (("n", 1), ("tokens", 0), ("temperature", 0), ("top_k", 1), ("seed", 0))
@@ -82,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 def _typed(given: dict[str, str]) -> Settings:
     known = [field.name for field in fields(Settings)]
-    texts = {key: value for key, value in given.items() if key in ("run", "prompt", "prompt_file")}
+    texts = {key: value for key, value in given.items() if key in ("run", "prompt", "prompt_file", "model")}
     try:
         numbers: Any = OmegaConf.structured(Settings)
         for key, value in given.items():
@@ -106,16 +111,17 @@ def continuations(settings: Settings) -> Iterator[str]:
     Raises: ValueError: if the run, its tokenizer or its checkpoints are not there or damaged.
     """
     folder = expanded(settings.run, "run")
-    config = read_yaml(folder / CONFIG)
-    if config is None:
+    if not (folder / CONFIG).exists():
         raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
+    config = read_config(folder / CONFIG)
     prompt = read_prompt(settings, config)
     store = CheckpointStore(folder / "checkpoints", keep=1, permanent_every=None)
     if not store.paths():
         raise CheckpointError(f"run={folder} has no checkpoint yet")
     check_files([folder / TOKENIZER, *(file for path in store.paths() for file in path.glob("*"))])
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    model = newest_model(store, config, tokenizer, folder / CONFIG)
+    node = model_node(config, settings, tokenizer, folder / CONFIG)
+    model = newest_model(store, node, folder / CONFIG)
     ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eot]])
     n_shown = ids.shape[1] if prompt else 0  # the end of text that stands for no prompt is not part of the sample
     for n in range(settings.n):
@@ -160,34 +166,48 @@ def _decoded(content: bytes) -> str:
         raise ConfigError(f"standard input is not UTF-8 text: byte {error.start}") from None
 
 
-def newest_model(store: CheckpointStore, config: dict[str, Any], tokenizer: Tokenizer, path: Path) -> GPT:
+def model_node(config: dict[str, Any], settings: Settings, tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    """What the configuration says of the model, with its vocabulary.
+
+    Raises: ReadingError: if there is no such description, or it names a class that nobody has allowed.
+    """
+    node = config.get("model")
+    if not isinstance(node, dict):
+        raise ReadingError(f"{path}: model is none that can be built: it is {shown(node)}")
+    target = str(node.get(TARGET))
+    if not (is_trusted(target) or target == settings.model):
+        raise ReadingError(f"{path}: model is a foreign class; if you trust it, add {shown(f'model={target}')}")
+    return {**node, "vocab_size": node.get("vocab_size") or tokenizer.vocab_size}
+
+
+def newest_model(store: CheckpointStore, node: dict[str, Any], path: Path) -> LanguageModel:
     """The model of the newest checkpoint; of the next one, if the run deletes it meanwhile. Raises: ValueError."""
     while (saved := store.newest()) is not None:
         try:
-            return read_model(config, saved, tokenizer, path)
+            return read_model(node, saved, path)
         except CheckpointError:
             if saved.path.is_dir():
                 raise
     raise CheckpointError(f"{store.folder} has no checkpoint any more")
 
 
-def read_model(config: dict[str, Any], saved: Saved, tokenizer: Tokenizer, path: Path) -> GPT:
+def read_model(node: dict[str, Any], saved: Saved, path: Path) -> LanguageModel:
     """The model of a checkpoint.
 
     Raises: ReadingError: if the config.yaml at path does not describe it, which shows before memory is taken for it,
     or a parameter is not finite. CheckpointError: if the checkpoint cannot be read.
     """
-    settings = dict(config["model"]) if isinstance(config.get("model"), dict) else {}
+    shapes = {name: shape for name, (shape, _) in saved.group("model").items()}
     try:
-        gpt_config = GPTConfig(**{**settings, "vocab_size": settings.get("vocab_size") or tokenizer.vocab_size})
-        fits = gpt_config.n_layer <= len(saved.kinds) and _shapes(gpt_config) == {
-            name: shape for name, (shape, _) in saved.group("model").items()
-        }
-    except (TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        with torch.device("meta"), at_most(len(shapes)):
+            fits = shapes == {name: tuple(p.shape) for name, p in plug_in(node).named_parameters()}
+    except TooManyError:
+        fits = False
+    except (ConfigError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ReadingError(f"{path}: model is none that can be built: {error}") from None
     if not fits:
         raise ReadingError(f"{path}: model has other shapes than the checkpoint {saved.path}")
-    model = GPT(gpt_config).eval()
+    model: LanguageModel = plug_in(node).eval()
     saved.read_into({f"model.{name}": p.detach() for name, p in model.named_parameters()})
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -195,10 +215,29 @@ def read_model(config: dict[str, Any], saved: Saved, tokenizer: Tokenizer, path:
     return model
 
 
-def _shapes(gpt_config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Of the parameters, without memory for them."""
-    with torch.device("meta"):
-        return {name: tuple(p.shape) for name, p in GPT(gpt_config).named_parameters()}
+class TooManyError(Exception):
+    """A model has more parameters than were expected."""
+
+
+@contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Ends the building of a model that has many more than n parameters, which would be waited for.
+
+    Raises: TooManyError: if more than twice n are registered; tied ones are replaced after they were.
+    """
+    registered = 0
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        nonlocal registered
+        registered += 1
+        if registered > 2 * n:
+            raise TooManyError
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def stream_seed(seed: int, n: int) -> int:

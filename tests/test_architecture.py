@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("configs", "files", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
+OURS = ("assembly", "configs", "files", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
 ALLOWED = {
     "model": {"model"},
     "files": {"files"},
     "data": {"data", "files"},
     "optim": {"optim"},
     "trainer": {"trainer", "files"},
-    "configs": {"configs", "files", "model.config"},
-    "train": {"configs", "data", "files", "model", "optim", "trainer", "reproduce.sweep"},
+    "configs": {"configs", "files"},
+    "assembly": {"assembly", "configs", "data", "files", "model", "optim", "trainer"},
+    "train": {"assembly", "configs", "data", "files", "model", "optim", "trainer", "reproduce.sweep"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),

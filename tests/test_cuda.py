@@ -13,7 +13,7 @@ import torch
 import train
 from configs import compose
 from data import TokenDataset, TokenLoader
-from model import GPT, GPTConfig
+from model import GPT
 from optim.build import build
 from trainer.divergence import Divergence
 from trainer.environment import has_native_bf16, memory_bytes, pick_device
@@ -76,7 +76,7 @@ def test_strategies_train_on_two_devices(tiny: list[str], tmp_path: Path, strate
 def test_a_step_waits_for_nothing_and_skips_what_is_not_finite(optimizer: str) -> None:
     config: Any = compose([f"optim={optimizer}"]).optim
     device = torch.device("cuda")
-    model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_embd=64, block_size=16)).to(device)
+    model = GPT(vocab_size=64, n_layer=2, n_head=2, n_embd=64, block_size=16).to(device)
     ours = build(config, dict(model.named_parameters()), model.roles(), seed=1, global_batch=8)
     divergence = Divergence(device, max_nonfinite=10, spike_factor=3.0)
     losses = [torch.tensor(value, device=device) for value in (2.0, math.nan, 2.0)]

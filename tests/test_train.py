@@ -97,6 +97,19 @@ def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
 
 
+def test_another_architecture_trains_and_continues_bit_for_bit(run: Callable[..., int], tmp_path: Path) -> None:
+    llama = ("model=llama_nano", "model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=16")
+    assert run("whole", *llama) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 7)
+        run("cut", *llama)
+    assert run("cut", *llama) == 0
+    ends_of = [ends(tmp_path / name) for name in ("whole", "cut")]
+    assert ends_of[0] == ends_of[1]
+    rows = metrics(tmp_path / "whole")
+    assert rows[-1]["val/loss"] < rows[0]["val/loss"]
+
+
 def test_a_run_killed_after_its_last_step_still_ends_the_same(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +457,9 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
             "global_batch=8 must be a multiple of micro_batch * world_size = 3 * 1 = 3; nearest: 6 or 9",
         ),
         (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
+        (["model.n_layer=0"], "model.n_layer=0 must be >= 1"),
+        (["model.n_head=3"], "model.n_embd=16 must be a multiple of model.n_head=3"),
+        (["model=llama_nano", "model.n_embd=12"], "model.n_embd=12 / model.n_head=4 must be even"),
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
         (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
         (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),

@@ -18,7 +18,7 @@ CLASSES = [
     *("torch.optim.AdamW", "torch.optim.RAdam", "torch.optim.SGD", "torch.optim.NAdam", "torch.optim.Adafactor"),
     *("trainer.Constant", "trainer.Cosine", "trainer.Linear", "trainer.WSD", "trainer.Single", "trainer.Wandb"),
     *("data.Files", "data.OpenWebText", "data.PySource", "data.Synthetic", "data.BPE", "data.Bytes", "data.GPT2"),
-    *("model.GPTConfig", "configs.schema.RunConfig"),
+    *("model.GPT", "model.Llama", "configs.schema.RunConfig"),
 ]
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs import compose
 from data import Batch
-from model import GPT, GPTConfig
+from model import GPT, LanguageModel, Llama
 from optim import Sophia
 from optim.build import OptimizerSet, build
 from optim.sharding import local
@@ -42,7 +43,16 @@ def config(option: str) -> dict[str, Any]:
 def gpt(n_layer: int = 2, n_embd: int = 8, *, bias: bool = True) -> GPT:
     """The model, the same everywhere."""
     torch.manual_seed(0)
-    return GPT(GPTConfig(vocab_size=V, n_layer=n_layer, n_head=2, n_embd=n_embd, block_size=T, bias=bias))
+    return GPT(vocab_size=V, n_layer=n_layer, n_head=2, n_embd=n_embd, block_size=T, bias=bias)
+
+
+def llama() -> LanguageModel:
+    """Another architecture, the same everywhere."""
+    torch.manual_seed(0)
+    return Llama(vocab_size=V, n_layer=2, n_head=2, n_kv_head=1, n_embd=8, block_size=T)
+
+
+ARCHITECTURES: dict[str, Callable[[], LanguageModel]] = {"gpt": partial(gpt, bias=False), "llama": llama}
 
 
 def open_strategy(placement: str) -> Strategy:
@@ -56,14 +66,14 @@ def open_strategy(placement: str) -> Strategy:
     return FSDP2(mesh=mesh, **settings, timeout_seconds=30)
 
 
-def placed(strategy: Strategy, option: str, model: GPT) -> OptimizerSet:
+def placed(strategy: Strategy, option: str, model: LanguageModel) -> OptimizerSet:
     """The option's optimizers for the model, which goes to the strategy's ranks."""
     roles = model.roles()
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     return build(config(option), dict(model.named_parameters()), roles, seed=1, global_batch=G, group=strategy.group)
 
 
-def steps_with_given_gradients(model: GPT, optimizer: OptimizerSet, first: int, last: int) -> None:
+def steps_with_given_gradients(model: LanguageModel, optimizer: OptimizerSet, first: int, last: int) -> None:
     """Steps first to last - 1, with gradients (and curvature) that are random tensors of (step, parameter) alone."""
     for step in range(first, last):
         for n, param in enumerate(model.parameters()):
@@ -79,7 +89,7 @@ def steps_with_given_gradients(model: GPT, optimizer: OptimizerSet, first: int, 
 
 
 def steps_of_training(
-    strategy: Strategy, model: GPT, optimizer: OptimizerSet, steps: int, noise: float = 0.0
+    strategy: Strategy, model: LanguageModel, optimizer: OptimizerSet, steps: int, noise: float = 0.0
 ) -> list[float]:
     """Steps as train.py does them; the losses. noise: relative, on every gradient."""
     losses = []
@@ -109,7 +119,7 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> Tensor:
     return loss
 
 
-def whole_parameters(strategy: Strategy, model: GPT) -> dict[str, Tensor]:
+def whole_parameters(strategy: Strategy, model: LanguageModel) -> dict[str, Tensor]:
     """By name, in full, on all ranks."""
     return {name: strategy.whole(p.detach()).clone() for name, p in model.named_parameters()}
 
@@ -125,7 +135,9 @@ def of_given_gradients(placement: str, options: Sequence[str], steps: int) -> di
     return _each(placement, options, one)
 
 
-def of_training(placement: str, options: Sequence[str], steps: int, noise: float = 0.0) -> dict[str, Outcome]:
+def of_training(
+    placement: str, options: Sequence[str], steps: int, noise: float = 0.0, architecture: str = "gpt"
+) -> dict[str, Outcome]:
     """Parameters after steps of training, and "losses", by option.
 
     Without biases: that of the keys has no gradient, as softmax does not see it, but rounding errors, which adaptive
@@ -133,7 +145,7 @@ def of_training(placement: str, options: Sequence[str], steps: int, noise: float
     """
 
     def one(strategy: Strategy, option: str) -> dict[str, Tensor]:
-        model = gpt(bias=False)
+        model = ARCHITECTURES[architecture]()
         optimizer = placed(strategy, option, model)
         losses = steps_of_training(strategy, model, optimizer, steps, noise)
         return {"losses": torch.tensor(losses, dtype=torch.float64), **whole_parameters(strategy, model)}
@@ -184,7 +196,7 @@ def bytes_held(placement: str, options: Sequence[str]) -> dict[str, Outcome]:
 def reductions(micro_batches: int) -> int:
     """How often gradients cross ranks in an extra backward pass under FSDP2."""
     strategy, model = open_strategy("fsdp2"), gpt()
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     tokens = torch.zeros(2, 1, T, dtype=torch.long)
     batches = [Batch(tokens[0], tokens[1], [i]) for i in range(micro_batches)]
     with torch.profiler.profile() as profile:
@@ -206,7 +218,7 @@ def loads_of(option: str) -> list[float]:
 def evaluated(placement: str, n_sequences: int) -> float:
     """The evaluation's loss of a fresh model, on ranks that get different numbers of micro-batches."""
     strategy, model = open_strategy(placement), gpt()
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, n_sequences, T), generator=torch.Generator().manual_seed(3))
     batches = []
     for start in range(0, n_sequences, 2 * strategy.world_size):
@@ -224,7 +236,7 @@ def compressed(how: str | None) -> dict[str, dict[str, Tensor]]:
     parallel.POWERSGD_FROM = 2
     strategy = DDP(compression=how, device=torch.device("cpu"), precision="fp32", compiled=False, timeout_seconds=30)
     model = gpt(bias=False)
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
     rows = range(strategy.rank * G, (strategy.rank + 1) * G)
     found = {}
@@ -244,7 +256,7 @@ def memory_of_powersgd(poisoned_step: int) -> dict[str, Any]:
         compression="powersgd", device=torch.device("cpu"), precision="fp32", compiled=False, timeout_seconds=30
     )
     model = gpt(bias=False)
-    strategy.prepare(model, list(model.h))
+    strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
     rows = range(strategy.rank * G, (strategy.rank + 1) * G)
     finite_steps = []

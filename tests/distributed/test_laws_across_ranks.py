@@ -98,6 +98,16 @@ def test_training_goes_the_same_way(worlds: Worlds, n: int, placement: str, opti
         assert ((losses - theirs) / theirs).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("placement", ["ddp", "fsdp2"])
+def test_another_architecture_trains_the_same_way(placement: str) -> None:
+    options, law = ["adamw", "adafactor", "sophiag"], (20, 0.0, "llama")
+    outcomes = world.run(2, laws.of_training, placement, options, *law)[0]
+    for option in options:
+        found, expected = outcomes[option], alone("of_training", option, *law)
+        assert not isinstance(found, str), found
+        assert distance(found, expected) <= 1e-5, option
+
+
 CHAIN = [(2, "fsdp2", 0, 2), (3, "ddp", 2, 4), (2, "ddp", 4, 5)]
 
 

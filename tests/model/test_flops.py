@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,14 +6,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs import compose
-from model import GPT, GPTConfig
-from model.flops import flops_per_token, forward_flops_per_token, parameter_count, peak_flops
+from configs import compose, plug_in
+from model import GPT, LanguageModel, Llama
+from model.flops import flops_per_token, parameter_count, peak_flops
 
-SHAPES = [
-    GPTConfig(50, 2, 2, 16, 12),
-    GPTConfig(64, 3, 4, 32, 16, bias=False, tied_head=False),
-    GPTConfig(100, 1, 2, 16, 8, qk_norm=True, vocab_multiple=1),
+MODELS: list[Callable[[], LanguageModel]] = [
+    lambda: GPT(vocab_size=50, n_layer=2, n_head=2, n_embd=16, block_size=12),
+    lambda: GPT(vocab_size=64, n_layer=3, n_head=4, n_embd=32, block_size=16, bias=False, tied_head=False),
+    lambda: GPT(vocab_size=100, n_layer=1, n_head=2, n_embd=16, block_size=8, qk_norm=True, vocab_multiple=1),
+    lambda: Llama(vocab_size=50, n_layer=2, n_head=2, n_embd=16, block_size=12),
+    lambda: Llama(
+        vocab_size=64, n_layer=1, n_head=4, n_kv_head=2, n_embd=32, n_hidden=24, block_size=8, tied_head=True
+    ),
 ]
 # Layers, heads, width and the parameters that their papers and Hugging Face's configurations give (V = 50257).
 PUBLISHED = {
@@ -23,46 +28,43 @@ PUBLISHED = {
 }
 
 
-def from_yaml(name: str) -> GPTConfig:
-    settings = {**compose([f"model={name}"]).model, "vocab_size": 50257, "vocab_multiple": 1}
-    return GPTConfig(**settings)
-
-
-@pytest.mark.parametrize("config", SHAPES)
-def test_the_count_is_that_of_the_model(config: GPTConfig) -> None:
-    assert parameter_count(config) == sum(p.numel() for p in GPT(config).parameters())
+def from_yaml(name: str, vocab_size: int) -> LanguageModel:
+    config = compose([f"model={name}", "model.vocab_multiple=1"])
+    with torch.device("meta"):
+        model: LanguageModel = plug_in(config.model, vocab_size=vocab_size)
+    return model
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_gpt2s_sizes_have_their_published_counts(name: str) -> None:
-    config = from_yaml(name)
-    assert (config.n_layer, config.n_head, config.n_embd, parameter_count(config)) == PUBLISHED[name]
+    shape = compose([f"model={name}"]).model
+    found = (shape["n_layer"], shape["n_head"], shape["n_embd"], parameter_count(from_yaml(name, 50257)))
+    assert found == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (Path(__file__).parents[2] / "configs/model").glob("*.yaml")])
 def test_every_option_tells_its_parameter_count(name: str) -> None:
-    vocab_size = 4096 if name in ("pico", "nano", "micro") else 50257
-    settings = {**compose([f"model={name}"]).model, "vocab_size": vocab_size, "vocab_multiple": 1}
+    vocab_size = 4096 if name in ("pico", "nano", "micro", "llama_nano") else 50257
     told = (Path(__file__).parents[2] / f"configs/model/{name}.yaml").read_text().splitlines()[0]
-    assert f"{parameter_count(GPTConfig(**settings)):,} parameters with a vocabulary of {vocab_size:,}" in told
+    assert f"{parameter_count(from_yaml(name, vocab_size)):,} parameters with a vocabulary of {vocab_size:,}" in told
 
 
-@pytest.mark.parametrize("config", SHAPES)
-def test_operations_are_those_that_torch_counts(config: GPTConfig) -> None:
-    model = GPT(config)
-    x = torch.randint(0, config.vocab_size, (2, config.block_size))
+@pytest.mark.parametrize("build", MODELS)
+def test_operations_are_those_that_torch_counts(build: Callable[[], LanguageModel]) -> None:
+    model = build()
+    x = torch.randint(0, model.vocab_size, (2, model.block_size))
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
             loss = model(x, x)
         with FlopCounterMode(display=False) as backward:
             loss.backward()
-    assert forward.get_total_flops() == forward_flops_per_token(config) * x.numel()
-    assert forward.get_total_flops() + backward.get_total_flops() == flops_per_token(config) * x.numel()
+    assert forward.get_total_flops() == model.forward_flops_per_token() * x.numel()
+    assert forward.get_total_flops() + backward.get_total_flops() == flops_per_token(model) * x.numel()
 
 
 def test_shorter_sequences_need_less_attention() -> None:
-    config = SHAPES[0]
-    assert flops_per_token(config, 6) == flops_per_token(config) - 3 * 2 * 2 * 2 * 6 * 16
+    model = MODELS[0]()
+    assert flops_per_token(model, 6) == flops_per_token(model) - 3 * 2 * 2 * 2 * 6 * 16
 
 
 @pytest.mark.parametrize(

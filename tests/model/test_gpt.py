@@ -6,33 +6,33 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model import GPT, GPTConfig
+from model import GPT
 from model.gpt import INIT_STD
 
-TINY = GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, block_size=12)
+TINY = {"vocab_size": 50, "n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12}
 
 
 def tiny(**options: object) -> GPT:
     torch.manual_seed(0)
-    return GPT(GPTConfig(**{**vars(TINY), **options}))  # type: ignore[arg-type]
+    return GPT(**{**TINY, **options})  # type: ignore[arg-type]
 
 
 def tokens(model: GPT, rows: int = 3, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, model.config.vocab_size, (rows, model.config.block_size), generator=generator)
+    return torch.randint(0, model.vocab_size, (rows, model.block_size), generator=generator)
 
 
 def hugging_face(model: GPT) -> GPT2LMHeadModel:
     """Their GPT-2 with our model's weights; their linear layers lie (in, out)."""
-    c = model.config
+    scales = {block.attn.scale for block in model.h}
     theirs = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=c.padded_vocab_size,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            n_embd=c.n_embd,
-            n_positions=c.block_size,
-            scale_attn_by_inverse_layer_idx=c.scale_attn_by_inverse_layer_idx,
+            vocab_size=model.padded_vocab_size,
+            n_layer=len(model.h),
+            n_head=model.h[0].attn.n_head,
+            n_embd=model.n_embd,
+            n_positions=model.block_size,
+            scale_attn_by_inverse_layer_idx=len(scales) > 1,
         )
     ).eval()
     ours = model.state_dict()
@@ -53,7 +53,7 @@ def test_logits_agree_with_hugging_face(inverse_layer_idx: bool) -> None:
             parameter.normal_(std=0.3)
         ours, theirs = model(tokens(model)), hugging_face(model)(tokens(model)).logits
     assert ours.abs().max() > 1
-    torch.testing.assert_close(ours, theirs[..., : model.config.vocab_size], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, theirs[..., : model.vocab_size], rtol=1e-5, atol=1e-5)
 
 
 def test_the_exact_gelu_is_near_gpt2s_and_not_the_same() -> None:
@@ -170,7 +170,7 @@ def test_the_math_kernel_has_a_second_derivative() -> None:
 
 def test_a_model_can_be_built_without_memory() -> None:
     with torch.device("meta"):
-        model = GPT(GPTConfig(50257, 48, 25, 1600, 1024))
+        model = GPT(vocab_size=50257, n_layer=48, n_head=25, n_embd=1600, block_size=1024)
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -206,6 +206,8 @@ def test_temperature_zero_and_top_1_take_the_likeliest_token() -> None:
     ("options", "message"),
     [
         ({"n_layer": 0}, "model.n_layer=0 must be >= 1"),
+        ({"vocab_size": None}, "model.vocab_size is missing"),
+        ({"block_size": 0}, "model.block_size=0 must be >= 1"),
         ({"gelu": "relu"}, "model.gelu='relu' must be tanh or erf"),
         ({"dropout": 1.0}, r"model.dropout=1.0 must lie in \[0, 1\)"),
         ({"n_head": 3}, "model.n_embd=16 must be a multiple of model.n_head=3; nearest: 15 or 18"),

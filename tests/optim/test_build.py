@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configs import compose
-from model import GPT, GPTConfig
+from model import GPT
 from optim.build import OptimizerSet, _step_where, build, check
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1}
@@ -17,7 +17,7 @@ LION_LIKE = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
 def gpt(**options: Any) -> GPT:
     torch.manual_seed(0)
-    return GPT(GPTConfig(vocab_size=20, n_layer=1, n_head=2, n_embd=8, block_size=6, **options))
+    return GPT(vocab_size=20, n_layer=1, n_head=2, n_embd=8, block_size=6, **options)
 
 
 def built(config: Mapping[str, Any], model: GPT) -> OptimizerSet:

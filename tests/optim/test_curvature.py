@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data import Batch
-from model import GPT, GPTConfig
+from model import GPT
 from optim import GaussNewtonBartlett, Hutchinson
 from optim.curvature import Curvature, draw_labels, sub_batch, uniforms
 from trainer.parallel import Single
@@ -21,7 +21,7 @@ G, T, V = 6, 3, 5
 
 def gpt() -> GPT:
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=V, n_layer=1, n_head=1, n_embd=3, block_size=T, vocab_multiple=1)).double()
+    model = GPT(vocab_size=V, n_layer=1, n_head=1, n_embd=3, block_size=T, vocab_multiple=1).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.4)

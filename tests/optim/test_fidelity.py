@@ -10,7 +10,7 @@ import torch
 from oracles import Array
 from torch import Tensor
 
-from model import GPT, GPTConfig
+from model import GPT
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import Optimizer
 from optim.execution import CACHED, PACKED_BELOW
@@ -84,7 +84,7 @@ def test_it_follows_the_papers_box(case: str) -> None:
 def test_it_follows_the_papers_box_on_a_gpt(case: str) -> None:
     """Both sides train: each computes its gradients at its own weights."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=11, n_layer=2, n_head=2, n_embd=8, block_size=5)).double()
+    model = GPT(vocab_size=11, n_layer=2, n_head=2, n_embd=8, block_size=5).double()
     tokens = torch.randint(0, 11, (STEPS, 2, 3, 5), generator=torch.Generator().manual_seed(1))
     names = [name for name, _ in model.named_parameters()]
     start = [p.detach().numpy().copy() for p in model.parameters()]

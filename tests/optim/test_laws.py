@@ -14,7 +14,7 @@ from torch import Tensor
 
 from configs import compose
 from data import Batch
-from model import GPT, GPTConfig
+from model import GPT
 from optim.base import Optimizer
 from optim.build import OptimizerSet, build, check
 from optim.memory import state_bytes
@@ -43,7 +43,7 @@ def nodes(found: Any) -> Iterator[dict[str, Any]]:
 
 def gpt(dtype: torch.dtype = torch.float32) -> GPT:
     torch.manual_seed(0)
-    return GPT(GPTConfig(vocab_size=V, n_layer=2, n_head=2, n_embd=8, block_size=T)).to(dtype)
+    return GPT(vocab_size=V, n_layer=2, n_head=2, n_embd=8, block_size=T).to(dtype)
 
 
 def built(settings: dict[str, Any], model: GPT) -> OptimizerSet:
@@ -118,7 +118,7 @@ def test_state_has_the_bytes_that_the_meta_device_foretells(option: str) -> None
     optimizer = built(config(option), model)
     train(model, optimizer, 0, 1)
     with torch.device("meta"):
-        meta = GPT(model.config)
+        meta = gpt()
     found = optimizer.state_bytes()
     assert found == sum(tensor.nbytes for tensor in optimizer.save_state()[0].values() if tensor.ndim)
     assert found == state_bytes(config(option), dict(meta.named_parameters()), meta.roles())

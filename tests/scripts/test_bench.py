@@ -108,9 +108,9 @@ OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/opt
 
 def figures_of_ranks(folder: Path, placement: str, n: int) -> dict[str, list[dict[str, float]]]:
     """Of all options, by rank, on a small GPT."""
-    shape = {"vocab_size": 256, "n_layer": 4, "n_head": 4, "n_embd": 64, "block_size": 32}
+    model = {"_target_": "model.GPT", "vocab_size": 256, "n_layer": 4, "n_head": 4, "n_embd": 64, "block_size": 32}
     options = {option: bench_optim.optimizer_node(option) for option in OPTIONS}
-    settings = {"warmup": 0, "steps": 1, "tuned_allocator": False, "shape": shape, "optim": options}
+    settings = {"warmup": 0, "steps": 1, "tuned_allocator": False, "model": model, "optim": options}
     file = folder / f"{placement}-{n}"
     world.run(n, bench_optim.measure_rank, {**settings, "placement": placement, "file": str(file)})
     return dict(json.loads(file.read_text()))
@@ -163,8 +163,8 @@ def test_ranks_that_cannot_be_started_get_one_line(capsys: pytest.CaptureFixture
 def test_the_checkpoint_benchmark_compares_saves_and_cleans_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = {"vocab_size": 256, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8}
-    monkeypatch.setattr(bench_checkpoint, "shape_of", lambda name: tiny)
+    tiny = {"_target_": "model.GPT", "vocab_size": 256, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8}
+    monkeypatch.setattr(bench_checkpoint, "model_settings", lambda name: tiny)
     monkeypatch.setattr(bench_checkpoint, "tune_allocator", lambda: None)  # it is for good
     disk, file = tmp_path / "disk", tmp_path / "f.json"
     disk.mkdir()

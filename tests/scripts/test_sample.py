@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import train
 from configs import compose
+from model import GPT
 from scripts import sample
 from trainer.checkpoint import Saved
 
@@ -142,6 +143,23 @@ def test_a_configuration_that_does_not_fit_the_checkpoint_costs_one_line(
     assert sample.main([f"run={folder}", "tokens=1"]) == 2
     printed = capsys.readouterr().err
     assert message in printed and len(printed.splitlines()) == 1
+
+
+class ForeignModel(GPT):
+    """Of somebody else."""
+
+
+def test_a_foreign_model_is_built_if_the_user_names_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target = shutil.copytree(trained, tmp_path / "foreign"), f"{__name__}.ForeignModel"
+    config = OmegaConf.load(folder / "config.yaml")
+    config.model["_target_"] = target
+    OmegaConf.save(config, folder / "config.yaml")
+    assert sample.main([f"run={folder}", "tokens=1"]) == 2
+    assert f"model is a foreign class; if you trust it, add 'model={target}'" in capsys.readouterr().err
+    assert sample.main([f"run={folder}", "prompt=abc", "tokens=1", f"model={target}"]) == 0
+    assert capsys.readouterr().out.startswith("abc")
 
 
 def test_a_file_that_would_be_waited_for_is_refused(

@@ -1,0 +1,116 @@
+"""What the rest of the project needs of an architecture; a new one is a file beside this one and its YAMLs.
+
+An option of the group model names the class and its arguments (`_target_: model.GPT`). The run adds vocab_size, the
+data's number of token ids, unless the option sets it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.loss import cross_entropy
+
+INIT_STD = 0.02
+
+
+class LanguageModel(nn.Module, ABC):
+    """A decoder-only transformer, freshly initialised from torch's global generator; it has no buffers.
+
+    vocab_size counts real token ids; embedding and head have padded_vocab_size rows, a multiple of vocab_multiple, as
+    matrix kernels like it. block_size: the longest sequence, in tokens.
+
+    Raises: ValueError: if a number is out of range.
+    """
+
+    def __init__(self, *, vocab_size: int | None, block_size: int, vocab_multiple: int) -> None:
+        super().__init__()
+        if vocab_size is None:
+            raise ValueError("model.vocab_size is missing: pass the number of token ids of the data")
+        require_positive(vocab_size=vocab_size, block_size=block_size, vocab_multiple=vocab_multiple)
+        self.vocab_size, self.block_size = vocab_size, block_size
+        self.padded_vocab_size = -(-vocab_size // vocab_multiple) * vocab_multiple
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The modules that are alike, in order: what is sharded, compiled and recomputed one by one."""
+
+    @abstractmethod
+    def roles(self) -> dict[str, str]:
+        """What each parameter is, by name: "embedding" (a tied head too), "matrix", "head" or "vector"."""
+
+    @abstractmethod
+    def forward_flops_per_token(self, seq_len: int | None = None) -> int:
+        """Operations of the forward pass, as flops.py counts, over the tokens of a sequence (None: of block_size)."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, vocab_size) for tokens (B, T) int64; with targets (B, T) the mean cross entropy, fp32 or wider.
+
+        The loss is in nats per token, and has no second derivative on a CPU (loss.py); that of the logits has. Padded
+        rows of the head take no part in either.
+        """
+
+    def logits_or_loss(self, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """What forward() returns, of the head's output (B, T, padded_vocab_size), which may be changed in place."""
+        V = self.vocab_size
+        if targets is None:
+            return logits if logits.shape[-1] == V else logits[..., :V]
+        if logits.shape[-1] > V:
+            logits[..., V:] = -math.inf
+        return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """tokens (B, T) int64 and max_new_tokens sampled ones after them; sees the last block_size tokens only.
+
+        temperature 0 takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
+        """
+        was_training = self.training
+        self.eval()
+        for _ in range(max_new_tokens):
+            logits = self(tokens[:, -self.block_size :])[:, -1].float()  # (B, V)
+            tokens = torch.cat([tokens, _sampled(logits, temperature, top_k, generator)], dim=1)
+        self.train(was_training)
+        return tokens
+
+
+def require_positive(**sizes: int) -> None:
+    """Raises: ValueError: if one is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"model.{name}={size} must be >= 1")
+
+
+def require_multiple(n_embd: int, n_head: int) -> None:
+    """Raises: ValueError: if heads do not share n_embd evenly."""
+    if n_embd % n_head:
+        below = n_embd // n_head * n_head
+        nearest = " or ".join(str(n) for n in (below, below + n_head) if n)
+        raise ValueError(f"model.n_embd={n_embd} must be a multiple of model.n_head={n_head}; nearest: {nearest}")
+
+
+def widened(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    """A parameter as wide as the input that it scales or shifts: of a sharded model it may be gathered in bf16."""
+    return None if parameter is None else parameter.to(torch.promote_types(parameter.dtype, x.dtype))
+
+
+def _sampled(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """One token per row, (B, 1)."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
