@@ -13,8 +13,10 @@ from configs import from_command_line
 if __name__ == "__main__":
     from configs.terminal import protect_output
     from reproduce.sweep import sweep
+    from trainer.stopping import leave_at_once
 
     protect_output()
+    leave_at_once()
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
 
@@ -66,9 +68,10 @@ from trainer.plot import plot_loss
 from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
 from trainer.run_directory import TOKENIZER, RunDirectory, RunDirectoryError
 from trainer.schedule import Schedule
-from trainer.stopping import StopRequest
+from trainer.stopping import STOPPED, StopRequest, interruptible
 
-STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": 75}
+READING = "reading data"
+STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": STOPPED}
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -110,7 +113,8 @@ def loop(run: Run, stop: StopRequest) -> str:
         row = evaluate(run) if step % config.eval_every == 0 else {}
         row_start = counters(run)
         torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
-        batches = run.loader.batches(step)
+        with strategy.watch.busy(READING):
+            batches = run.loader.batches(step)
         for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
             estimator.update(step, batches, strategy.extra_backward)
         loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
@@ -134,8 +138,9 @@ def loop(run: Run, stop: StopRequest) -> str:
             row |= {"clipped_steps": int(run.clipped_steps), "skipped_steps": run.divergence.skipped_steps}
         if row:
             write(run, row_start | row)
-        if save_due:
+        if log_due or save_due:
             run.losses["train/loss"] = float(loss)
+        if save_due and not is_last:
             save(run)
         if is_asked_to_stop and not is_last:
             return "stopped"
@@ -145,8 +150,9 @@ def loop(run: Run, stop: StopRequest) -> str:
 
 
 def end(run: Run) -> str:
-    """How a run has ended that has done all its steps."""
+    """How a run has ended that has done all its steps; only one that has not diverged leaves a last checkpoint."""
     if math.isfinite(run.losses["val/loss"]) and run.strategy.has_finite_parameters():
+        save(run)
         return "finished"
     run.divergence.declare(run.step - 1, "parameters or val/loss were not finite after the last step")
     return "diverged"
@@ -161,7 +167,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def eval_slice(run: Run) -> Iterator[Batch]:
     """The fixed slice, in micro-batches."""
-    return eval_batches(
+    batches = eval_batches(
         run.val_data,
         seq_len=run.model.block_size,
         n_sequences=run.config.eval_sequences,
@@ -170,6 +176,7 @@ def eval_slice(run: Run) -> Iterator[Batch]:
         rank=run.strategy.rank,
         world_size=run.strategy.world_size,
     )
+    return run.strategy.watch.each(READING, batches)
 
 
 def counters(run: Run) -> dict[str, float]:
@@ -197,7 +204,7 @@ def diagnostics(run: Run) -> dict[str, float]:
 
 def write(run: Run, row: dict[str, float]) -> None:
     """Sends a row to all sinks; one that fails gets no more of them."""
-    with run.clock.paused():
+    with run.clock.paused(), run.strategy.watch.busy("writing metrics"):
         for sink in list(run.sinks):
             try:
                 sink.write(row)
@@ -281,9 +288,8 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
 
 def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, TokenLoader]:
     """The splits, verified, and this rank's loader."""
-    with strategy.watch.busy("preparing or checking the data"):
-        path = data_path(config)
-        train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    path = data_path(config)
+    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     model = meta_model(config, vocab_size_of(config, train_data.vocab_size))
     return train_data, val_data, open_loader(config, train_data, model.block_size, strategy)
 
@@ -327,8 +333,10 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration, the data or the checkpoints do not allow the run.
     """
-    train_data, val_data, loader = strategy.ranks.main_first(lambda: open_data(config, strategy))
-    stack.callback(loader.close)
+    train_data, val_data, loader = strategy.ranks.main_first(
+        lambda: open_data(config, strategy), "preparing or checking the data"
+    )
+    stack.callback(patiently, strategy, READING, loader.close)
     torch.manual_seed(config.seed)
     model = model_of(config, vocab_size_of(config, train_data.vocab_size))
     roles = model.roles()
@@ -357,7 +365,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     stack.callback(run.store.wait)
     next(eval_slice(run))  # a slice longer than the data fails here
     restore(run)
-    strategy.ranks.from_main(lambda: begin(run, stack))
+    strategy.ranks.from_main(lambda: begin(run, stack), f"writing to {directory.path}")
     return run
 
 
@@ -385,7 +393,8 @@ def begin(run: Run, stack: ExitStack) -> None:
         raise RunDirectoryError(f"{path / 'metrics.jsonl'} cannot be written: {error.strerror}") from error
     run.sinks = [record_of_all, console, *plugged]
     for sink in run.sinks:
-        stack.callback(attempt, f"closing the sink {type(sink).__name__}", sink.close)
+        closing_it = f"closing the sink {type(sink).__name__}"
+        stack.callback(patiently, strategy, closing_it, partial(attempt, closing_it, sink.close))
 
 
 def finish(run: Run, status: str) -> None:
@@ -404,11 +413,7 @@ def finish(run: Run, status: str) -> None:
     if status == "diverged":
         result["step"] = run.divergence.step
 
-    def written() -> None:
-        with run.strategy.watch.busy(f"writing to {run.directory.path}"):
-            run.directory.finish(result)
-
-    run.strategy.ranks.from_main(written)
+    run.strategy.ranks.from_main(lambda: run.directory.finish(result), f"writing to {run.directory.path}")
 
 
 def full_parameters(run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -440,6 +445,12 @@ def attempt(what: str, function: Callable[[], T]) -> T | None:
         return None
 
 
+def patiently(strategy: Strategy, what: str, function: Callable[[], T]) -> T:
+    """What the function returns, however long a disk makes it wait."""
+    with strategy.watch.busy(what):
+        return function()
+
+
 def draw(run: Run) -> None:
     """Draws the loss curve."""
     path = run.directory.path
@@ -462,11 +473,10 @@ def tell(run: Run, status: str, continuation: str) -> None:
 
 def diverged(run: Run) -> str:
     """The line for a run that diverged."""
-    checkpoints = run.store.paths()
+    last_good = ["none", *run.store.paths()][-1]
     return (
-        f"error: at step {run.divergence.step} {run.divergence.diagnosis}; last good checkpoint: "
-        f"{checkpoints[-1] if checkpoints else 'none'}; try a lower optim.lr, more schedule.warmup_steps, a smaller "
-        "grad_clip, or precision=fp32"
+        f"error: at step {run.divergence.step} {run.divergence.diagnosis}; last good checkpoint: {last_good}; try a "
+        "lower optim.lr, more schedule.warmup_steps, a smaller grad_clip, or precision=fp32"
     )
 
 
@@ -527,12 +537,15 @@ def train(config: RunConfig, strategy: Strategy) -> int:
 
     Raises: ValueError: if the configuration, the data or the run directory do not allow the run.
     """
-    ranks = strategy.ranks
+    ranks, opening = strategy.ranks, f"opening {config.run_dir}"
     open_directory = partial(
         RunDirectory, Path(config.run_dir), resume=config.resume, differences=partial(differences, config)
     )
-    with closing(ranks.main_first(lambda: open_directory(is_main=ranks.is_main))) as directory:
-        status = ranks.from_main(lambda: ended_before(directory))
+    with (
+        interruptible(),
+        closing(ranks.main_first(lambda: open_directory(is_main=ranks.is_main), opening)) as directory,
+    ):
+        status = ranks.from_main(lambda: ended_before(directory), opening)
         if status is not None:
             return status
         with ExitStack() as parts:
@@ -560,6 +573,8 @@ def run_and_leave(config: RunConfig) -> None:
         status = main(config)
     except KeyboardInterrupt:
         status = STATUS["stopped"]
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped; the same command continues", flush=True)
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise

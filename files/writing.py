@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 def reserve(path: Path, n_bytes: int) -> None:
     """Takes room on the disk for a later write_text of up to n_bytes to path.
 
-    Raises: OSError: if there is none.
+    Raises: OSError: if there is none; no part of it is taken then.
     """
-    _write(_reserved(path), b" " * n_bytes, "wb")
+    try:
+        _write(_reserved(path), b" " * n_bytes, "wb")
+    except OSError:
+        release(path)
+        raise
+
+
+def release(path: Path) -> None:
+    """Gives back the room that was reserved for path, if any."""
+    with suppress(OSError):
+        _reserved(path).unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> None:

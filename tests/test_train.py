@@ -19,8 +19,9 @@ import torch
 from remains import ends, metrics, result
 
 import train
-from configs import compose
+from configs import RunConfig, compose
 from data import TokenLoader
+from model import GPT
 from trainer.metrics import read_rows
 from trainer.run_directory import RunDirectory
 
@@ -32,9 +33,14 @@ OPTIMIZERS = sorted(path.stem for path in (ROOT / "configs" / "optim").glob("*.y
 def run(tmp_path: Path, tiny: list[str]) -> Callable[..., int]:
     """Runs train.py's main in this process: run("name", *overrides)."""
 
-    def call(name: str, *overrides: str) -> int:
-        return train.main(compose([*tiny, f"run_dir={tmp_path / name}", *overrides]))
+    def config(name: str, *overrides: str) -> RunConfig:
+        settings = [each for each in tiny if not (each.startswith("model.dropout") and "model=llama_nano" in overrides)]
+        return compose([*settings, f"run_dir={tmp_path / name}", *overrides])
 
+    def call(name: str, *overrides: str) -> int:
+        return train.main(config(name, *overrides))
+
+    call.config = config  # type: ignore[attr-defined]
     return call
 
 
@@ -205,7 +211,7 @@ def test_parameters_that_are_not_finite_replace_no_checkpoint(
 
     def spoiled(loader: TokenLoader, step: int) -> Any:
         if step == 7:
-            (model,) = (found for found in gc.get_objects() if type(found) is train.GPT)
+            (model,) = (found for found in gc.get_objects() if type(found) is GPT)
             torch.nn.init.constant_(next(model.parameters()), math.nan)
         return batches(loader, step)
 
@@ -216,6 +222,25 @@ def test_parameters_that_are_not_finite_replace_no_checkpoint(
     assert [path.name for path in (tmp_path / "n" / "checkpoints").iterdir()] == ["step_000006"]
     assert "step_000009 is not written: model." in caplog.text
     assert "last good checkpoint: " in (printed := capsys.readouterr().err) and "step_000006; try" in printed
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_diverges_with_its_last_step_keeps_the_checkpoint_before(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: int
+) -> None:
+    """The parameters are finite then, and their loss is not."""
+    evaluate = train.evaluate
+
+    def of_the_last_step_nan(run: train.Run) -> dict[str, float]:
+        row = evaluate(run)
+        return row if run.step < 12 else run.losses.__setitem__("val/loss", math.nan) or {"val/loss": math.nan}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "evaluate", of_the_last_step_nan)
+        assert run("n", f"keep_checkpoints={keep}", "save_every=4") == 3
+    kept = sorted(path.name for path in (tmp_path / "n" / "checkpoints").iterdir())
+    assert kept == ["step_000004", "step_000008"][-keep:]
+    assert "step_000008; try" in capsys.readouterr().err
 
 
 def test_a_checkpoint_whose_parameters_are_not_finite_is_not_continued(
@@ -290,6 +315,27 @@ def test_the_same_command_continues_after_a_signal(
     assert run("whole", longer) == 0
     torch.set_num_threads(threads)
     assert ends(tmp_path / "signalled") == ends(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "open_data", lambda *arguments: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as left:
+            train.run_and_leave(run.config("s"))  # type: ignore[attr-defined]
+    assert left.value.code == 75
+    assert "the same command continues" in capsys.readouterr().out
+    assert not (tmp_path / "s").exists()
+    assert signal.getsignal(number) is before
+    assert run("s") == 0
+
+
+def test_a_signal_while_modules_are_imported_gives_the_same_status() -> None:
+    program = "import os, signal; from trainer.stopping import leave_at_once; leave_at_once(); os.kill(os.getpid(), 15)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 75
 
 
 def test_runs_that_differ_in_micro_batch_consume_the_same_tokens_and_agree(
@@ -459,7 +505,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
         (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
         (["model.n_layer=0"], "model.n_layer=0 must be >= 1"),
         (["model.n_head=3"], "model.n_embd=16 must be a multiple of model.n_head=3"),
-        (["model=llama_nano", "model.n_embd=12"], "model.n_embd=12 / model.n_head=4 must be even"),
+        (["model=llama_nano", "model.n_embd=10"], "model.n_embd=10 / model.n_head=2 must be even"),
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
         (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
         (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),
@@ -471,6 +517,8 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
 def test_bad_input_gets_one_line_and_leaves_the_directory_free(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
 ) -> None:
+    train.data_path(run.config("bad"))  # type: ignore[attr-defined]  # prepared, so that this says nothing later
+    capsys.readouterr()
     assert run("bad", *overrides) == 2
     printed = capsys.readouterr().err.strip()
     assert printed.startswith("error: ")

@@ -167,11 +167,15 @@ class CheckpointStore:
         tried: set[Path] = set()
         while paths := [path for path in self._ranks.from_main(self.paths) if path not in tried]:
             path = paths[-1]
-            manifest, reason = self._ranks.from_main(lambda path=path: _manifest(path))  # type: ignore[misc]  # mypy#12557
+            manifest, reason = self._ranks.from_main(
+                lambda path=path: _manifest(path),  # type: ignore[misc]  # mypy#12557
+                f"reading {path}",
+            )
             if reason is None:
                 reason = self._damage(path, manifest)
             if reason is None:
-                return self._opened(path)
+                with self._watch.busy(f"reading {path}"):
+                    return self._opened(path)
             if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and has newer ones
                 self._ranks.from_main(lambda path=path, reason=reason: _report(path, reason, set_aside))  # type: ignore[misc]
                 tried.add(path)

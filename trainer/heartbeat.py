@@ -5,15 +5,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from trainer.ranks import Ranks
 
 CONTINUES = "the same command continues from the last checkpoint, timeout_seconds sets how long is too long"
 TOLD = "heartbeat/told"
+T = TypeVar("T")
 ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -21,7 +22,8 @@ class Sign(NamedTuple):
     """What a rank says of itself."""
 
     words: int  # how often it has said something
-    progress: int  # how much it has done
+    progress: int  # how much it has done that all ranks do
+    alone: int  # and how much beside that: busy with files, for instance
     where: str  # its place in the program
 
 
@@ -44,6 +46,17 @@ class Watch:
         """While entered, this rank is not hanging, however long it takes; for waiting for a disk, never for ranks."""
         yield
 
+    def each(self, what: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; busy with what until the next one is there."""
+        rest = iter(items)
+        while True:
+            with self.busy(what):
+                try:
+                    item = next(rest)
+                except StopIteration:
+                    return
+            yield item
+
     def close(self) -> None:
         """Ends the watch."""
 
@@ -59,7 +72,7 @@ class Heartbeat(Watch):
     def __init__(self, ranks: Ranks, timeout_seconds: float) -> None:
         self._ranks, self._timeout, self._store = ranks, timeout_seconds, ranks.store
         self._period = min(timeout_seconds / 5, 5.0)
-        self._progress, self._words, self._is_ending = 0, 0, False
+        self._progress, self._alone, self._words, self._is_ending = 0, 0, 0, False
         self._busy: dict[int, Busy] = {}  # by thread
         self._main, self._over = threading.main_thread(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
@@ -78,7 +91,7 @@ class Heartbeat(Watch):
         try:
             yield
         finally:
-            self._progress += 1
+            self._alone += 1
             if outer is None:
                 del self._busy[thread]
             else:
@@ -90,14 +103,14 @@ class Heartbeat(Watch):
         self._thread.join(None if self._is_ending else self._period)  # else no longer: the store may hang
 
     def _watch(self) -> None:
-        seen, since, others = -1, time.monotonic(), None
+        seen, since, others = (-1, -1), time.monotonic(), None
         self._say()
         while not self._over.wait(self._period):
             self._count_busy()
             self._say()
             waited = time.monotonic() - since
-            if self._progress != seen:
-                seen, since, others = self._progress, time.monotonic(), None
+            if (self._progress, self._alone) != seen:
+                seen, since, others = (self._progress, self._alone), time.monotonic(), None
             elif others is None and waited > self._timeout / 2:
                 others = self._progress_of_all()
             elif waited > self._timeout:
@@ -108,7 +121,7 @@ class Heartbeat(Watch):
     def _count_busy(self) -> None:
         """What a thread is busy with is progress; of what lasts, the user is told."""
         for thread, (what, since, told_after) in list(self._busy.items()):
-            self._progress += 1
+            self._alone += 1
             seconds = time.monotonic() - since
             if seconds > told_after:
                 self._busy[thread] = Busy(what, since, told_after + self._timeout)
@@ -118,7 +131,8 @@ class Heartbeat(Watch):
     def _progress_of_all(self) -> int:
         """How much all ranks have done together; -1 if nobody can tell."""
         with self._patience(self._timeout / 2), suppress(RuntimeError):
-            return sum(self._heard(rank).progress for rank in range(self._ranks.world_size))
+            heard = [self._heard(rank) for rank in range(self._ranks.world_size)]
+            return sum(sign.progress + sign.alone for sign in heard)
         return -1
 
     @contextmanager
@@ -135,7 +149,7 @@ class Heartbeat(Watch):
 
     def _say(self) -> None:
         self._words += 1
-        sign = f"{self._words}\t{self._progress}\t{self._where()}"
+        sign = f"{self._words}\t{self._progress}\t{self._alone}\t{self._where()}"
         try:
             if self._store is not None:
                 self._store.set(f"heartbeat/{self._ranks.rank}", sign)
@@ -158,9 +172,9 @@ class Heartbeat(Watch):
             raise RuntimeError("the store is gone")
         key = f"heartbeat/{rank}"
         if not self._store.check([key]):
-            return Sign(0, -1, "unknown, it has never said anything")
-        words, progress, where = self._store.get(key).decode().split("\t")
-        return Sign(int(words), int(progress), where)
+            return Sign(0, -1, 0, "unknown, it has never said anything")
+        words, progress, alone, where = self._store.get(key).decode().split("\t")
+        return Sign(int(words), int(progress), int(alone), where)
 
     def _end(self) -> None:
         everyone = range(self._ranks.world_size)
@@ -172,7 +186,7 @@ class Heartbeat(Watch):
         except RuntimeError:
             self._end_alone()
             return
-        if self._over.is_set() or any(a.progress != b.progress for a, b in zip(before, after, strict=True)):
+        if self._over.is_set() or any(a[1:3] != b[1:3] for a, b in zip(before, after, strict=True)):
             return  # somebody moved after all
         self._is_ending = True
         line, named = blame(before, after, self._ranks.rank, self._timeout)

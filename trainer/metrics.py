@@ -18,9 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from files.writing import finite, write_text
+from files.writing import finite, release, reserve, write_text
 
 log = logging.getLogger(__name__)
+
+RESERVED_BYTES = 1 << 19  # about a thousand rows
 
 Row = Mapping[str, float]
 
@@ -40,7 +42,7 @@ class JsonLines:
 
     step: the step the run continues at; rows of that step and later belong to work that was lost, and go. Values that
     JSON has no number for (a diverged loss) are written as null. Rows that a full disk does not take are kept and
-    written with a later one.
+    written with a later one, at the end in room that was reserved for them at the beginning.
 
     Raises: OSError: if rows of lost work cannot be removed.
     """
@@ -54,6 +56,8 @@ class JsonLines:
         _make_content(path, kept)
         self._path, self._file, self._size = path, path.open("ab", buffering=0), len(kept)
         self._waiting: list[bytes] = []
+        with suppress(OSError):
+            reserve(path, RESERVED_BYTES)
 
     def write(self, row: Row) -> None:
         """See Sink."""
@@ -64,11 +68,14 @@ class JsonLines:
 
     def close(self) -> None:
         """See Sink."""
+        if self._waiting:
+            release(self._path)
         if (error := self._written()) is not None:
             log.warning("warning: %s lacks its last %d rows: %s", self._path, len(self._waiting), error)
         with suppress(OSError):
             os.fsync(self._file.fileno())
         self._file.close()
+        release(self._path)
 
     def _written(self) -> OSError | None:
         """Writes what waits; why that failed, if it did: the file then ends with the last row that is complete."""

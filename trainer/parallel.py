@@ -227,6 +227,7 @@ class Joined(Strategy):
             device = torch.device("cuda", ranks.local_rank)
         super().__init__(ranks, device=device, precision=precision, compiled=compiled)
         self.watch = Heartbeat(ranks, timeout_seconds)
+        ranks.busy = self.watch.busy
 
     def close(self) -> None:
         """See Strategy."""

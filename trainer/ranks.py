@@ -7,6 +7,7 @@ whatever the device, so that nobody waits for an accelerator to say something ab
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ class Ranks:
         self.rank, self.world_size, self.local_rank = 0, 1, 0
         self.group: dist.ProcessGroup | None = None
         self.store: Store | None = None
+        self.busy: Callable[[str], AbstractContextManager[Any]] = nullcontext  # entered while others wait for one rank
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 
     @classmethod
@@ -77,12 +79,16 @@ class Ranks:
         dist.all_gather_object(values, value, group=group)
         return values
 
-    def from_main(self, function: Callable[[], T]) -> T:
-        """What function returns on the main rank, on all; a ValueError there is a MainRankError on the others."""
+    def from_main(self, function: Callable[[], T], doing: str = "working for all ranks") -> T:
+        """What function returns on the main rank, on all; a ValueError there is a MainRankError on the others.
+
+        The others wait however long it takes, and the user is told what it is doing.
+        """
         error, value = None, None
         if self.is_main:
             try:
-                value = function()
+                with self.busy(doing):
+                    value = function()
             except ValueError as raised:
                 error = raised
         if self.group is not None:
@@ -94,13 +100,14 @@ class Ranks:
             raise error
         return value  # type: ignore[return-value]  # function's own
 
-    def main_first(self, function: Callable[[], T]) -> T:
+    def main_first(self, function: Callable[[], T], doing: str) -> T:
         """What function returns here; the main rank calls it before the others, and if it fails there, all fail."""
         if not self.is_main:
             self.from_main(lambda: None)
-            return function()
+            with self.busy(doing):
+                return function()
         found: list[T] = []
-        self.from_main(lambda: found.append(function()))
+        self.from_main(lambda: found.append(function()), doing)
         return found[0]
 
     def any_so_far(self, flag: bool) -> bool:

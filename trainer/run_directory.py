@@ -16,7 +16,7 @@ from typing import Any
 from files.errors import ReadingError
 from files.lock import InUseError, Lock
 from files.reading import read_json
-from files.writing import remove_temporaries, reserve, write_json, write_text
+from files.writing import release, remove_temporaries, reserve, write_json, write_text
 
 CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
 STATUSES = ("finished", "diverged", "stopped")
@@ -80,15 +80,16 @@ class RunDirectory:
         """
         if self._lock is None:
             return
-        self._has_begun = True
         try:
+            reserve(self.path / RESULT, RESULT_BYTES)
+            self._has_begun = True
             remove_temporaries(self.path)
             write_text(self.path / CONFIG, config_yaml)
             write_text(self.path / TOKENIZER, tokenizer_json)
-            (self.path / RESULT).unlink(missing_ok=True)
-            reserve(self.path / RESULT, RESULT_BYTES)
             write_json(self.path / "env.json", environment)
+            (self.path / RESULT).unlink(missing_ok=True)  # when all else is there: until then it is a stopped run
         except OSError as error:
+            release(self.path / RESULT)
             raise self._unwritable(error) from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -136,7 +137,7 @@ class RunDirectory:
 
     def _check(self, resume: str, differences: Callable[[Path], list[str]]) -> None:
         is_fresh = not (self.path / CONFIG).is_file()
-        ours = (f"{LOCK}.", f".{CONFIG}.")  # what a kill may leave
+        ours = (f"{LOCK}.", f".{CONFIG}.", f".{RESULT}.")  # what a kill may leave
         names = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
         others = [name for name in names if not name.startswith(ours)]
         if is_fresh and others:

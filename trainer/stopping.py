@@ -1,9 +1,18 @@
-"""Stopping in good order: a signal asks, the loop answers at the end of the step."""
+"""Stopping in good order: a signal asks, the loop answers at the end of the step; before the loop there is no need to.
 
+While modules are imported        leave_at_once(): nothing is open yet
+While a run is set up             interruptible(): KeyboardInterrupt, so that files are closed and locks released
+While it trains and is shown      StopRequest
+"""
+
+import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+STOPPED = 75  # exit status of what the same command continues
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -18,7 +27,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
+        self._before = _handle(self._answer)
         return self
 
     def __exit__(
@@ -32,10 +41,39 @@ class StopRequest:
         """Whether a signal came."""
         return self.signal is not None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _answer(self, number: int, frame: FrameType | None) -> None:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+
+def leave_at_once() -> None:
+    """Makes SIGNALS end this process with exit status 75, for good."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        os._exit(STOPPED)
+
+    _handle(leave)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, SIGNALS raise KeyboardInterrupt; the handlers of before return on exit."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = _handle(interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
+    """Returns the handlers of before."""
+    return {number: signal.signal(number, handler) for number in heeded()}
 
 
 def heeded() -> list[signal.Signals]:

@@ -117,7 +117,7 @@ def poison(first: int, last: int) -> None:
 
 def poison_parameters() -> None:
     """Makes this rank's part of a parameter nan."""
-    (model,) = (found for found in gc.get_objects() if issubclass(type(found), training.GPT))
+    (model,) = (found for found in gc.get_objects() if issubclass(type(found), training.LanguageModel))
     with torch.no_grad():
         local(next(model.parameters())).fill_(math.nan)
 

@@ -294,10 +294,10 @@ def told() -> dict[str, Any]:
         "from main": ranks.from_main(lambda: ranks.rank),
     }
     try:
-        ranks.main_first(refuse)
+        ranks.main_first(refuse, "refusing")
     except ValueError as error:
         found["error"] = str(error)
-    ranks.main_first(lambda: order.append("main" if ranks.is_main else ranks.rank))
+    ranks.main_first(lambda: order.append("main" if ranks.is_main else ranks.rank), "queueing")
     found["order"] = order
     found["votes"] = [ranks.any_so_far(ranks.rank == 1 and n == 1) for n in range(4)]
     strategy.close()

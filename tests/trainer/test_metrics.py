@@ -80,6 +80,26 @@ def test_rows_that_a_full_disk_does_not_take_are_written_once_there_is_room(
     assert "metrics.jsonl cannot be written: " in record.getMessage()
 
 
+def test_rows_that_wait_till_the_end_go_where_room_was_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full as long as the reserved room is taken."""
+    write(tmp_path / "whole.jsonl", 0, 9)
+    sink, written = JsonLines(tmp_path / "metrics.jsonl", 0), JsonLines._written
+    reserved = tmp_path / ".metrics.jsonl.reserved"
+    assert reserved.stat().st_size > 100_000
+
+    def full(sink: JsonLines) -> OSError | None:
+        return OSError(28, "No space left on device") if reserved.exists() else written(sink)
+
+    monkeypatch.setattr(JsonLines, "_written", full)
+    for step in range(9):
+        sink.write(row(step, **{"train/loss": 1 / (step + 1)}))
+    assert read_rows(tmp_path / "metrics.jsonl") == []
+    sink.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
 def test_rows_that_are_lost_at_the_end_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,6 +132,22 @@ def test_a_beginning_that_the_disk_does_not_take_is_refused_in_one_line(
     directory.close()
 
 
+def test_a_stopped_run_keeps_its_result_if_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = open_(used(tmp_path))
+    directory.finish({"status": "stopped"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "lock"}
+
+    def full(path: Path, content: bytes, mode: str) -> None:
+        path.write_bytes(content[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("files.writing._write", full)
+    with pytest.raises(RunDirectoryError, match="cannot be written: No space left on device"):
+        directory.begin("seed: 1\n", {"torch": "2"}, "{}")
+    directory.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "lock"} == before
+
+
 def test_room_for_the_result_is_taken_when_a_run_begins_and_what_was_half_written_goes(tmp_path: Path) -> None:
     directory = open_(used(tmp_path))
     (tmp_path / ".metrics.jsonl.tmp").touch()
