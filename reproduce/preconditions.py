@@ -2,7 +2,7 @@
 
 import json
 
-import train
+from assembly.data import data_path
 from assembly.model import meta_model, vocab_size_of
 from configs import RunConfig, flat, plug_in
 from data import TokenDataset, eval_batches, load_tokenizer
@@ -40,7 +40,7 @@ def _check_machine(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig) -> None:
-    path = train.data_path(config)
+    path = data_path(config)
     train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     load_tokenizer(path)
     model = meta_model(config, vocab_size_of(config, train_data.vocab_size))

@@ -15,6 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import train
+from assembly.data import data_path
+from assembly.run import Run
+from assembly.setting_up import begin, open_strategy, set_up
 from configs import RunConfig, compose, flat
 from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
@@ -191,12 +194,14 @@ class _Nowhere:
         """Does nothing."""
 
 
-def _set_up(config: RunConfig, stack: ExitStack) -> train.Run:
+def _set_up(config: RunConfig, stack: ExitStack) -> Run:
     """As train.main does."""
-    strategy = stack.enter_context(closing(train.open_strategy(config)))
+    strategy = stack.enter_context(closing(open_strategy(config)))
     directory = RunDirectory(Path(config.run_dir), resume="never", differences=lambda path: [])
     stack.enter_context(closing(directory))
-    return train.set_up(config, strategy, directory, stack)
+    run = set_up(config, strategy, directory, stack)
+    begin(run, stack)
+    return run
 
 
 def _calibrated(config: RunConfig, overrides: Overrides, limit_seconds: float, data_root: str) -> float:
@@ -206,7 +211,7 @@ def _calibrated(config: RunConfig, overrides: Overrides, limit_seconds: float, d
     tune_allocator()
     with ExitStack() as stack:
         smaller = [f"global_batch={sequences}", f"micro_batch={micro_batch}"]
-        if not train.data_path(config, prepared=False).exists():
+        if not data_path(config, prepared=False).exists():
             smaller.append(f"data.root={data_root}")
         run = TimedRun("calibration", [*overrides, *smaller], CALIBRATION_STEPS + 2, stack)
         run.go_on(1)

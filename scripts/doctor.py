@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from assembly.data import data_path
 from configs import RunConfig, answer, compose, plug_in
 from data import TokenDataset, load_tokenizer
-from train import data_path
 from trainer import environment
 
 GIB = 1 << 30

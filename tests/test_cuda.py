@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from assembly.data import data_path
 from configs import compose
 from data import TokenDataset, TokenLoader
 from model import GPT
@@ -101,7 +102,7 @@ def test_gpu_and_cpu_agree(tiny: list[str], tmp_path: Path) -> None:
 
 
 def test_batches_arrive_whole_on_the_device(tiny: list[str]) -> None:
-    dataset = TokenDataset.open(train.data_path(compose(tiny)), "train")
+    dataset = TokenDataset.open(data_path(compose(tiny)), "train")
     loaders = [
         TokenLoader(dataset, seq_len=64, global_batch=32, micro_batch=8, seed=1, device=device)
         for device in ("cuda", "cpu")

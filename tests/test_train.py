@@ -18,7 +18,12 @@ import pytest
 import torch
 from remains import ends, metrics, result
 
+import assembly.ending
+import assembly.run
+import assembly.setting_up
 import train
+from assembly.data import data_path
+from assembly.run import Run
 from configs import RunConfig, compose
 from data import TokenLoader
 from model import GPT
@@ -141,7 +146,7 @@ def test_a_run_killed_while_it_is_shown_has_its_result(
 
     for what in ("plot_loss", "sample"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(train, what, killed)
+            patch.setattr(assembly.ending, what, killed)
             run("killed")
         (tmp_path / "killed" / "result.json").unlink()
 
@@ -154,7 +159,7 @@ def test_what_fails_after_the_last_step_costs_the_run_nothing(
         raise LookupError("planted")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, what, fail)
+        patch.setattr(assembly.ending, what, fail)
         assert run("a") == 0
     assert result(tmp_path / "a")["status"] == "finished"
     assert "failed (LookupError: planted); the run itself is unharmed" in caplog.text
@@ -165,7 +170,7 @@ def test_data_that_disappear_after_the_last_read_cost_neither_result_nor_sample(
 ) -> None:
     finish = train.finish
 
-    def without_data(run: train.Run, status: str) -> None:
+    def without_data(run: Run, status: str) -> None:
         shutil.rmtree(run.train_data.path)
         finish(run, status)
 
@@ -231,7 +236,7 @@ def test_a_run_that_diverges_with_its_last_step_keeps_the_checkpoint_before(
     """The parameters are finite then, and their loss is not."""
     evaluate = train.evaluate
 
-    def of_the_last_step_nan(run: train.Run) -> dict[str, float]:
+    def of_the_last_step_nan(run: Run) -> dict[str, float]:
         row = evaluate(run)
         return row if run.step < 12 else run.losses.__setitem__("val/loss", math.nan) or {"val/loss": math.nan}
 
@@ -323,7 +328,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
 ) -> None:
     before = signal.getsignal(number)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "open_data", lambda *arguments: os.kill(os.getpid(), number))
+        patch.setattr(assembly.setting_up, "open_data", lambda *arguments: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as left:
             train.run_and_leave(run.config("s"))  # type: ignore[attr-defined]
     assert left.value.code == 75
@@ -517,7 +522,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
 def test_bad_input_gets_one_line_and_leaves_the_directory_free(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
 ) -> None:
-    train.data_path(run.config("bad"))  # type: ignore[attr-defined]  # prepared, so that this says nothing later
+    data_path(run.config("bad"))  # type: ignore[attr-defined]  # prepared, so that this says nothing later
     capsys.readouterr()
     assert run("bad", *overrides) == 2
     printed = capsys.readouterr().err.strip()
@@ -592,14 +597,14 @@ def test_evaluation_sees_the_same_tokens_every_time(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    batches = train.eval_batches
+    batches = assembly.run.eval_batches
 
     def recorded(*arguments: Any, **settings: Any) -> Any:
         found = list(batches(*arguments, **settings))
         seen.append(torch.cat([batch.inputs for batch in found]))
         return iter(found)
 
-    monkeypatch.setattr(train, "eval_batches", recorded)
+    monkeypatch.setattr(assembly.run, "eval_batches", recorded)
     assert run("e") == 0
     assert len(seen) == 5
     assert all(torch.equal(tokens, seen[0]) for tokens in seen)

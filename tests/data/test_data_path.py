@@ -1,11 +1,13 @@
-"""What train.data_path does about files that have changed since."""
+"""What data_path does about files that have changed since."""
 
 from pathlib import Path
 
 import pytest
 
-import train
-from configs import compose
+import assembly.data
+from assembly.data import data_path
+from configs import compose, plug_in
+from data import prepare as prepare_data
 
 
 @pytest.fixture
@@ -19,15 +21,15 @@ def overrides(tmp_path: Path) -> list[str]:
 def prepare(overrides: list[str]) -> Path:
     data = compose(overrides).data
     settings = data.split
-    source, tokenizer = train.plug_in(data.source), train.plug_in(data.tokenizer)
-    return train.prepare(source, tokenizer, Path(data.root), workers=1, console=False, **settings)
+    source, tokenizer = plug_in(data.source), plug_in(data.tokenizer)
+    return prepare_data(source, tokenizer, Path(data.root), workers=1, console=False, **settings)
 
 
 def test_training_names_the_prepared_data_set_and_is_silent(
     overrides: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = prepare(overrides)
-    assert train.data_path(compose(overrides)) == path
+    assert data_path(compose(overrides)) == path
     assert caplog.messages == []
 
 
@@ -36,12 +38,12 @@ def test_training_on_files_that_have_changed_says_so_once(
 ) -> None:
     path = prepare(overrides)
     (tmp_path / "more.txt").write_text("more")
-    assert train.data_path(compose(overrides), prepared=False) == path
+    assert data_path(compose(overrides), prepared=False) == path
     monkeypatch.setenv("RANK", "1")
-    assert train.data_path(compose(overrides)) == path
+    assert data_path(compose(overrides)) == path
     assert caplog.messages == []
     monkeypatch.setenv("RANK", "0")
-    assert train.data_path(compose(overrides)) == path
+    assert data_path(compose(overrides)) == path
     (message,) = caplog.messages
     assert "have changed since" in message and "20 files then, 21 now" in message
 
@@ -50,13 +52,13 @@ def test_training_needs_no_source_files(overrides: list[str], tmp_path: Path, ca
     path = prepare(overrides)
     for file in tmp_path.glob("*.txt"):
         file.unlink()
-    assert train.data_path(compose(overrides)) == path
+    assert data_path(compose(overrides)) == path
     assert caplog.messages == []
 
 
 def test_an_embedded_source_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(["data=synthetic", f"data.root={tmp_path}"])
-    path = train.data_path(config)
+    path = data_path(config)
     assert (path / "dataset.json").is_file()
-    monkeypatch.setattr(train, "prepare", lambda *arguments, **settings: pytest.fail("prepared again"))
-    assert train.data_path(config) == path
+    monkeypatch.setattr(assembly.data, "prepare", lambda *arguments, **settings: pytest.fail("prepared again"))
+    assert data_path(config) == path

@@ -18,9 +18,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+import assembly.ending
 import train as training
 import trainer.ranks
+from assembly.run import Run
 from data import TokenLoader
+from model import LanguageModel
 from optim.sharding import local
 from trainer.checkpoint import parameters_sha256
 
@@ -30,7 +33,7 @@ Fault = Callable[[], None]
 def train(config: DictConfig, faults: Mapping[int, Sequence[Fault]]) -> None:
     """train.py with that configuration on this rank, with this rank's faults; ends as the interpreter would."""
     trainer.ranks.PATIENCE = 0.5  # of those that leave the word to another, seconds
-    training.plot_loss = lambda rows, path, title: None  # matplotlib takes longer than the run
+    assembly.ending.plot_loss = lambda rows, path, title: None  # matplotlib takes longer than the run
     for fault in faults.get(int(os.environ["RANK"]), ()):
         fault()
     try:
@@ -117,7 +120,7 @@ def poison(first: int, last: int) -> None:
 
 def poison_parameters() -> None:
     """Makes this rank's part of a parameter nan."""
-    (model,) = (found for found in gc.get_objects() if issubclass(type(found), training.LanguageModel))
+    (model,) = (found for found in gc.get_objects() if issubclass(type(found), LanguageModel))
     with torch.no_grad():
         local(next(model.parameters())).fill_(math.nan)
 
@@ -136,7 +139,7 @@ def delay(place: str, seconds: float) -> None:
 def leave_digest(folder: Path) -> None:
     """Writes the digest of the parameters that this rank ends with."""
 
-    def digested(finish: Callable[..., Any], run: training.Run, status: str) -> Any:
+    def digested(finish: Callable[..., Any], run: Run, status: str) -> Any:
         named = [(name, run.strategy.whole(p)) for name, p in sorted(run.model.named_parameters())]
         (folder / f"digest-{run.strategy.rank}").write_text(parameters_sha256(named))
         return finish(run, status)

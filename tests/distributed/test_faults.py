@@ -321,7 +321,7 @@ def test_the_ranks_leave_together_after_the_result_is_written(
 ) -> None:
     """A launcher kills the others as soon as one has ended: rank 0 would lose what it still had to do."""
     poisoned = [partial(faults.poison, 2, 16)] if status == "diverged" else []
-    drawing = partial(at, 11, "train.draw", partial(faults.await_file, tmp_path / "go"))
+    drawing = partial(at, 11, "assembly.ending.draw", partial(faults.await_file, tmp_path / "go"))
     started = start("r", "parallel=ddp", *overrides, on={0: [drawing], 1: poisoned})
     faults.await_file(tmp_path / "r" / "result.json")
     assert result(tmp_path / "r")["status"] == status
@@ -371,7 +371,7 @@ def test_a_rank_that_hangs_is_named_with_its_place(start: Callable[..., Started]
 @pytest.mark.parametrize(
     ("rank", "place", "what"),
     [
-        (0, "train.data_path", "preparing or checking the data"),
+        (0, "assembly.data.data_path", "preparing or checking the data"),
         (0, "train.RunDirectory._check", "opening "),
         (0, "train.RunDirectory.begin", "writing to "),
         (0, "trainer.metrics.JsonLines.write", "writing metrics"),

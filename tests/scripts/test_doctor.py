@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from assembly.data import data_path
 from configs import compose
 from scripts import doctor
 from trainer import environment
@@ -20,7 +20,7 @@ def no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_good_machine_needs_nothing(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.data_path(compose(tiny))
+    data_path(compose(tiny))
     assert doctor.main([*tiny, f"run_dir={tmp_path}"]) == 0
     printed = lines(capsys)
     for subject in ("torch", "device", "bf16", "torch.compile", "disk", "data", "tokenizer"):

@@ -1,0 +1,51 @@
+"""The data set that a configuration asks for, and who reads it."""
+
+import os
+from pathlib import Path
+
+from assembly.model import meta_model, vocab_size_of
+from configs import RunConfig, plug_in
+from data import TokenDataset, TokenLoader, dataset_dir, is_prepared, prepare, warn_if_changed
+from trainer.parallel import Strategy
+
+
+def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
+    """The folder of the configuration's data set.
+
+    With prepared, an embedded source is prepared first, if need be, and the main rank warns if the source's files have
+    changed since.
+    """
+    source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
+    settings = config.data.split
+    root = Path(config.data.root)
+    path = dataset_dir(root, source, tokenizer, **settings)
+    if not prepared:
+        return path
+    if source.embedded and not is_prepared(path):
+        return prepare(source, tokenizer, root, workers=config.data.workers, **settings)
+    if os.environ.get("RANK", "0") == "0":
+        warn_if_changed(source, path)
+    return path
+
+
+def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, TokenLoader]:
+    """The splits, verified, and this rank's loader."""
+    path = data_path(config)
+    train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
+    model = meta_model(config, vocab_size_of(config, train_data.vocab_size))
+    return train_data, val_data, open_loader(config, train_data, model.block_size, strategy)
+
+
+def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
+    """This rank's loader of the training data."""
+    return TokenLoader(
+        train_data,
+        seq_len=seq_len,
+        global_batch=config.global_batch,
+        micro_batch=config.micro_batch,
+        seed=config.seed,
+        order=config.data.order,
+        device=strategy.device,
+        rank=strategy.rank,
+        world_size=strategy.world_size,
+    )

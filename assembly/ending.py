@@ -1,0 +1,115 @@
+"""How a run ends: its result is written first, then shown."""
+
+import sys
+
+import torch
+
+from assembly.run import Run, counters, full_parameters
+from assembly.sinks import attempt
+from data import read_tokenizer
+from data.tokenizers import Tokenizer
+from trainer.checkpoint import parameters_sha256
+from trainer.metrics import read_rows
+from trainer.plot import plot_loss
+from trainer.run_directory import TOKENIZER, RunDirectory
+from trainer.stopping import STOPPED
+
+EXIT_STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": STOPPED}
+
+
+def finish(run: Run, status: str) -> None:
+    """Writes result.json, on which all depends that comes after the run; nobody goes on before it is there."""
+    run.store.wait()
+    stands = counters(run)
+    result = {
+        "status": status,
+        **stands,
+        "tokens_per_second": stands["tokens"] / stands["seconds"],
+        "train/loss": run.losses.get("train/loss"),
+        "val/loss": run.losses.get("val/loss"),
+        "skipped_steps": run.divergence.skipped_steps,
+        "params_sha256": parameters_sha256(full_parameters(run)),
+    }
+    if status == "diverged":
+        result["step"] = run.divergence.step
+
+    run.strategy.ranks.from_main(lambda: run.directory.finish(result), f"writing to {run.directory.path}")
+
+
+def show(run: Run, status: str) -> None:
+    """Shows a run that has ended. What fails here costs the run nothing.
+
+    The ranks leave together: a launcher ends the others as soon as one has ended.
+    """
+    continuation = attempt("the sample", lambda: sample(run)) if status == "finished" else None
+    if run.strategy.is_main:
+        with run.strategy.watch.busy("drawing the loss curve"):
+            attempt("the loss curve", lambda: draw(run))
+        attempt("the last words", lambda: tell(run, status, continuation or ""))
+    run.strategy.ranks.barrier()
+
+
+def draw(run: Run) -> None:
+    """Draws the loss curve."""
+    path = run.directory.path
+    plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
+
+
+def tell(run: Run, status: str, continuation: str) -> None:
+    """The last words to the user."""
+    path = run.directory.path
+    if status == "finished":
+        print(f"\nval/loss {run.losses['val/loss']:.4f}", continuation, sep="\n\n", end="\n\n")
+    elif status == "stopped":
+        print(f"stopped after {run.step} steps; the same command continues")
+    else:
+        print(diverged(run), file=sys.stderr)
+    for hint in run.hints:
+        print(f"hint: {hint}")
+    print(f"run directory  {path}\nloss curve     {path / 'loss.png'}", flush=True)
+
+
+def diverged(run: Run) -> str:
+    """The line for a run that diverged."""
+    last_good = ["none", *run.store.paths()][-1]
+    return (
+        f"error: at step {run.divergence.step} {run.divergence.diagnosis}; last good checkpoint: {last_good}; try a "
+        "lower optim.lr, more schedule.warmup_steps, a smaller grad_clip, or precision=fp32"
+    )
+
+
+def sample(run: Run) -> str:
+    """A continuation of data.prompt by the trained model; of an empty one, a text from its beginning."""
+    strategy, config = run.strategy, run.config
+    if not config.sample_tokens:
+        return ""
+    found = strategy.ranks.from_main(lambda: attempt("the sample", lambda: encoded_prompt(run)))
+    if found is None:
+        return ""
+    tokenizer, prompt = found
+    tokens = torch.tensor([prompt], device=strategy.device)
+    generator = torch.Generator(strategy.device).manual_seed(config.seed)
+    for _ in range(config.sample_tokens):
+        with strategy.autocast():
+            tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
+        strategy.watch.beat()
+    return tokenizer.decode(tokens[0].tolist())
+
+
+def encoded_prompt(run: Run) -> tuple[Tokenizer, list[int]]:
+    """The run's tokenizer and the ids of its prompt."""
+    tokenizer = read_tokenizer(run.directory.path / TOKENIZER)
+    return tokenizer, tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
+
+
+def ended_before(directory: RunDirectory) -> int | None:
+    """The exit status if there is nothing left to run."""
+    result = directory.result
+    if result is None or result["status"] == "stopped":
+        return None
+    print(
+        f"run directory {directory.path}: this run has {result['status']} at step {result.get('step')}, "
+        f"val/loss {result.get('val/loss')}; to run it again choose another run_dir or delete this one",
+        flush=True,
+    )
+    return EXIT_STATUS[result["status"]]

@@ -1,0 +1,105 @@
+"""A run made from its configuration."""
+
+import json
+from contextlib import ExitStack
+
+import torch
+
+from assembly.data import open_data
+from assembly.model import meta_model, model_of, vocab_size_of
+from assembly.run import READING, Run, data_checksums, divergence_of, eval_slice
+from assembly.sinks import always_there, close_with, plugged_in
+from configs import RunConfig, as_yaml, plug_in
+from data import TokenLoader, load_tokenizer
+from model.flops import parameter_count
+from optim import build as optimizers
+from trainer import environment
+from trainer.checkpoint import CheckpointStore
+from trainer.clock import Clock
+from trainer.parallel import Strategy
+from trainer.run_directory import RunDirectory
+
+
+def open_strategy(config: RunConfig) -> Strategy:
+    """The strategy, which meets the other ranks; what can be checked without them is checked before.
+
+    Raises: ValueError: if the configuration does not allow the run.
+    """
+    meta_model(config, config.model.get("vocab_size") or 1)
+    optimizers.check(config.optim)
+    plug_in(config.schedule, max_steps=config.max_steps)
+    device = environment.pick_device(config.device)
+    strategy: Strategy = plug_in(
+        config.parallel,
+        device=device,
+        precision=environment.pick_precision(config.precision, device),
+        compiled=device.type == "cuda" if config.compile == "auto" else config.compile == "true",
+        timeout_seconds=config.timeout_seconds,
+    )
+    return strategy
+
+
+def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack: ExitStack) -> Run:
+    """Builds the parts of a run that begins; cheap checks come first. The stack closes them.
+
+    Raises: ValueError: if the configuration or the data do not allow the run.
+    """
+    train_data, val_data, loader = strategy.ranks.main_first(
+        lambda: open_data(config, strategy), "preparing or checking the data"
+    )
+    stack.callback(close_patiently, strategy, loader)
+    torch.manual_seed(config.seed)
+    model = model_of(config, vocab_size_of(config, train_data.vocab_size))
+    roles = model.roles()
+    strategy.prepare(model, model.blocks, config.activation_checkpointing)
+    sizes = {"seed": config.seed, "global_batch": config.global_batch}
+    run = Run(
+        config=config,
+        directory=directory,
+        train_data=train_data,
+        val_data=val_data,
+        strategy=strategy,
+        loader=loader,
+        model=model,
+        optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
+        schedule=plug_in(config.schedule, max_steps=config.max_steps),
+        store=CheckpointStore(
+            directory.checkpoints,
+            keep=config.keep_checkpoints,
+            permanent_every=config.permanent_every,
+            ranks=strategy.ranks,
+            watch=strategy.watch,
+        ),
+        divergence=divergence_of(config, strategy),
+        clock=Clock(0.0, strategy.synchronize),
+    )
+    stack.callback(run.store.wait)
+    next(eval_slice(run))  # a slice longer than the data fails here
+    return run
+
+
+def begin(run: Run, stack: ExitStack) -> None:
+    """Opens the sinks, records what the run is and says what will happen.
+
+    Raises: ValueError: if the run directory cannot be written, or a sink does not take its settings.
+    """
+    config, strategy, path = run.config, run.strategy, run.directory.path
+    plugged = plugged_in(run)
+    facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
+    facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
+    tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
+    described = environment.describe(strategy.device, **facts)
+    run.directory.begin(as_yaml(config), described, tokenizer_json)
+    n_parameters, where = parameter_count(run.model), environment.device_name(strategy.device)
+    ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
+    print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
+    if run.step:
+        print(f"continuing at step {run.step} of {config.max_steps}")
+    run.sinks = [*always_there(run), *plugged]
+    close_with(stack, run)
+
+
+def close_patiently(strategy: Strategy, loader: TokenLoader) -> None:
+    """Closes the loader, however long a disk makes it wait."""
+    with strategy.watch.busy(READING):
+        loader.close()
