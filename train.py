@@ -52,8 +52,8 @@ from data.tokenizers import Tokenizer
 from model import GPT, GPTConfig
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
-from optim.build import OptimizerSet
 from optim.curvature import hashed
+from optim.ensemble import OptimizerSet
 from trainer import environment
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, parameters_sha256

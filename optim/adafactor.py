@@ -4,11 +4,11 @@ import math
 
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .factored import column_means, computed_once, mean
 
 
-class Adafactor(Optimizer):
+class Adafactor(RuleOptimizer):
     """Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235, Algorithms 4 and 5).
 
     Adam's second moment of a matrix, as the product of its averages over columns and over rows; the update is clipped
@@ -53,7 +53,7 @@ class Adafactor(Optimizer):
         super().__init__(params, defaults, execution)
 
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().check(hp)
         if hp.beta1 is not None:
             within(self, "beta1", hp.beta1, 0, 1)
@@ -63,19 +63,19 @@ class Adafactor(Optimizer):
         within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape)}
         if len(shape) != 2:
             return {"exp_avg_sq": Spec(shape), **momentum}
         return {"exp_avg_sq_row": Spec(shape[:1], by_row=True), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         # rho_t = min(lr, 1 / sqrt(t)) over lr, since the engine multiplies by lr, which a schedule may set to 0.
         return {"beta2": 1 - float(hp.t) ** hp.beta2_decay, "rho": 1 / max(1.0, hp.lr * math.sqrt(hp.t))}
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 4, for vectors of Algorithm 5."""
+        """See RuleOptimizer; lines of Algorithm 4, for vectors of Algorithm 5."""
         beta2, square = hp.beta2, grad.square() + hp.eps[0]
         if "exp_avg_sq" in state:
             v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4

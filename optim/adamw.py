@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 
 
-class AdamW(Optimizer):
+class AdamW(RuleOptimizer):
     """AdamW (Loshchilov & Hutter, ICLR 2019, arXiv:1711.05101, Algorithm 2).
 
     State for a parameter: exp_avg and exp_avg_sq, both of its shape. Memory: 2 numbers per parameter.
@@ -32,21 +32,21 @@ class AdamW(Optimizer):
         super().__init__(params, defaults, execution)
 
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().check(hp)
         within(self, "eps", hp.eps, 0, math.inf)
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         # Multiplied, not divided by: beside the root and the last line, divisions would outlast the memory traffic.
         return {"correction1": 1 / (1 - hp.betas[0] ** hp.t), "correction2": 1 / math.sqrt(1 - hp.betas[1] ** hp.t)}
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 2."""
+        """See RuleOptimizer; lines of Algorithm 2."""
         m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
         m.lerp_(grad, 1 - beta1)  # l. 7
         v.lerp_(grad.square(), 1 - beta2)  # l. 8

@@ -45,6 +45,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Self, overload
 
@@ -71,9 +72,10 @@ from .execution import (
     working_dtype,
 )
 from .groups import Group
+from .member import step_where
 from .sharding import Owners, group_of, groups_of, is_cut, total, zeros
 
-__all__ = ["Hyper", "Optimizer", "Params", "Shape", "Spec", "State", "within", "working_dtype"]
+__all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "within", "working_dtype"]
 
 Shape = tuple[int, ...]
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -88,7 +90,7 @@ class Spec(NamedTuple):
     is_identity: bool = False
 
 
-class Optimizer(torch.optim.Optimizer, ABC):
+class RuleOptimizer(torch.optim.Optimizer, ABC):
     """A torch.optim.Optimizer made of a rule; see the module.
 
     execution: "eager"; "compiled", worth its seconds of compilation for large models; "auto", compiled from
@@ -194,6 +196,15 @@ class Optimizer(torch.optim.Optimizer, ABC):
             for i, beta in enumerate(hp.betas):
                 within(self, f"betas[{i}]", beta, 0, 1)
 
+    @classmethod
+    def check_parameter(cls, name: str, param: Tensor) -> None:
+        """Raises ValueError for a parameter that is not real; its imaginary part would be lost without a message."""
+        if not param.is_floating_point():
+            raise ValueError(
+                f"{cls.__name__}: {name} is {param.dtype}; optimizers here take real floating-point parameters: "
+                "optimize torch.view_as_real of a complex one"
+            )
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; a group that is refused is not added.
 
@@ -205,7 +216,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         try:
             groups.check_keys(type(self).__name__, group, self.settings, also=self.defaults)
             for index, param in enumerate(group["params"]):
-                groups.check_parameter(type(self).__name__, groups.name_of(group, number, index), param)
+                self.check_parameter(groups.name_of(group, number, index), param)
             self.check(self._hyper(group))
         except ValueError:
             self.param_groups.pop()
@@ -235,6 +246,19 @@ class Optimizer(torch.optim.Optimizer, ABC):
         for hp, params in self._due():
             self._advance(params, hp, is_compiled)
         return loss
+
+    def step_if_finite(self, is_finite: Tensor | None, *, measured: bool) -> None:
+        """A step where is_finite, 0-dim, is true (or None); where not, only counts it.
+
+        On a CPU the tensor is read, on other devices it stays there. measured: see diagnostics().
+        """
+        self.measures = measured
+        if is_finite is not None and is_finite.device.type != "cpu":
+            step_where(is_finite, self)
+        elif is_finite is None or is_finite:
+            self.step()
+        else:
+            self.skip()
 
     def skip(self) -> None:
         """Counts a step for every parameter that has a gradient, and changes nothing else."""
@@ -293,6 +317,13 @@ class Optimizer(torch.optim.Optimizer, ABC):
         self.take_over(*self.fitting(saved, named))
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def prepare_load(self, saved: Sequence[Group], states: Mapping[Tensor, Mapping[str, Tensor]]) -> Callable[[], None]:
+        """What makes this optimizer take over saved groups, known to be these, and states by parameter.
+
+        Raises: ValueError: as fitting; nothing has changed before the result is called.
+        """
+        return partial(self.take_over, *self.fitting(saved, states))
 
     def fitting(
         self, saved: Sequence[Group], states: Mapping[Tensor, Mapping[str, Tensor]]
@@ -435,7 +466,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
     @property
     def _refreshes_state(self) -> bool:
-        return type(self).refresh is not Optimizer.refresh
+        return type(self).refresh is not RuleOptimizer.refresh
 
     def _sharing(self) -> Owners | None:
         """Who computes what, where ranks share parameters that the rule needs whole."""

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State
 
 
-class Lion(Optimizer):
+class Lion(RuleOptimizer):
     """Lion (Chen et al., NeurIPS 2023, arXiv:2302.06675, Algorithm 2).
 
     State for a parameter: exp_avg, of its shape. Memory: 1 number per parameter.
@@ -28,11 +28,11 @@ class Lion(Optimizer):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay}, execution)
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return {"exp_avg": Spec(shape)}
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 2. The decay of l. 7 is the engine's."""
+        """See RuleOptimizer; lines of Algorithm 2. The decay of l. 7 is the engine's."""
         m, (beta1, beta2) = state["exp_avg"], hp.betas
         c = m.lerp(grad, 1 - beta1)  # l. 6, with the m of the step before
         m.lerp_(grad, 1 - beta2)  # l. 8

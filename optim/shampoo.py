@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .kronecker import Refreshes, add_outer, eigen, mirrored, per_refresh
 
 GRAFTINGS = (None, "adam", "sgd")
 
 
-class Shampoo(Optimizer):
+class Shampoo(RuleOptimizer):
     """Shampoo (Gupta et al., ICML 2018, arXiv:1802.09568, Algorithm 1), as it is used today (arXiv:2309.06497).
 
     Momentum between inverse roots of the averages of g g^T and g^T g. State for a matrix (m, n): exp_avg (m, n);
@@ -61,7 +61,7 @@ class Shampoo(Optimizer):
             )
 
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().check(hp)
         within(self, "eps", hp.eps, 0, math.inf)
         within(self, "graft_eps", hp.graft_eps, 0, math.inf)
@@ -73,7 +73,7 @@ class Shampoo(Optimizer):
             raise ValueError(f"Shampoo: grafting={hp.grafting!r} must be one of None, adam, sgd")
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer. kept_roots is for diagnostics()."""
+        """See RuleOptimizer. kept_roots is for diagnostics()."""
         sides, spec = _sides(shape, hp), {"exp_avg": Spec(shape)}
         if not sides or hp.grafting == "adam":
             spec["exp_avg_sq"] = Spec(shape)
@@ -83,14 +83,14 @@ class Shampoo(Optimizer):
         return spec | ({"kept_roots": Spec(())} if sides else {})
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return {
             "correction1": 1 / (1 - hp.betas[0] ** hp.t),
             "correction2": _correction(hp),
         }
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        """See Optimizer: L, R and their roots."""
+        """See RuleOptimizer: L, R and their roots."""
         sides, (keep, weight) = _sides(tuple(grad.shape), hp), _weights(hp)
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
@@ -102,7 +102,7 @@ class Shampoo(Optimizer):
                     state["kept_roots"].add_(_refresh_root(state, side, exponent, hp))
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; symbols of Algorithm 1."""
+        """See RuleOptimizer; symbols of Algorithm 1."""
         x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
         graft = x
         if "exp_avg_sq" in state:
@@ -134,7 +134,7 @@ class Shampoo(Optimizer):
         return super().diagnostics() | {"kept_roots": kept_roots, "seconds_per_refresh": per_refresh(*refreshes)}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         if kept := diagnostics.get("kept_roots"):
             return [f"Shampoo: {kept:.0f} roots could not be refreshed and were kept; look for gradients not finite"]
         return []

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .kronecker import Refreshes, add_outer, eigen, mirrored, orthonormal_rows, per_refresh
 
 FIRST_STEPS = ("skip", "adam")
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
-class SOAP(Optimizer):
+class SOAP(RuleOptimizer):
     """SOAP (Vyas et al., ICLR 2025, arXiv:2409.11321, Algorithms 3 and 4): Adam in Shampoo's eigenbasis.
 
     State for a matrix (m, n): exp_avg and exp_avg_sq (m, n), both in the eigenbasis; factor_left and basis_left (m, m),
@@ -68,7 +68,7 @@ class SOAP(Optimizer):
             )
 
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().check(hp)
         within(self, "eps", hp.eps, 0, math.inf)
         if hp.shampoo_beta is not None:
@@ -79,7 +79,7 @@ class SOAP(Optimizer):
             raise ValueError(f"SOAP: first_step={hp.first_step!r} must be one of {', '.join(FIRST_STEPS)}")
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer. off_diagonal and kept_bases are for diagnostics()."""
+        """See RuleOptimizer. off_diagonal and kept_bases are for diagnostics()."""
         spec = {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
         for side, axis in _sides(shape, hp).items():
             square = Spec((shape[axis], shape[axis]))
@@ -88,16 +88,16 @@ class SOAP(Optimizer):
         return spec | ({"kept_bases": Spec(())} if len(spec) > 2 else {})
 
     def moves(self, hp: Hyper) -> bool:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return self._updates(hp) > 0
 
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         (beta1, beta2), k = hp.betas, max(1, self._updates(hp))
         return {"correction": math.sqrt(1 - beta2**k) / (1 - beta1**k)}
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; symbols of Algorithm 3."""
+        """See RuleOptimizer; symbols of Algorithm 3."""
         m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
         m.lerp_(rotated, 1 - beta1)  # M'
@@ -106,7 +106,7 @@ class SOAP(Optimizer):
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        """See Optimizer.
+        """See RuleOptimizer.
 
         The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
         begin: nothing in between reads them.
@@ -137,7 +137,7 @@ class SOAP(Optimizer):
         return super().diagnostics() | found
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         if kept := diagnostics.get("kept_bases"):
             return [
                 f"SOAP: {kept:.0f} bases could not be refreshed and were kept; look for gradients that are not finite"

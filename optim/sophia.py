@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .curvature import Curvature
 from .execution import uncompiled
 from .groups import Group, plain
@@ -16,7 +16,7 @@ from .sharding import local
 WIN_RATE = (0.1, 0.5)
 
 
-class Sophia(Optimizer):
+class Sophia(RuleOptimizer):
     """Sophia (Liu et al., ICLR 2024, arXiv:2305.14342, Algorithm 3).
 
     Momentum over an average of a curvature diagonal, clipped to [-1, 1] per coordinate; the estimator makes it
@@ -64,17 +64,17 @@ class Sophia(Optimizer):
         super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution)
 
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().check(hp)
         within(self, "rho", hp.rho, 0, math.inf, open_low=True)
         within(self, "eps", hp.eps, 0, math.inf, open_low=True)
 
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return {"exp_avg": Spec(shape), "hessian": Spec(shape), "estimates": Spec((), torch.float32, by_row=False)}
 
     def moves(self, hp: Hyper) -> bool:
-        """See Optimizer.
+        """See RuleOptimizer.
 
         Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one. With lr 0 none
         is needed: torch's checkpoint tools take such a step to bring the state into being.
@@ -88,11 +88,11 @@ class Sophia(Optimizer):
         return True
 
     def gate(self, state: State) -> Tensor | None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         return None if self.curvature.paper_code else state["estimates"]
 
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 3."""
+        """See RuleOptimizer; lines of Algorithm 3."""
         m, h = state["exp_avg"], state["hessian"]
         m.lerp_(grad, 1 - hp.betas[0])  # l. 6
         update: Tensor = (m / (h * hp.rho).clamp(min=hp.eps)).clamp(-1, 1)  # l. 12
@@ -133,7 +133,7 @@ class Sophia(Optimizer):
         return found | {"state": own}
 
     def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
-        """See Optimizer."""
+        """See RuleOptimizer."""
         super().take_over(fresh, states)
         for state in states.values():
             self._share(state, float(state["estimates"]))
@@ -176,7 +176,7 @@ class Sophia(Optimizer):
         return super().diagnostics() | found | {"skipped_estimates": skipped.max().float()}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer; the paper's advice: tune rho until the win rate lies between 0.1 and 0.5."""
+        """See RuleOptimizer; the paper's advice: tune rho until the win rate lies between 0.1 and 0.5."""
         rate, rhos = diagnostics.get("win_rate"), sorted({plain(group["rho"]) for group in self.param_groups})
         found = []
         if rate is not None and not WIN_RATE[0] <= rate <= WIN_RATE[1]:

@@ -31,8 +31,9 @@ from data import Batch
 from files.paths import expanded
 from model import GPT, GPTConfig
 from optim import Sophia
-from optim.base import Optimizer
-from optim.build import OptimizerSet, build
+from optim.base import RuleOptimizer
+from optim.build import build
+from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
 from optim.sharding import is_cut, local
 from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
@@ -95,7 +96,7 @@ def optimizer_of(
 
 def _give_curvature(optimizer: OptimizerSet) -> None:
     """Stands for a first estimate, without which Sophia refuses to step."""
-    for member in optimizer.members:
+    for member in optimizer.optimizers:
         if isinstance(member, Sophia):
             member.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
 
@@ -281,8 +282,8 @@ def _fill_gradients(strategy: Strategy, model: GPT) -> None:
 def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
     """The rank's share of a step: as Owners weigh it; where no owners are, one for every number updated."""
     own, everything = 0.0, 0.0
-    for member in optimizer.members:
-        owners = member._sharing() if isinstance(member, Optimizer) else None
+    for member in optimizer.optimizers:
+        owners = member._sharing() if isinstance(member, RuleOptimizer) else None
         params = [p for group in member.param_groups for p in group["params"]]
         own += sum(local(p).numel() for p in params) if owners is None else owners.loads[rank]
         everything += sum(p.numel() for p in params) if owners is None else sum(owners.loads)

@@ -15,7 +15,7 @@ def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
     """What three estimates leave, the second of which has one NaN, on the last rank alone."""
     strategy, model = laws.open_strategy(placement), laws.gpt()
     optimizer = laws.placed(strategy, "sophiag", model)
-    (sophia,) = optimizer.members
+    (sophia,) = optimizer.optimizers
     assert isinstance(sophia, Sophia)
     hessians: list[dict[str, Tensor]] = []
     for n in range(3):
@@ -46,7 +46,7 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
     late = [
         nn.Parameter(laws._like(p, laws._random(p, 9, n))) for n, p in enumerate(twin.h[0].parameters()) if n in (2, 4)
     ]
-    other.members[0].add_param_group({"params": late})
+    other.optimizers[0].add_param_group({"params": late})
     other.names.update({param: f"late.{n}" for n, param in enumerate(late)})
     for step in range(3, 7):
         for n, param in enumerate([*twin.parameters(), *late]):

@@ -19,7 +19,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, execution
-from optim.base import Optimizer
+from optim.base import RuleOptimizer
 from optim.execution import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, stacked_tensors, whole_tensors
 from optim.factored import BLOCK, column_means
 
@@ -90,7 +90,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rule", [SGD, AdamW, Lion, Signum, Sophia])
-def test_an_eager_step_never_copies_a_long_tensor(rule: Callable[..., Optimizer]) -> None:
+def test_an_eager_step_never_copies_a_long_tensor(rule: Callable[..., RuleOptimizer]) -> None:
     extra = {"curvature": GaussNewtonBartlett()} if rule is Sophia else {}
     param = torch.zeros(3 * PACK, requires_grad=True)
     param.grad = torch.ones_like(param)
@@ -182,7 +182,7 @@ def test_a_compiled_training_step_is_the_same_step(rule: str, execution_: str, c
     """Forward and backward pass, and a step() that is left as it is, also if it runs compiled code of its own."""
     torch.compiler.reset()  # variants of train are counted, over all tests
 
-    def train(model: torch.nn.Module, optimizer: Optimizer) -> None:
+    def train(model: torch.nn.Module, optimizer: RuleOptimizer) -> None:
         model(torch.ones(2, 4)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

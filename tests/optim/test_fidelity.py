@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import GPT, GPTConfig
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
-from optim.base import Optimizer
+from optim.base import RuleOptimizer
 from optim.execution import CACHED, PACKED_BELOW
 
 STEPS = 60
@@ -41,7 +41,7 @@ class Pair:
         make, make_oracle, settings = CASES[case]
         self.ours, self.rng = list(ours), np.random.default_rng(1)
         extra = {"curvature": GaussNewtonBartlett(every=3)} if make is Sophia else {}
-        self.optimizer: Optimizer = make(self.ours, lr=1.0, **settings, **extra)
+        self.optimizer: RuleOptimizer = make(self.ours, lr=1.0, **settings, **extra)
         self.theirs = [make_oracle(w, lr=1.0, **settings) for w in theirs]
 
     def step(self, t: int, ours: Sequence[Array], theirs: Sequence[Array]) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from configs import compose
 from data import Batch
 from model import GPT, GPTConfig
-from optim.base import Optimizer
-from optim.build import OptimizerSet, build, check
+from optim.base import RuleOptimizer
+from optim.build import build, check
+from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
 from trainer.parallel import Single
 
@@ -194,7 +195,7 @@ def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
     for found_inf in (1.0, 0.0):
         for p in model.parameters():
             p.grad = torch.full_like(p, torch.nan if found_inf else 1.0)
-        for member in optimizer.members:
+        for member in optimizer.optimizers:
             member.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
             member.step()
         after = optimizer.save_state()[0] | model.state_dict()
@@ -213,12 +214,12 @@ def test_a_first_step_that_is_not_taken_leaves_nothing_behind(option: str) -> No
     def spoil() -> None:
         for p in model.parameters():
             p.grad = torch.full_like(p, torch.nan)
-        for member in optimizer.members:
+        for member in optimizer.optimizers:
             member.found_inf = torch.ones(())  # type: ignore[attr-defined]
 
     train(model, optimizer, 0, 1, before_step=spoil)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    for member in optimizer.members:
+    for member in optimizer.optimizers:
         member.found_inf = None  # type: ignore[attr-defined]
     train(model, optimizer, 1, 8)
     after = model.state_dict()
@@ -233,7 +234,7 @@ def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     train(model, optimizer, 0, 4)
     found = optimizer.diagnostics()
     assert all(name.startswith("optim/") and value.ndim == 0 and value.isfinite() for name, value in found.items())
-    ours = {g["role"] for m in optimizer.members if isinstance(m, Optimizer) for g in m.param_groups}
+    ours = {g["role"] for m in optimizer.optimizers if isinstance(m, RuleOptimizer) for g in m.param_groups}
     assert ours == {name.removeprefix("optim/update_ratio/") for name in found if "update_ratio" in name}
     optimizer.hints({name: float(value) for name, value in found.items()})
 
@@ -246,14 +247,14 @@ def test_a_copy_steps_its_own_parameters_whatever_was_put_on_the_original(
     """torch's schedulers put a step() on the optimizer that steps it for ever; hooks hold it likewise."""
     model = gpt()
     optimizer = built(config(option), model)
-    for member in optimizer.members:
+    for member in optimizer.optimizers:
         torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
         member.register_step_post_hook(lambda *_: None)
     train(model, optimizer, 0, 4)
     before = copy.deepcopy(model.state_dict())
     twin, other = again((model, optimizer))
     other.load_state(*copy.deepcopy(optimizer.save_state()))
-    for member in other.members:
+    for member in other.optimizers:
         torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
     train(twin, other, 4, 8)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
