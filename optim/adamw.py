@@ -3,8 +3,10 @@
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .moments import moments_spec, update_moments
 
 
 class AdamW(RuleOptimizer):
@@ -31,25 +33,24 @@ class AdamW(RuleOptimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See RuleOptimizer."""
         super().check(hp)
         within(self, "eps", hp.eps, 0, math.inf)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See RuleOptimizer."""
-        return {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
+        return moments_spec(shape)
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See RuleOptimizer."""
         # Multiplied, not divided by: beside the root and the last line, divisions would outlast the memory traffic.
         return {"correction1": 1 / (1 - hp.betas[0] ** hp.t), "correction2": 1 / math.sqrt(1 - hp.betas[1] ** hp.t)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See RuleOptimizer; lines of Algorithm 2."""
-        m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
-        m.lerp_(grad, 1 - beta1)  # l. 7
-        v.lerp_(grad.square(), 1 - beta2)  # l. 8
+        # Lines of Algorithm 2.
+        m, v = update_moments(state, grad, hp.betas)  # ll. 7-8
         m_hat = m * hp.correction1  # l. 9
         root = v.sqrt() * hp.correction2  # l. 10, of v_hat
         update: Tensor = m_hat / (root + hp.eps)  # l. 12

@@ -1,5 +1,6 @@
 """The optimizers of a model as one: what the training loop and checkpoints see."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,12 @@ class OptimizerSet:
         """Sentences for the user about values of diagnostics(), as floats, that are out of their usual range."""
         own = {name.removeprefix("optim/"): value for name, value in diagnostics.items()}
         return [hint for member in self.members for hint in member.hints(own)]
+
+    @property
+    def refresh_interval(self) -> int:
+        """The least number of steps that hold every refresh, of curvature and preconditioners, equally often."""
+        intervals = [interval for member in self.members for interval in member.refresh_intervals()]
+        return math.lcm(*(estimator.every for estimator in self.estimators), *intervals)
 
     def init_state(self) -> None:
         """Makes the state of every parameter; where members are foreign, only on the meta device."""

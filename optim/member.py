@@ -49,6 +49,9 @@ class Member(Protocol):
     def distribute(self, group: dist.ProcessGroup | None) -> None:
         """Tells who has the same plain parameters and gradients, to share the work among them."""
 
+    def refresh_intervals(self) -> list[int]:
+        """Steps between expensive refreshes, of every group that has them."""
+
     def init_state(self) -> None:
         """Makes the state of every parameter; of a foreign optimizer only on the meta device."""
 
@@ -111,6 +114,10 @@ class ForeignMember(Member):
     @override
     def distribute(self, group: dist.ProcessGroup | None) -> None:
         pass  # every rank updates all that it holds
+
+    @override
+    def refresh_intervals(self) -> list[int]:
+        return []  # unknown; what a foreign optimizer does in a step is its own affair
 
     @override
     def init_state(self) -> None:

@@ -1,6 +1,7 @@
 """Signum: see the class."""
 
 from torch import Tensor
+from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 
@@ -26,15 +27,16 @@ class Signum(RuleOptimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See RuleOptimizer."""
         super().check(hp)
         within(self, "momentum", hp.momentum, 0, 1)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See RuleOptimizer."""
         return {"exp_avg": Spec(shape)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See RuleOptimizer; Algorithm 2."""
+        # Algorithm 2.
         return state["exp_avg"].lerp_(grad, 1 - hp.momentum).sign()  # the sign of 0 is 0

@@ -35,7 +35,7 @@ from optim.base import RuleOptimizer
 from optim.build import build
 from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
-from optim.sharding import is_cut, local
+from optim.sharding import is_sharded, local
 from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
 from trainer import DDP, FSDP2, Single, environment
 from trainer.allocator import tune_allocator
@@ -275,7 +275,7 @@ def _fill_gradients(strategy: Strategy, model: GPT) -> None:
     strategy.forward_backward([Batch(row, row, range(1))], lambda m, batch: m(batch.inputs, batch.targets), 1)
     for n, p in enumerate(model.parameters()):
         assert p.grad is not None
-        torch.manual_seed(n * strategy.world_size + (strategy.rank if is_cut(p) else 0))
+        torch.manual_seed(n * strategy.world_size + (strategy.rank if is_sharded(p) else 0))
         local(p.grad).normal_(std=1e-2)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from model import GPT, GPTConfig
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import RuleOptimizer
-from optim.execution import CACHED, PACKED_BELOW
+from optim.pieces import CACHED, PACKED_BELOW
 
 STEPS = 60
 SHAPES = [(7, 5), (11,), (1,), (2, 3, 4), (PACKED_BELOW + 3,), (CACHED // 8 + 1, 9)]  # packed, whole, cut
