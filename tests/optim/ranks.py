@@ -5,6 +5,7 @@ from typing import Any
 
 import laws
 import torch
+from hooked import Turning
 from torch import Tensor, nn
 
 from optim import Sophia
@@ -54,5 +55,24 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
         other.step()
         other.zero_grad()
     found = laws.whole_parameters(strategy, twin) | {other.names[p]: strategy.whole(p.detach()).clone() for p in late}
+    strategy.close()
+    return found
+
+
+def shares_of_turning(placement: str) -> dict[str, Any]:
+    """Who owns which matrix of an optimizer that only tests know, what ranks are assigned, and two steps' outcome."""
+    strategy = laws.open_strategy(placement)
+    shapes = {"wide0": (4, 64), "square": (16, 16), "wide1": (4, 64), "wide2": (4, 64)}  # of as many numbers
+    params = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    optimizer = Turning(params.values())
+    optimizer.distribute(strategy.group)
+    for step in range(2):
+        for n, param in enumerate(params.values()):
+            param.grad = laws._random(param, step, n)
+        optimizer.step()
+    owners = optimizer._owners
+    found: dict[str, Any] = {"values": {name: param.detach().clone() for name, param in params.items()}}
+    if owners is not None:
+        found |= {"owner": {name: owners.owner[param] for name, param in params.items()}, "loads": owners.loads}
     strategy.close()
     return found
