@@ -1,12 +1,11 @@
-"""The engine under every optimizer of this package: takes the steps of a rule (rule.py), whose state is state.py's.
+"""The engine under every optimizer of this package: takes the steps of a rule (rule.py).
 
-It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u, and owns
-* the state's life: made from its spec before the first step, plus "step", a 0-dim fp32 tensor in host memory;
+It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u, and does for all rules
+* the state (state.py): made from its spec before the first step, plus "step", a 0-dim fp32 tensor in host memory;
+* copies, saving and loading (saving.py), and what parameter groups may hold (groups.py);
 * the working dtype: fp32 for narrower parameters, which get a working copy; float64 stays float64 throughout;
 * the execution: on which pieces (pieces.py), and eager or compiled from the same lines (execution.py), unless there is
   no compiler;
-* parameter groups (groups.py): what they may hold, and which saved ones are the same;
-* load_state_dict: verbatim, where torch's own casts state to the parameter's dtype; all of it, or nothing;
 * ranks (sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
 * skipping parameters without gradient or without numbers, closures, and messages about bad values.
 
@@ -28,15 +27,16 @@ from .execution import EXECUTIONS, Compiled, as_tensors, restore, uncompiled, up
 from .member import step_where
 from .pieces import Piece, flat_pieces, full_tensors, owned_tensors, stacked_tensors
 from .rule import Hyper, Rule, Shape, Spec, State, within, working_dtype
+from .saving import SavedRule
 from .sharding import ALL_ROWS, is_sharded
-from .state import Params, StatefulRule
+from .state import Params
 
 __all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "within", "working_dtype"]
 
 COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
 
 
-class RuleOptimizer(StatefulRule):
+class RuleOptimizer(SavedRule):
     """A torch.optim.Optimizer made of a rule.
 
     execution: "eager"; "compiled", worth its seconds of compilation for large models; "auto", compiled from
@@ -165,7 +165,7 @@ class RuleOptimizer(StatefulRule):
     def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
         if self.elementwise:
             return flat_pieces(params, self.state, self.apart, compiled=is_compiled)
-        if (owners := self._sharing()) is not None:
+        if (owners := self.owners()) is not None:
             return owned_tensors(params, self.state, owners, self.apart)
         if self.splits_rows and not (is_compiled or is_sharded(params[0]) or self._refreshes_state):
             return stacked_tensors(params, self.state, self.apart)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
-from .sharding import zeros
+from .sharding import Owners, zeros
 
 State = dict[str, Any]  # by name: tensors, and of foreign optimizers also numbers
 Saved = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # by name: shape and dtype of what a checkpoint has
@@ -48,6 +48,9 @@ class Member(Protocol):
 
     def distribute(self, group: dist.ProcessGroup | None) -> None:
         """Tells who has the same plain parameters and gradients, to share the work among them."""
+
+    def owners(self) -> Owners | None:
+        """Who computes which parameter, where ranks share full parameters."""
 
     def refresh_intervals(self) -> list[int]:
         """Steps between expensive refreshes, of every group that has them."""
@@ -116,8 +119,12 @@ class ForeignMember(Member):
         pass  # every rank updates all that it holds
 
     @override
+    def owners(self) -> Owners | None:
+        return None
+
+    @override
     def refresh_intervals(self) -> list[int]:
-        return []  # unknown; what a foreign optimizer does in a step is its own affair
+        return []  # unknown
 
     @override
     def init_state(self) -> None:

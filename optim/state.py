@@ -1,11 +1,8 @@
-"""Parameter groups and state of a rule: made from the spec, copied, saved, loaded verbatim, shared among ranks."""
+"""A rule's parameter groups and state: which tensors each parameter has, and which rank keeps them."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from functools import partial
+from collections.abc import Iterable
 from inspect import signature
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,19 +10,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
-from .execution import uncompiled
 from .groups import Group
-from .rule import Hyper, Rule, Shape, Spec, State, working_dtype
+from .rule import Hyper, Rule, Spec, State, working_dtype
 from .sharding import Owners, group_of, groups_of, is_sharded, total, zeros
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
 class StatefulRule(torch.optim.Optimizer, Rule):
-    """A torch.optim.Optimizer in all but step(). defaults: of a group's settings, and of counts that rules keep there.
+    """A torch.optim.Optimizer that knows the state of a rule's parameters.
 
-    Raises: ValueError: if a hyperparameter lies outside its range, a group has a key that is no hyperparameter, or a
-    parameter is not real.
+    defaults: of a group's settings, and of counts that rules keep there. Raises: ValueError: if a hyperparameter lies
+    outside its range, a group has a key that is no hyperparameter, or a parameter is not real.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -35,34 +31,6 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         self._followed: dict[int, dict[str, Any]] = {}  # settings by group, as of the last step
         self._group: dist.ProcessGroup | None = None  # of ranks with the same plain parameters and gradients
         super().__init__(params, defaults)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All that belongs to a copy: what torch's has, and what a rule keeps on itself.
-
-        Not what others put on this very object, as torch's schedulers do with a step() that steps it for ever: their
-        methods and, as torch does, hooks. Ranks are of this process.
-        """
-        own = {
-            name: value
-            for name, value in vars(self).items()
-            if not (
-                callable(getattr(type(self), name, None)) or name.startswith("_optimizer_") or name == "_opt_called"
-            )
-        }
-        return {**own, "_group": None, "_owners": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy on the same ranks, which have the rest of its state."""
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        state = deepcopy(self.__getstate__(), memo) | {"_owners": deepcopy(self._owners, memo), "_group": self._group}
-        other.__setstate__(state)
-        return other
-
-    @override
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # torch puts it in, and would put it in later groups
 
     def distribute(self, group: dist.ProcessGroup | None) -> None:
         """Shares the work among the ranks of a group that have the same plain parameters and gradients, as under DDP.
@@ -112,100 +80,6 @@ class StatefulRule(torch.optim.Optimizer, Rule):
             for param in group["params"]:
                 self._state_of(param, group)
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, without numbers of NumPy's, which torch.load(weights_only=True) would refuse."""
-        found: dict[str, Any] = super().state_dict()
-        for group in found["param_groups"]:
-            group |= {key: groups.without_numpy(value) for key, value in group.items() if key not in groups.NO_SETTINGS}
-        return found
-
-    @override
-    @uncompiled
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes state and hyperparameters over bit for bit; tensors go to their parameter's device, steps stay.
-
-        Raises: ValueError: if groups or state do not belong to these parameters; then nothing has changed.
-        """
-        state_dict = dict(state_dict)  # hooks may change it
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = before(self, state_dict) or state_dict
-        owner = type(self).__name__
-        groups.check_form(owner, state_dict)
-        saved, states = state_dict["param_groups"], state_dict["state"]
-        groups.check_same(owner, self.param_groups, saved, self.settings)
-        saved_ids = [i for group in saved for i in group["params"]]
-        if odd := [i for i in states if i not in saved_ids]:
-            raise ValueError(f"{owner}: the saved optimizer state has state {odd[0]!r}, which belongs to no group")
-        params = [param for group in self.param_groups for param in group["params"]]
-        named = {param: states[i] for i, param in zip(saved_ids, params, strict=True) if i in states}
-        self.take_over(*self.fitting(saved, named))
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
-
-    def prepare_load(self, saved: Sequence[Group], states: Mapping[Tensor, Mapping[str, Tensor]]) -> Callable[[], None]:
-        """What makes this optimizer take over saved groups, known to be these, and states by parameter.
-
-        Raises: ValueError: as fitting; nothing has changed before the result is called.
-        """
-        return partial(self.take_over, *self.fitting(saved, states))
-
-    def fitting(
-        self, saved: Sequence[Group], states: Mapping[Tensor, Mapping[str, Tensor]]
-    ) -> tuple[list[dict[str, Any]], dict[Tensor, State]]:
-        """Saved groups, known to be these, and states by parameter, as take_over wants them; changes nothing.
-
-        Raises: ValueError: if a group has other keys or values than such a group may have, or the names, shapes or
-        dtypes of a state are not those of the spec.
-        """
-        fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
-        for ours, group in zip(self.param_groups, fresh, strict=True):
-            groups.check_keys(type(self).__name__, group, self.settings, also=ours)
-            self.check(self._hyper(group))
-        pairs = [(param, group) for group in fresh for param in group["params"] if param in states]
-        return fresh, {param: self._fitting_state(param, group, states[param]) for param, group in pairs}
-
-    def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
-        """Replaces all settings and all state by those that fitting made."""
-        for group, settings in zip(self.param_groups, fresh, strict=True):
-            group.update(settings)
-        self.state = defaultdict(dict, states)
-        self._followed = {}
-
-    def _fitting_state(self, param: Tensor, group: Group, state: Mapping[str, Tensor]) -> State:
-        keeps = self._keeps_state_of(param)
-        own = {name: tensor for name, tensor in state.items() if keeps or name == "step"}
-        self._check_fit(param, group, {name: _kind(tensor) for name, tensor in own.items()}, keeps)
-        place = {name: torch.device("cpu") if name == "step" else param.device for name in own}
-        return {
-            name: tensor.clone(memory_format=torch.contiguous_format).to(place[name]) for name, tensor in own.items()
-        }
-
-    def empty_state(self, param: Tensor, group: Group, saved: Mapping[str, tuple[Shape, torch.dtype]]) -> State:
-        """Tensors for a checkpoint to be read into: what this rank keeps for a parameter.
-
-        saved: shape and dtype of what the checkpoint has for it, by name. Raises: ValueError: if that does not fit.
-        """
-        self._check_fit(param, group, saved, keeps=True)
-        return self._new_state(param, group)
-
-    def _check_fit(
-        self,
-        param: Tensor,
-        group: Group,
-        found: Mapping[str, object],
-        keeps: bool,
-    ) -> None:
-        specs = self._spec(param, group) if keeps else {}
-        expected = {name: (spec.shape, spec.dtype) for name, spec in specs.items()} | {"step": ((), torch.float32)}
-        if found != expected:
-            names = sorted(found.keys() | expected.keys())
-            odd = [name for name in names if found.get(name, "absent") != expected.get(name, "absent")]
-            raise ValueError(
-                f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)} should be "
-                f"{expected.get(odd[0], 'absent')}, is {found.get(odd[0], 'absent')}"
-            )
-
     @property
     def device(self) -> torch.device:
         """Of the first parameter; the CPU, if there is none."""
@@ -213,7 +87,7 @@ class StatefulRule(torch.optim.Optimizer, Rule):
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks that keep parts of the state; where this rank keeps all, the tensor itself."""
-        owners, sharded = self._sharing(), self._first_sharded()
+        owners, sharded = self.owners(), self._first_sharded()
         ranks = None if sharded is None else group_of(sharded)
         return total(tensor, ranks if owners is None else owners.group)
 
@@ -238,7 +112,7 @@ class StatefulRule(torch.optim.Optimizer, Rule):
                 if state.keys() != names:
                     self.state[param] = {n: t for n, t in (self._new_state(param, group) | state).items() if n in names}
 
-    def _sharing(self) -> Owners | None:
+    def owners(self) -> Owners | None:
         """Who computes what, where ranks share parameters that the rule needs in full."""
         if self._owners is None and not (self.elementwise or self.splits_rows):
             sharded = self._first_sharded()
@@ -270,7 +144,7 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         state = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
         if not self._keeps_state_of(param):
             return state
-        is_owned = self._sharing() is not None
+        is_owned = self.owners() is not None
         for name, spec in self._spec(param, group).items():
             assert spec.dtype is not None
             by_row = not is_owned and (spec.shape == tuple(param.shape) if spec.by_row is None else spec.by_row)
@@ -280,15 +154,10 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         return state
 
     def _keeps_state_of(self, param: Tensor) -> bool:
-        owners = self._sharing()
+        owners = self.owners()
         return owners is None or owners.owns(param)
 
     def _spec(self, param: Tensor, group: Group) -> dict[str, Spec]:
         """The state of a parameter, dtypes filled in."""
         specs = self.state_spec(tuple(param.shape), self._hyper(group))
         return {name: spec._replace(dtype=spec.dtype or working_dtype(param)) for name, spec in specs.items()}
-
-
-def _kind(tensor: object) -> object:
-    """What the spec determines of a tensor of state."""
-    return (tuple(tensor.shape), tensor.dtype) if isinstance(tensor, Tensor) else tensor

@@ -30,10 +30,8 @@ from configs import compose
 from data import Batch
 from files.paths import expanded
 from model import GPT, GPTConfig
-from optim import Sophia
-from optim.base import RuleOptimizer
 from optim.build import build
-from optim.ensemble import OptimizerSet
+from optim.ensemble import OptimizerSet, curvature_of
 from optim.memory import state_bytes
 from optim.sharding import is_sharded, local
 from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
@@ -95,10 +93,10 @@ def optimizer_of(
 
 
 def _give_curvature(optimizer: OptimizerSet) -> None:
-    """Stands for a first estimate, without which Sophia refuses to step."""
-    for member in optimizer.optimizers:
-        if isinstance(member, Sophia):
-            member.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
+    """Stands for a first estimate, without which an optimizer that takes them may refuse to step."""
+    for each in filter(curvature_of, optimizer.optimizers):
+        taking: Any = each
+        taking.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
 
 
 def _class_in(file: str, name: str) -> Any:
@@ -226,15 +224,15 @@ def measure_rank(settings: Mapping[str, Any]) -> None:
     if settings["tuned_allocator"]:
         tune_allocator()
     strategy = _open_strategy(settings["placement"])
-    everybodys = {}
+    gathered = {}
     for text, node in settings["optim"].items():
         try:
-            everybodys[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
+            gathered[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
         except ValueError as error:  # on all ranks alike: a method that this placement does not allow
             if strategy.is_main:
                 print(f"{text} under {settings['placement']}: {error}", file=sys.stderr)
     if strategy.is_main:
-        Path(settings["file"]).write_text(json.dumps(everybodys))
+        Path(settings["file"]).write_text(json.dumps(gathered))
     strategy.close()
 
 
@@ -282,8 +280,8 @@ def _fill_gradients(strategy: Strategy, model: GPT) -> None:
 def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
     """The rank's share of a step: as Owners weigh it; where no owners are, one for every number updated."""
     own, everything = 0.0, 0.0
-    for member in optimizer.optimizers:
-        owners = member._sharing() if isinstance(member, RuleOptimizer) else None
+    for member in optimizer.members:
+        owners = member.owners()
         params = [p for group in member.param_groups for p in group["params"]]
         own += sum(local(p).numel() for p in params) if owners is None else owners.loads[rank]
         everything += sum(p.numel() for p in params) if owners is None else sum(owners.loads)

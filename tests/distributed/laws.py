@@ -199,9 +199,9 @@ def loads_of(option: str) -> list[float]:
     strategy, model = open_strategy("ddp"), gpt(n_layer=4, n_embd=32)
     optimizer = placed(strategy, option, model)
     steps_with_given_gradients(model, optimizer, 0, 1)
-    owners = [member._owners for member in optimizer.optimizers if getattr(member, "_owners", None)]  # type: ignore[attr-defined]
+    loads = [owners.loads for member in optimizer.members if (owners := member.owners()) is not None]
     strategy.close()
-    return [] if not owners else owners[0].loads
+    return loads[0]
 
 
 def evaluated(placement: str, n_sequences: int) -> float:

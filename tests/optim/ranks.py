@@ -70,7 +70,7 @@ def shares_of_turning(placement: str) -> dict[str, Any]:
         for n, param in enumerate(params.values()):
             param.grad = laws._random(param, step, n)
         optimizer.step()
-    owners = optimizer._owners
+    owners = optimizer.owners()
     found: dict[str, Any] = {"values": {name: param.detach().clone() for name, param in params.items()}}
     if owners is not None:
         found |= {"owner": {name: owners.owner[param] for name, param in params.items()}, "loads": owners.loads}

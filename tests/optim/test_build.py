@@ -170,19 +170,19 @@ def test_state_saved_and_loaded_continues_bit_for_bit(config: dict[str, Any]) ->
             optimizer.zero_grad()
 
     config = {k: (dict(v) if hasattr(v, "keys") else list(v) if hasattr(v, "append") else v) for k, v in config.items()}
-    whole, cut, resumed = gpt(), gpt(), gpt()
-    steps(whole, built(config, whole), 0, 6)
-    first, second = built(config, cut), built(config, resumed)
-    steps(cut, first, 0, 3)
+    straight, stopped, resumed = gpt(), gpt(), gpt()
+    steps(straight, built(config, straight), 0, 6)
+    first, second = built(config, stopped), built(config, resumed)
+    steps(stopped, first, 0, 3)
     tensors, rest = first.save_state()
     assert first.state_bytes() == sum(t.nbytes for t in tensors.values() if t.ndim)
-    resumed.load_state_dict(cut.state_dict())
+    resumed.load_state_dict(stopped.state_dict())
     second.load_state({name: t.clone() for name, t in tensors.items()}, rest)
     for name, tensor in second.save_state()[0].items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name])
     steps(resumed, second, 3, 6)
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -16,7 +16,7 @@ from optim.base import RuleOptimizer
 from optim.pieces import CACHED, PACKED_BELOW
 
 STEPS = 60
-SHAPES = [(7, 5), (11,), (1,), (2, 3, 4), (PACKED_BELOW + 3,), (CACHED // 8 + 1, 9)]  # packed, whole, cut
+SHAPES = [(7, 5), (11,), (1,), (2, 3, 4), (PACKED_BELOW + 3,), (CACHED // 8 + 1, 9)]  # packed, in full, split
 Make = Callable[..., Any]
 CASES: dict[str, tuple[Make, Make, dict[str, Any]]] = {
     "adamw": (AdamW, oracles.AdamW, {"betas": (0.9, 0.8), "eps": 1e-3, "weight_decay": 0.1}),

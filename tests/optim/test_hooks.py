@@ -1,6 +1,8 @@
 """Who needs to know how an optimizer works asks it; no other file knows a name of its settings."""
 
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import ranks
@@ -8,11 +10,15 @@ import torch
 import world
 from hooked import Turning
 
+from configs import compose
 from optim import SOAP, Shampoo
 from optim.base import Hyper
+from optim.build import build
 from optim.ensemble import OptimizerSet
+from optim.sharding import ALL_ROWS
 from reproduce.timing import TimingError, step_times
 
+ROOT = Path(__file__).parents[2]
 TURNING = ["optim._target_=hooked.Turning", "~optim.fused", "~optim.betas", "~optim.eps"]
 
 
@@ -49,3 +55,29 @@ def test_the_factors_of_a_square_matrix_cost_as_others_do(rule: type[SOAP | Sham
     square, wide, vector = (optimizer.cost(shape, hp) for shape in ((8, 8), (8, 9), (64,)))
     assert 2 * 2 * 8**3 < square < wide
     assert vector == 64
+
+
+@pytest.mark.parametrize("option", ["adafactor", "shampoo", "soap", "sophiag"])
+def test_a_diagnostic_is_named_in_its_optimizers_files_alone(option: str) -> None:
+    """Others hand on a mapping of optim/<name> to a number."""
+    model = torch.nn.Linear(4, 3)
+    roles = {"weight": "matrix", "bias": "vector"}
+    node = compose([f"optim={option}"]).optim
+    optimizer = build(node, dict(model.named_parameters()), roles, seed=0, global_batch=1)
+    optimizer.init_state()
+    found = optimizer.diagnostics()
+    assert all(name.startswith("optim/") for name in found)
+    own = {
+        inspect.getfile(cls) for o in optimizer.optimizers for cls in type(o).__mro__ if cls.__module__ != "builtins"
+    }
+    others = [path for path in (*ROOT.glob("optim/*.py"), *ROOT.glob("trainer/*.py"), ROOT / "train.py")]
+    for name in {name.split("/")[1] for name in found}:
+        assert [str(path) for path in others if name in path.read_text() and str(path) not in own] == []
+
+
+def test_rows_that_this_rank_holds_alone_are_all_rows() -> None:
+    matrix = torch.randn(5, 3)
+    sums = matrix.sum(0)
+    assert ALL_ROWS.sum(sums) is sums and ALL_ROWS.count(matrix) == 5
+    torch.testing.assert_close(ALL_ROWS.mean(matrix), matrix.mean())
+    torch.testing.assert_close(ALL_ROWS.mean(matrix[:, 0]), matrix[:, 0].mean())

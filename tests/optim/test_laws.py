@@ -28,7 +28,7 @@ G, T, V = 4, 5, 11
 
 
 def config(option: str, **changes: Any) -> dict[str, Any]:
-    """The option's settings, intervals cut to 3 steps, changes made wherever a node has the key."""
+    """The option's settings, intervals of 3 steps, changes made wherever a node has the key."""
     found: Any = compose([f"optim={option}"]).optim
     for node in nodes(found):
         node |= {key: 3 for key in INTERVALS if key in node} | {k: v for k, v in changes.items() if k in node}
@@ -97,19 +97,19 @@ def resumed(settings: dict[str, Any], model: GPT, optimizer: OptimizerSet) -> tu
 
 
 @OF_EVERY_OPTION
-@pytest.mark.parametrize(("dtype", "cut"), [(torch.float32, 4), (torch.bfloat16, 1)])  # 4: within an interval
-def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, cut: int) -> None:
-    settings, whole, model = config(option), gpt(dtype), gpt(dtype)
-    train(whole, built(settings, whole), 0, 8)
+@pytest.mark.parametrize(("dtype", "stop"), [(torch.float32, 4), (torch.bfloat16, 1)])  # 4: within an interval
+def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, stop: int) -> None:
+    settings, straight, model = config(option), gpt(dtype), gpt(dtype)
+    train(straight, built(settings, straight), 0, 8)
     first = built(settings, model)
-    train(model, first, 0, cut)
+    train(model, first, 0, stop)
     again, second = resumed(settings, model, first)
     before, after = first.save_state()[0], second.save_state()[0]
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
-    train(again, second, cut, 8)
-    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+    train(again, second, stop, 8)
+    for a, b in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
