@@ -33,7 +33,7 @@ class OptimizerSet:
         return [group for member in self.members for group in member.param_groups]
 
     def step(self, *, measured: bool = False, is_finite: Tensor | None = None) -> None:
-        """Updates all parameters; measured: also notes update_ratio for diagnostics(), which costs some time.
+        """Updates all parameters; measured: also notes what diagnostics() then says about them, which costs a copy.
 
         is_finite: 0-dim, whether the step may be taken. Where not, parameters and state stay as they are, while ours
         count it as a step. On a CPU the tensor is read, on other devices it stays there, unless an optimizer, neither

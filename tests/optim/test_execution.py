@@ -257,7 +257,7 @@ assert torch.allclose(param, torch.zeros(8), atol=1e-6), param
 
 
 def test_short_matrices_of_a_shape_are_updated_together_as_each_alone() -> None:
-    """Within the rounding of sums of 40 numbers, whose order is torch's affair."""
+    """Within the rounding of sums of 40 numbers, whose order torch chooses."""
     shapes = [(8, 5), (3,), (8, 5), (7, 2), (3,), (), (8, 5), (PACKED_BELOW,), ()]
     for beta1 in (None, 0.9):
         together = made_parameters(shapes)
