@@ -41,7 +41,7 @@ class Rows:
         return len(tensor) if self.n is None else self.n
 
     def sum(self, part: Tensor) -> Tensor:
-        """A sum over this rank's rows, made one over all rows: in place, and `part` itself where there are no others.
+        """A sum over this rank's rows, made one over the rows of all ranks, in place.
 
         Every rank of the group must call this.
         """
@@ -110,7 +110,7 @@ def rows_of(param: Tensor) -> Rows | None:
 
 
 def total(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over the ranks of a group, for what is measured; the tensor itself without one."""
+    """The sum over the ranks of a group, in place; the tensor as it is without one."""
     if group is not None:
         dist.all_reduce(tensor, group=group)
     return tensor
@@ -127,8 +127,8 @@ class Full(NamedTuple):
 class Owners:
     """Which rank of a group computes which parameter, and the exchange of what it computed.
 
-    costs: relative, of each parameter. Longest first, each goes to the rank with the least so far, ties to the lower
-    rank: the same on all ranks.
+    costs: relative, of each parameter. The most expensive first, each goes to the rank that has least to do so far, ties
+    to the lower rank: the same on all ranks.
     """
 
     def __init__(self, costs: Mapping[Tensor, float], group: dist.ProcessGroup) -> None:

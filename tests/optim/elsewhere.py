@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import nanodescent.optim
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+
+import nanodescent.optim
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall("```python\n(.*?)```", (ROOT / "docs" / "optimizers.md").read_text("utf-8"), re.S)

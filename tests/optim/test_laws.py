@@ -114,7 +114,7 @@ def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, stop: int)
 
 
 @OF_EVERY_OPTION
-def test_state_has_the_bytes_that_the_meta_device_foretells(option: str) -> None:
+def test_state_has_the_bytes_that_the_meta_device_tells_beforehand(option: str) -> None:
     model = gpt()
     optimizer = built(config(option), model)
     train(model, optimizer, 0, 1)
