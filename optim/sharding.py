@@ -127,8 +127,8 @@ class Full(NamedTuple):
 class Owners:
     """Which rank of a group computes which parameter, and the exchange of what it computed.
 
-    costs: relative, of each parameter. The most expensive first, each goes to the rank that has least to do so far, ties
-    to the lower rank: the same on all ranks.
+    costs: relative, of each parameter. The most expensive first, each goes to the rank with the least work so far,
+    ties to the lower rank: the same on all ranks.
     """
 
     def __init__(self, costs: Mapping[Tensor, float], group: dist.ProcessGroup) -> None:
