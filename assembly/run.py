@@ -10,7 +10,7 @@ from configs import RunConfig
 from data import Batch, TokenDataset, TokenLoader, eval_batches
 from model import LanguageModel
 from model.flops import flops_per_token
-from optim.build import OptimizerSet
+from optim.ensemble import OptimizerSet
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
 from trainer.divergence import Divergence

@@ -1,4 +1,10 @@
-"""Optimizers, one file per paper, on one engine (base.py); needs torch and the standard library only."""
+"""Optimizers, one file per paper; needs torch and the standard library only.
+
+Writing one: rule.py (what its author writes), base.py (the engine: a step), state.py, saving.py, groups.py (state and
+parameter groups), pieces.py, execution.py (how a rule gets its tensors), sharding.py (ranks). Shared by several papers:
+moments.py, factored.py, kronecker.py, preconditioner.py, curvature.py. Using several: build.py (YAML to optimizers),
+ensemble.py (a model's optimizers as one), member.py (what it asks of each), memory.py (bytes of state).
+"""
 
 from .adafactor import Adafactor
 from .adamw import AdamW

@@ -3,12 +3,14 @@
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .factored import column_means, computed_once, mean
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .factored import column_means, computed_once
+from .sharding import Rows
 
 
-class Adafactor(Optimizer):
+class Adafactor(RuleOptimizer):
     """Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235, Algorithms 4 and 5).
 
     Adam's second moment of a matrix, as the product of its averages over columns and over rows; the update is clipped
@@ -52,8 +54,8 @@ class Adafactor(Optimizer):
         }
         super().__init__(params, defaults, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
         if hp.beta1 is not None:
             within(self, "beta1", hp.beta1, 0, 1)
@@ -62,35 +64,36 @@ class Adafactor(Optimizer):
         within(self, "eps[1]", hp.eps[1], 0, math.inf, open_low=True)
         within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
         momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape)}
         if len(shape) != 2:
             return {"exp_avg_sq": Spec(shape), **momentum}
         return {"exp_avg_sq_row": Spec(shape[:1], by_row=True), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
         # rho_t = min(lr, 1 / sqrt(t)) over lr, since the engine multiplies by lr, which a schedule may set to 0.
         return {"beta2": 1 - float(hp.t) ** hp.beta2_decay, "rho": 1 / max(1.0, hp.lr * math.sqrt(hp.t))}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 4, for vectors of Algorithm 5."""
+        # Lines of Algorithm 4, for vectors of Algorithm 5.
         beta2, square = hp.beta2, grad.square() + hp.eps[0]
         if "exp_avg_sq" in state:
             v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4
             u = grad * v.rsqrt()  # l. 5
         else:
             row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
-            col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square))  # l. 5
-            u = grad * computed_once((row / mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())  # ll. 6-7
-        u = u * computed_once(1 / (_rms(u) / hp.clip_threshold).clamp(min=1))  # l. 8
+            col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square, hp.rows))  # l. 5
+            u = grad * computed_once((row / hp.rows.mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())  # ll. 6-7
+        u = u * computed_once(1 / (_rms(u, hp.rows) / hp.clip_threshold).clamp(min=1))  # l. 8
         if "exp_avg" in state:
             u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
         if hp.relative_step:
-            u = u * computed_once(hp.rho * _rms(param).clamp(min=hp.eps[1]))  # l. 3
+            u = u * computed_once(hp.rho * _rms(param, hp.rows).clamp(min=hp.eps[1]))  # l. 3
         return u
 
 
-def _rms(x: Tensor) -> Tensor:
-    return mean(x.square()).sqrt()
+def _rms(x: Tensor, rows: Rows) -> Tensor:
+    return rows.mean(x.square()).sqrt()

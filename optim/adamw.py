@@ -3,11 +3,13 @@
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .moments import moments_spec, update_moments
 
 
-class AdamW(Optimizer):
+class AdamW(RuleOptimizer):
     """AdamW (Loshchilov & Hutter, ICLR 2019, arXiv:1711.05101, Algorithm 2).
 
     State for a parameter: exp_avg and exp_avg_sq, both of its shape. Memory: 2 numbers per parameter.
@@ -31,25 +33,24 @@ class AdamW(Optimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
         within(self, "eps", hp.eps, 0, math.inf)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
-        return {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
+        return moments_spec(shape)
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
         # Multiplied, not divided by: beside the root and the last line, divisions would outlast the memory traffic.
         return {"correction1": 1 / (1 - hp.betas[0] ** hp.t), "correction2": 1 / math.sqrt(1 - hp.betas[1] ** hp.t)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 2."""
-        m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
-        m.lerp_(grad, 1 - beta1)  # l. 7
-        v.lerp_(grad.square(), 1 - beta2)  # l. 8
+        # Lines of Algorithm 2.
+        m, v = update_moments(state, grad, hp.betas)  # ll. 7-8
         m_hat = m * hp.correction1  # l. 9
         root = v.sqrt() * hp.correction2  # l. 10, of v_hat
         update: Tensor = m_hat / (root + hp.eps)  # l. 12

@@ -12,155 +12,18 @@ parameters of a role. `rest` stands for the roles not named.
 
 import importlib
 import inspect
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from . import groups
-from .base import Optimizer
-from .curvature import Curvature
-from .sharding import local, zeros
+from .ensemble import OptimizerSet, curvature_of
 
 ROLES = ("embedding", "matrix", "head", "vector")
 OURS = ("_target_", "decay_roles", "role_settings")  # keys that are no arguments
 Node = Mapping[str, Any]
-
-
-class OptimizerSet:
-    """The optimizers of a model as one: what the training loop and checkpoints see.
-
-    members: torch.optim.Optimizer objects. names: the FQN of every parameter.
-    """
-
-    def __init__(self, members: Sequence[torch.optim.Optimizer], names: Mapping[nn.Parameter, str]) -> None:
-        self.members, self.names = list(members), dict(names)
-        curvatures = (getattr(member, "curvature", None) for member in members)
-        self.estimators = [curvature for curvature in curvatures if isinstance(curvature, Curvature)]
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The live groups of all members."""
-        return [group for member in self.members for group in member.param_groups]
-
-    def step(self, *, measured: bool = False, is_finite: Tensor | None = None) -> None:
-        """Updates all parameters; measured: also takes down update_ratio for diagnostics(), which costs some time.
-
-        is_finite: 0-dim, whether the step may be taken. Where not, parameters and state stay as they are, while ours
-        count it as a step. On a CPU the tensor is read, on other devices it stays there, unless an optimizer, neither
-        ours nor one of torch's fused ones, cannot do without.
-        """
-        for member in self.members:
-            if isinstance(member, Optimizer):
-                member.measures = measured
-            if is_finite is None:
-                member.step()
-            elif is_finite.device.type == "cpu" or not _stops_on_device(member):
-                _step_if(bool(is_finite), member)
-            else:
-                _step_where(is_finite, member)
-
-    def zero_grad(self) -> None:
-        """Forgets all gradients."""
-        for member in self.members:
-            member.zero_grad()
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        """What the members have to say, as "optim/..." to 0-dim tensors on the device; the same on all ranks."""
-        found: dict[str, Tensor] = {}
-        for member in self.members:
-            if isinstance(member, Optimizer):
-                found |= {f"optim/{name}": value for name, value in member.diagnostics().items()}
-        return found
-
-    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """Sentences for the user about values of diagnostics(), as floats, that are out of their usual range."""
-        own = {name.removeprefix("optim/"): value for name, value in diagnostics.items()}
-        return [hint for member in self.members if isinstance(member, Optimizer) for hint in member.hints(own)]
-
-    def state_bytes(self) -> int:
-        """Bytes of all state tensors that exist on this rank; those of one number (steps) aside."""
-        tensors = (value for _, _, state in self._states() for value in state.values() if isinstance(value, Tensor))
-        return sum(local(tensor).nbytes for tensor in tensors if tensor.ndim)
-
-    def save_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors, named "<FQN>.<state name>", and all that is JSON: numbers in the state, and the groups.
-
-        Across ranks the tensors are DTensors, the same everywhere, or on their owner alone, see sharding.py.
-        """
-        tensors: dict[str, Tensor] = {}
-        numbers: dict[str, dict[str, Any]] = {}
-        for _, param, state in self._states():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{self.names[param]}.{name}"] = value
-                else:
-                    numbers.setdefault(self.names[param], {})[name] = value
-        return tensors, {"numbers": numbers, "groups": [_as_json(group) for group in self._named_groups()]}
-
-    def empty_state(self, saved: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
-        """Tensors for a checkpoint to be read into, then to be given to load_state: those that this rank keeps.
-
-        saved: shape and dtype of all that was saved, by name, whatever the ranks it was saved on. Raises: ValueError:
-        if it is not the state of these optimizers and parameters.
-        """
-        by_param: dict[str, dict[str, Any]] = {}
-        for full_name, found in saved.items():
-            fqn, _, name = full_name.rpartition(".")
-            by_param.setdefault(fqn, {})[name] = found
-        self._check_known(by_param)
-        tensors: dict[str, Tensor] = {}
-        for member in self.members:
-            for group in member.param_groups:
-                for param in group["params"]:
-                    fqn = self.names[param]
-                    empty = _empty(member, param, group, by_param[fqn]) if fqn in by_param else {}
-                    tensors |= {f"{fqn}.{name}": tensor for name, tensor in empty.items()}
-        return tensors
-
-    def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        """Takes over what save_state gave, bit for bit.
-
-        Raises: ValueError: if a name belongs to no parameter, the groups are others or in another order, or the state
-        does not fit its optimizer; then nothing has changed.
-        """
-        states: dict[str, dict[str, Any]] = {name: dict(found) for name, found in rest["numbers"].items()}
-        for full_name, tensor in tensors.items():
-            fqn, _, name = full_name.rpartition(".")
-            states.setdefault(fqn, {})[name] = tensor
-        self._check_known(states)
-        settings = list(dict.fromkeys(key for member in self.members for key in member.defaults))
-        groups.check_same("optim", self._named_groups(), rest["groups"], settings)
-        saved, commits = iter(rest["groups"]), []
-        for member in self.members:
-            own = [next(saved) for _ in member.param_groups]
-            params = [param for group in member.param_groups for param in group["params"]]
-            commits.append(
-                _prepared(member, own, {p: states[self.names[p]] for p in params if self.names[p] in states})
-            )
-        for commit in commits:
-            commit()
-
-    def _named_groups(self) -> list[dict[str, Any]]:
-        """The groups with the FQNs of their parameters."""
-        return [
-            group | {"param_names": [self.names[param] for param in group["params"]]} for group in self.param_groups
-        ]
-
-    def _check_known(self, names: Iterable[str]) -> None:
-        if unknown := sorted(set(names) - set(self.names.values())):
-            raise ValueError(f"the saved optimizer state is of a parameter that the model lacks: {unknown[0]}")
-
-    def _states(self) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter, dict[str, Any]]]:
-        for member in self.members:
-            for group in member.param_groups:
-                for param in group["params"]:
-                    if param in member.state:
-                        yield member, param, member.state[param]
 
 
 def check(config: Node) -> None:
@@ -187,20 +50,20 @@ def build(
     """
     check(config)
     nodes, owned = _nodes(config), _ownership(_nodes(config), parameters, roles)
-    members = []
+    optimizers = []
     for key, node in nodes.items():
         if not owned[key]:
             raise ValueError(f"optim.roles.{key}: the model has no parameter with such a role; leave that node out")
         _check_parameters(node, {name: parameters[name] for name in owned[key]})
-        member = _construct(node, _groups(node, owned[key], parameters, roles))
-        _check_role_settings(node, member)
-        curvature = getattr(member, "curvature", None)
-        if isinstance(curvature, Curvature):
-            curvature.bind(member, parameters.values(), seed=seed, global_batch=global_batch)
-        if isinstance(member, Optimizer):
-            member.distribute(group)
-        members.append(member)
-    return OptimizerSet(members, {param: name for name, param in parameters.items()})
+        optimizer = _construct(node, _groups(node, owned[key], parameters, roles))
+        _check_role_settings(node, optimizer)
+        if (curvature := curvature_of(optimizer)) is not None:
+            curvature.bind(optimizer, parameters.values(), seed=seed, global_batch=global_batch)
+        optimizers.append(optimizer)
+    found = OptimizerSet(optimizers, {param: name for name, param in parameters.items()})
+    for member in found.members:
+        member.distribute(group)
+    return found
 
 
 def _nodes(config: Node) -> dict[str, Node]:
@@ -249,17 +112,18 @@ def _groups(
 
 
 def _check_parameters(node: Node, parameters: Mapping[str, nn.Parameter]) -> None:
-    if isinstance(target := locate(node["_target_"]), type) and issubclass(target, Optimizer):
+    check_parameter = getattr(locate(node["_target_"]), "check_parameter", None)  # others' classes have none
+    if check_parameter is not None:
         for name, param in parameters.items():
-            groups.check_parameter(target.__name__, name, param)
+            check_parameter(name, param)
 
 
-def _check_role_settings(node: Node, member: torch.optim.Optimizer) -> None:
+def _check_role_settings(node: Node, optimizer: torch.optim.Optimizer) -> None:
     for role, settings in node.get("role_settings", {}).items():
-        if odd := sorted(settings.keys() - member.defaults.keys()):
+        if odd := sorted(settings.keys() - optimizer.defaults.keys()):
             raise ValueError(
                 f"optim.role_settings.{role}.{odd[0]}: {node['_target_']} has no such setting for a part of its "
-                f"parameters; it has {', '.join(member.defaults)}"
+                f"parameters; it has {', '.join(optimizer.defaults)}"
             )
 
 
@@ -312,81 +176,3 @@ def _accepted(target: Any) -> dict[str, inspect.Parameter]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p for p in parameters if p.kind in kinds and p.name != "params"}
-
-
-def _prepared(
-    member: torch.optim.Optimizer,
-    saved: Sequence[Mapping[str, Any]],
-    states: Mapping[Tensor, Mapping[str, Any]],
-) -> Callable[[], None]:
-    """What makes a member take saved groups and states over.
-
-    Raises: ValueError: if they do not fit it.
-    """
-    if isinstance(member, Optimizer):
-        return partial(member.take_over, *member.fitting(saved, states))
-    fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(member.param_groups, saved, strict=True)]
-    owners = {param: group for group in fresh for param in group["params"]}
-    found: dict[Tensor, dict[str, Any]] = {p: _foreign_state(p, owners[p], state) for p, state in states.items()}
-
-    def commit() -> None:
-        for group, settings in zip(member.param_groups, fresh, strict=True):
-            group.update(settings)
-        member.state = defaultdict(dict, found)
-
-    return commit
-
-
-def _foreign_state(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    # As torch keeps them: steps in host memory unless a fused or capturable kernel counts them on the device.
-    on_device = group.get("fused") or group.get("capturable")
-    return {
-        name: value.to(param.device if name != "step" or on_device else "cpu", copy=True)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in state.items()
-    }
-
-
-def _empty(
-    member: torch.optim.Optimizer,
-    param: nn.Parameter,
-    group: Mapping[str, Any],
-    saved: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-) -> dict[str, Tensor]:
-    if isinstance(member, Optimizer):
-        return member.empty_state(param, group, saved)
-    return {
-        name: zeros(param, shape, dtype, by_row=shape == tuple(param.shape)) for name, (shape, dtype) in saved.items()
-    }
-
-
-def _stops_on_device(member: torch.optim.Optimizer) -> bool:
-    return isinstance(member, Optimizer) or all(group.get("fused") for group in member.param_groups)
-
-
-def _step_where(is_finite: Tensor, member: torch.optim.Optimizer) -> None:
-    member.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's name for it
-    try:
-        member.step()
-    finally:
-        member.found_inf = None  # type: ignore[attr-defined]  # or it would stop steps that do not ask
-
-
-def _step_if(is_finite: bool, member: torch.optim.Optimizer) -> None:
-    if is_finite:
-        member.step()
-    elif isinstance(member, Optimizer):
-        member.skip()
-
-
-def _as_json(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a group is JSON, numbers as Python's; waits for those that are tensors on a device."""
-    found = {key: groups.plain(value) for key, value in group.items() if key != "params"}
-    return {key: value for key, value in found.items() if _is_json(value)}
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_json(each) for each in value)
-    return value is None or isinstance(value, bool | int | float | str)

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from typing_extensions import override
 
 from .execution import uncompiled
-from .sharding import is_cut
+from .rule import working_dtype
+from .sharding import is_sharded
 
 Batch = Any  # a NamedTuple, see the module; this package does not know whose
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -136,10 +138,10 @@ class GaussNewtonBartlett(Curvature):
     ) -> None:
         super().__init__(every, sequences, fraction, paper_code)
 
+    @override
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
     ) -> dict[Tensor, Tensor]:
-        """See Curvature."""
         tokens = 0
 
         def drawn_label_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -163,6 +165,9 @@ class Hutchinson(Curvature):
     u * (H u) with u ~ N(0, I) is an unbiased estimate of the diagonal of H, the Hessian of the mean loss with the true
     labels. It may be negative. Paper: every 10 steps, on 32 of 480 sequences. Attention runs on torch's math kernel,
     the only one with a second derivative, and the model runs uncompiled. paper_code: none before the first k steps.
+
+    Raises: also ValueError: from bind, if parameters are sharded across ranks, whose hooks break the second
+    derivative's graph. RuntimeError: from update, if something in the model has no second derivative.
     """
 
     rho = 0.01
@@ -172,28 +177,22 @@ class Hutchinson(Curvature):
     ) -> None:
         super().__init__(every, sequences, fraction, paper_code)
 
+    @override
     def bind(
         self, optimizer: TakesCurvature, parameters: Iterable[nn.Parameter], *, seed: int, global_batch: int
     ) -> None:
-        """See Curvature.
-
-        Raises: ValueError: also if parameters are cut across ranks, whose hooks cut the second derivative's graph.
-        """
         parameters = list(parameters)
-        if any(is_cut(param) for param in parameters):
+        if any(is_sharded(param) for param in parameters):
             raise ValueError(
                 "Hutchinson needs second derivatives, which parallel=fsdp2 does not have: use parallel=ddp, or "
                 "GaussNewtonBartlett (optim=sophiag)"
             )
         super().bind(optimizer, parameters, seed=seed, global_batch=global_batch)
 
+    @override
     def estimate(
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
     ) -> dict[Tensor, Tensor]:
-        """See Curvature.
-
-        Raises: RuntimeError: if something in the model has no second derivative.
-        """
         parameters = [param for param in self._parameters if param.requires_grad]
         generator = torch.Generator().manual_seed(hashed(self._seed, step))
         probes = {p: torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in parameters}
@@ -270,8 +269,8 @@ def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """In fp32, or float64 as it is: a softmax in bf16 is another distribution, a square another number."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    """In the working dtype: a softmax in bf16 is another distribution, a square another number."""
+    return tensor.to(working_dtype(tensor))
 
 
 def hashed(*numbers: int) -> int:

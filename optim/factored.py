@@ -1,36 +1,24 @@
-"""What rules share that keep a matrix's statistics by row and by column.
-
-Means are over all rows, also where this rank holds some of them alone.
-"""
-
-import math
+"""What rules share that keep a matrix's statistics by row and by column."""
 
 import torch
 from torch import Tensor
 
-from .sharding import n_rows, whole
+from .sharding import Rows
 
 BLOCK = 64  # rows whose numbers stay in a CPU's cache
 
 
-def column_means(matrix: Tensor) -> Tensor:
-    """matrix.mean(0) of a matrix (m, n), (n), in blocks of rows.
+def column_means(matrix: Tensor, rows: Rows) -> Tensor:
+    """matrix.mean(0) of a matrix (m, n) with these rows, (n), computed in blocks of rows.
 
     Compiled code would otherwise walk down the whole height once for every few columns: 2.6 times slower at
     50257 x 768 on a CPU.
     """
     blocks = len(matrix) // BLOCK
     if blocks == 0:  # compiled code cannot shape nothing
-        return whole(matrix.sum(0)) / n_rows(matrix)
+        return rows.sum(matrix.sum(0)) / rows.count(matrix)
     sums = matrix[: blocks * BLOCK].view(blocks, BLOCK, matrix.shape[1]).sum(1).sum(0)
-    return whole(sums + matrix[blocks * BLOCK :].sum(0)) / n_rows(matrix)
-
-
-def mean(tensor: Tensor) -> Tensor:
-    """The mean, 0-dim, of a tensor with the parameter's rows."""
-    if tensor.ndim == 0:
-        return tensor
-    return whole(tensor.sum()) / (n_rows(tensor) * math.prod(tensor.shape[1:]))
+    return rows.sum(sums + matrix[blocks * BLOCK :].sum(0)) / rows.count(matrix)
 
 
 def computed_once(small: Tensor) -> Tensor:
@@ -42,7 +30,8 @@ def computed_once(small: Tensor) -> Tensor:
     return stored(small) if torch.compiler.is_compiling() else small
 
 
-@torch.library.custom_op("nanodescent::stored", mutates_args=())
+# Of the package's name, so that two copies of it may be imported in one process.
+@torch.library.custom_op(f"{__name__.replace('.', '_')}::stored", mutates_args=())
 def stored(small: Tensor) -> Tensor:
     """A copy."""
     return small.clone()

@@ -40,15 +40,6 @@ def name_of(group: Group, number: int, index: int) -> str:
     return f"parameter {index} of group {number}, of shape {tuple(group['params'][index].shape)},"
 
 
-def check_parameter(owner: str, name: str, param: Tensor) -> None:
-    """Raises ValueError for a parameter that is not real; its imaginary part would be lost without a word."""
-    if not param.is_floating_point():
-        raise ValueError(
-            f"{owner}: {name} is {param.dtype}; optimizers here take real floating-point parameters: "
-            "optimize torch.view_as_real of a complex one"
-        )
-
-
 def not_dense(owner: str, group: Group, number: int, index: int) -> str:
     """What to say about a gradient that is sparse."""
     return (

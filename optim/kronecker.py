@@ -1,10 +1,9 @@
-"""The symmetric factors of SOAP and Shampoo, sums of g gᵀ over steps, and factorisations that never end a run.
+"""Linear algebra of symmetric factors, sums of g gᵀ over steps: their update and factorisations that never end a run.
 
 Of a factor (n, n) only the lower triangle of BLOCKS x BLOCKS blocks is kept up to date, which saves 3/8 of the
-arithmetic; mirrored() makes it whole.
+arithmetic; mirrored() fills in the rest.
 """
 
-import time
 from collections.abc import Iterator
 
 import torch
@@ -12,30 +11,6 @@ from torch import Tensor
 
 BLOCKS = 4
 SMALLEST_BLOCK = 64  # rows; launching thinner products costs more than they save
-
-
-class Refreshes:
-    """A context around each refresh of a parameter: how many there were in this process, and the host's seconds."""
-
-    def __init__(self) -> None:
-        self.count, self.seconds = 0, 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.count += 1
-        self.seconds += time.perf_counter() - self._start
-
-    @property
-    def totals(self) -> tuple[float, int]:
-        """Seconds and count, to be summed over ranks."""
-        return self.seconds, self.count
-
-
-def per_refresh(seconds: Tensor, count: Tensor) -> Tensor:
-    """The host's seconds for a parameter's refresh, 0 before the first."""
-    return seconds / count.clamp(min=1)
 
 
 def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:
@@ -52,7 +27,7 @@ def mirrored(factor: Tensor) -> Tensor:
 
 
 def eigen(factor: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues (n), ascending, and eigenvectors (n, n), in columns, of a whole symmetric factor.
+    """Eigenvalues (n), ascending, and eigenvectors (n, n), in columns, of a full symmetric factor.
 
     What LAPACK or cuSOLVER gives up on is tried again with a little of the trace added to the diagonal, then also in
     float64. None if nothing helps.

@@ -1,11 +1,12 @@
 """Lion: see the class."""
 
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State
 
 
-class Lion(Optimizer):
+class Lion(RuleOptimizer):
     """Lion (Chen et al., NeurIPS 2023, arXiv:2302.06675, Algorithm 2).
 
     State for a parameter: exp_avg, of its shape. Memory: 1 number per parameter.
@@ -27,12 +28,13 @@ class Lion(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay}, execution)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
         return {"exp_avg": Spec(shape)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 2. The decay of l. 7 is the engine's."""
+        # Lines of Algorithm 2. The decay of l. 7 is the engine's.
         m, (beta1, beta2) = state["exp_avg"], hp.betas
         c = m.lerp(grad, 1 - beta1)  # l. 6, with the m of the step before
         m.lerp_(grad, 1 - beta2)  # l. 8

@@ -1,11 +1,12 @@
 """SGD: see the class."""
 
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 
 
-class SGD(Optimizer):
+class SGD(RuleOptimizer):
     """Stochastic gradient descent with momentum, Polyak's or Nesterov's (Sutskever et al., ICML 2013).
 
     State for a parameter: momentum_buffer, of its shape; none without momentum. Memory: 1 or 0 numbers per parameter.
@@ -37,24 +38,24 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
         within(self, "momentum", hp.momentum, 0, 1)
         within(self, "dampening", hp.dampening, 0, 1)
         if hp.nesterov and not hp.momentum:
             raise ValueError("SGD: nesterov=True needs momentum > 0, which is 0.0")
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
         return {"momentum_buffer": Spec(shape)} if hp.momentum else {}
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
-        return {"share": 1.0 if hp.t == 1 else 1 - hp.dampening}  # the first gradient enters whole
+        return {"share": 1.0 if hp.t == 1 else 1 - hp.dampening}  # the first gradient enters in full
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer."""
         if "momentum_buffer" not in state:
             return grad
         b = state["momentum_buffer"].mul_(hp.momentum).add_(grad * hp.share)

@@ -1,18 +1,19 @@
 """Shampoo: see the class."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .kronecker import Refreshes, add_outer, eigen, mirrored, per_refresh
+from .base import Hyper, Params, Shape, Spec, State, within
+from .kronecker import add_outer, eigen, mirrored
+from .preconditioner import KroneckerOptimizer
 
 GRAFTINGS = (None, "adam", "sgd")
 
 
-class Shampoo(Optimizer):
+class Shampoo(KroneckerOptimizer):
     """Shampoo (Gupta et al., ICML 2018, arXiv:1802.09568, Algorithm 1), as it is used today (arXiv:2309.06497).
 
     Momentum between inverse roots of the averages of g g^T and g^T g. State for a matrix (m, n): exp_avg (m, n);
@@ -31,6 +32,8 @@ class Shampoo(Optimizer):
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
     """
+
+    kept = "kept_roots"
 
     def __init__(
         self,
@@ -52,46 +55,36 @@ class Shampoo(Optimizer):
         settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
         settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
         super().__init__(params, settings, execution)
-        self._refreshes = Refreshes()
-        shapes = [(tuple(p.shape), self._hyper(group)) for group in self.param_groups for p in group["params"]]
-        if shapes and not any(_sides(shape, hp) for shape, hp in shapes):
-            raise ValueError(
-                f"Shampoo: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
-                f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
-            )
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
-        within(self, "eps", hp.eps, 0, math.inf)
         within(self, "graft_eps", hp.graft_eps, 0, math.inf)
-        within(self, "precondition_frequency", hp.precondition_frequency, 1, math.inf)
-        within(self, "max_precond_dim", hp.max_precond_dim, 1, math.inf)
         if hp.exponent is not None:
             within(self, "exponent", hp.exponent, 0, math.inf, open_low=True)
         if hp.grafting not in GRAFTINGS:
             raise ValueError(f"Shampoo: grafting={hp.grafting!r} must be one of None, adam, sgd")
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer. kept_roots is for diagnostics()."""
-        sides, spec = _sides(shape, hp), {"exp_avg": Spec(shape)}
+        sides, spec = self.sides(shape, hp), {"exp_avg": Spec(shape)}
         if not sides or hp.grafting == "adam":
             spec["exp_avg_sq"] = Spec(shape)
         for side, axis in sides.items():
             square = Spec((shape[axis], shape[axis]))
             spec |= {f"factor_{side}": square, f"root_{side}": square}  # a root of zeros: there is none yet
-        return spec | ({"kept_roots": Spec(())} if sides else {})
+        return spec | ({self.kept: Spec(())} if sides else {})
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
         return {
             "correction1": 1 / (1 - hp.betas[0] ** hp.t),
             "correction2": _correction(hp),
         }
 
+    @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        """See Optimizer: L, R and their roots."""
-        sides, (keep, weight) = _sides(tuple(grad.shape), hp), _weights(hp)
+        sides, (keep, weight) = self.sides(tuple(grad.shape), hp), _weights(hp)
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
         is_first = hp.t == 1 and hp.grafting is None
@@ -99,17 +92,18 @@ class Shampoo(Optimizer):
             with self._refreshes:
                 for side in sides:
                     exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
-                    state["kept_roots"].add_(_refresh_root(state, side, exponent, hp))
+                    state[self.kept].add_(_refresh_root(state, side, exponent, hp))
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; symbols of Algorithm 1."""
+        # Symbols of Algorithm 1.
         x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
         graft = x
         if "exp_avg_sq" in state:
             v, square = state["exp_avg_sq"], grad.square()
             v = v.add_(square) if hp.sum_statistics else v.lerp_(square, 1 - hp.betas[1])
             graft = x / ((v * hp.correction2).sqrt() + hp.graft_eps)
-        if "kept_roots" not in state:
+        if self.kept not in state:
             return graft
         d = state["root_left"] @ x if "root_left" in state else x  # L^-1/4 G R^-1/4
         d = d @ state["root_right"] if "root_right" in state else d
@@ -118,32 +112,6 @@ class Shampoo(Optimizer):
         size = torch.linalg.vector_norm(d)  # 0 while there is no root
         grafted: Tensor = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
         return grafted.addcmul_(graft, (size == 0).to(d.dtype))
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        """Also, where a parameter has roots:
-
-        kept_roots: how often a refresh failed and left a root as it was; seconds_per_refresh: of a parameter, in this
-        process.
-        """
-        states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
-        kept = [state["kept_roots"] for state in states if "kept_roots" in state]
-        numbers = [sum(map(float, kept)), len(kept), *self._refreshes.totals]
-        kept_roots, n, *refreshes = self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device))
-        if not n:
-            return super().diagnostics()
-        return super().diagnostics() | {"kept_roots": kept_roots, "seconds_per_refresh": per_refresh(*refreshes)}
-
-    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer."""
-        if kept := diagnostics.get("kept_roots"):
-            return [f"Shampoo: {kept:.0f} roots could not be refreshed and were kept; look for gradients not finite"]
-        return []
-
-
-def _sides(shape: Shape, hp: Hyper) -> dict[str, int]:
-    """The sides with a factor, and their axes."""
-    axes = {"left": 0, "right": 1} if len(shape) == 2 else {}
-    return {side: axis for side, axis in axes.items() if shape[axis] <= hp.max_precond_dim}
 
 
 def _weights(hp: Hyper) -> tuple[float, float]:

@@ -1,18 +1,19 @@
 """Optimizers across ranks; the only module here that knows DTensor and collectives.
 
-A parameter may be plain (one process, or DDP: the same on all ranks) or a DTensor cut along its rows (FSDP2; with HSDP
-the pieces are repeated on groups of ranks). What the engine does with it follows from the rule:
+A parameter may be plain (one process, or DDP: the same on all ranks) or a DTensor whose rows are sharded (FSDP2; with
+HSDP the shards are replicated on groups of ranks). What the engine does with it follows from the rule:
     elementwise    every rank updates the numbers that it holds
-    splits_rows    every rank updates the rows that it holds; sums over rows go through whole(), in factored.py
-    neither        owner computes: Owners assigns every parameter, whole, to one rank, which alone keeps its state and
+    splits_rows    every rank updates the rows that it holds; sums over rows go through the Rows that direction is given
+    neither        owner computes: Owners assigns every full parameter to one rank, which alone keeps its state and
                    computes; the others receive the outcome. The arithmetic is that of one process, bit for bit
-State follows its parameter: of its shape, or one number per row, it is a DTensor cut alike; anything else is the same
-on all ranks; that of an owner is a plain tensor there and absent elsewhere.
+State follows its parameter: of its shape, or one number per row, it is a DTensor sharded alike; anything else is the
+same on all ranks; that of an owner is a plain tensor there and absent elsewhere.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -24,9 +25,36 @@ from torch.distributed.tensor import DTensor, Shard
 
 ROUND = 1 << 26  # bytes of parameters that an owner updates before it sends them; the next ones overlap with that
 
-_rows: tuple[dist.ProcessGroup, int] | None = (
-    None  # while a rule sees some rows of a parameter: who has the others; all
-)
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a parameter, of which this rank may hold some: sums and means are over those of all ranks.
+
+    group: the ranks that share the rows, and n: how many there are in all; None where this rank holds all.
+    """
+
+    group: dist.ProcessGroup | None = None
+    n: int | None = None
+
+    def count(self, tensor: Tensor) -> int:
+        """Rows of a tensor with the parameter's rows, those on other ranks included."""
+        return len(tensor) if self.n is None else self.n
+
+    def sum(self, part: Tensor) -> Tensor:
+        """A sum over this rank's rows, made one over the rows of all ranks, in place.
+
+        Every rank of the group must call this.
+        """
+        return total(part, self.group)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean, 0-dim, of a tensor with the parameter's rows."""
+        if tensor.ndim == 0:
+            return tensor
+        return self.sum(tensor.sum()) / (self.count(tensor) * math.prod(tensor.shape[1:]))
+
+
+ALL_ROWS = Rows()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -34,13 +62,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def is_cut(param: Tensor) -> bool:
+def is_sharded(param: Tensor) -> bool:
     """Whether ranks hold different rows of it."""
     return isinstance(param, DTensor)
 
 
 def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype, *, by_row: bool) -> Tensor:
-    """Zeros beside param: with by_row, cut along the first dimension as param is."""
+    """Zeros on param's device; with by_row, sharded along the first dimension as param is."""
     if not (by_row and isinstance(param, DTensor)):
         return torch.zeros(tuple(shape), dtype=dtype, device=local(param).device)
     part = torch.zeros((len(local(param)), *shape[1:]), dtype=dtype, device=local(param).device)
@@ -53,18 +81,18 @@ def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype, *, by_row: bo
 def group_of(param: Tensor) -> dist.ProcessGroup | None:
     """The ranks that share the rows of a parameter, None if it is plain.
 
-    Raises: ValueError: if it is cut in another way than along its rows, once.
+    Raises: ValueError: if it is sharded in another way than along its rows, once.
     """
     if not isinstance(param, DTensor):
         return None
-    cut = [(axis, p) for axis, p in enumerate(param.placements) if not p.is_replicate()]
-    if len(cut) != 1 or cut[0][1] != Shard(0):
+    sharded = [(axis, p) for axis, p in enumerate(param.placements) if not p.is_replicate()]
+    if len(sharded) != 1 or sharded[0][1] != Shard(0):
         raise ValueError(
             f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}; optimizers here take "
-            "parameters cut along their first dimension, once (fully_shard's way)"
+            "parameters sharded along their first dimension, once (fully_shard's way)"
         )
     mesh: DeviceMesh = param.device_mesh
-    return mesh.get_group(cut[0][0])
+    return mesh.get_group(sharded[0][0])
 
 
 def groups_of(param: Tensor) -> list[dist.ProcessGroup]:
@@ -75,39 +103,21 @@ def groups_of(param: Tensor) -> list[dist.ProcessGroup]:
     return [mesh.get_group(axis) for axis in range(mesh.ndim)]
 
 
-@contextmanager
-def rows_of(param: Tensor) -> Iterator[None]:
-    """While entered, whole() sums over the ranks that hold the rows of param."""
-    global _rows
+def rows_of(param: Tensor) -> Rows | None:
+    """The rows of a sharded parameter; None if it is plain."""
     group = group_of(param)
-    _rows = None if group is None else (group, param.shape[0])
-    try:
-        yield
-    finally:
-        _rows = None
-
-
-def whole(part: Tensor) -> Tensor:
-    """A sum over rows, made one over all ranks' rows; the tensor itself, in place, where there are no others."""
-    if _rows is not None:
-        dist.all_reduce(part, group=_rows[0])
-    return part
-
-
-def n_rows(tensor: Tensor) -> int:
-    """Rows of a tensor with the parameter's rows, those on other ranks included."""
-    return len(tensor) if _rows is None else _rows[1]
+    return None if group is None else Rows(group, param.shape[0])
 
 
 def total(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over the ranks of a group, for what is measured; the tensor itself without one."""
+    """The sum over the ranks of a group, in place; the tensor as it is without one."""
     if group is not None:
         dist.all_reduce(tensor, group=group)
     return tensor
 
 
-class Whole(NamedTuple):
-    """A parameter and its gradient as its owner updates them: all rows."""
+class Full(NamedTuple):
+    """A full parameter and its gradient, as its owner updates them."""
 
     param: Tensor  # the parameter that the optimizer knows
     values: Tensor  # to be updated in place
@@ -117,8 +127,8 @@ class Whole(NamedTuple):
 class Owners:
     """Which rank of a group computes which parameter, and the exchange of what it computed.
 
-    costs: relative, of each parameter. Longest first, each goes to the rank with the least so far, ties to the lower
-    rank: the same on all ranks.
+    costs: relative, of each parameter. The most expensive first, each goes to the rank with the least work so far,
+    ties to the lower rank: the same on all ranks.
     """
 
     def __init__(self, costs: Mapping[Tensor, float], group: dist.ProcessGroup) -> None:
@@ -144,13 +154,13 @@ class Owners:
         """Whether this rank computes the parameter."""
         return self.owner[param] == self.rank
 
-    def wholes(self, params: Sequence[Tensor]) -> Iterator[Whole]:
+    def full_tensors(self, params: Sequence[Tensor]) -> Iterator[Full]:
         """This rank's among the params, one at a time; what the caller makes of values reaches all ranks by the end.
 
         All ranks must iterate over the same params to the end.
         """
         plan = self._plan(params)
-        return self._cut_rounds(plan) if is_cut(params[0]) else self._replicated_rounds(plan)
+        return self._sharded_rounds(plan) if is_sharded(params[0]) else self._replicated_rounds(plan)
 
     def _plan(self, params: Sequence[Tensor]) -> list[list[list[Tensor]]]:
         """By round and rank, the params that the rank updates."""
@@ -166,12 +176,12 @@ class Owners:
         rounds = max(len(own) for own in by_rank)
         return [[own[r] if r < len(own) else [] for own in by_rank] for r in range(rounds)]
 
-    def _replicated_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Whole]:
+    def _replicated_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Full]:
         unfinished = None
         for by_rank in plan:
             for param in by_rank[self.rank]:
                 assert param.grad is not None
-                yield Whole(param, param.detach(), param.grad)
+                yield Full(param, param.detach(), param.grad)
             sent = self._send_to_all(by_rank)
             if unfinished is not None:
                 self._receive(*unfinished)
@@ -183,39 +193,39 @@ class Owners:
         most = max(sum(p.numel() * p.element_size() for p in own) for own in by_rank)
         mine = torch.zeros(most, dtype=torch.uint8, device=self._device)
         _copy_into(mine, [_bytes(param.detach()) for param in by_rank[self.rank]])
-        everybodys = mine.new_empty(self.world_size * most)
-        work = dist.all_gather_single(everybodys, mine, group=self.group, async_op=True)
-        return work, everybodys.view(self.world_size, most)
+        gathered = mine.new_empty(self.world_size * most)
+        work = dist.all_gather_single(gathered, mine, group=self.group, async_op=True)
+        return work, gathered.view(self.world_size, most)
 
-    def _receive(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, everybodys: Tensor) -> None:
+    def _receive(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, gathered: Tensor) -> None:
         work.wait()
         for rank, own in enumerate(by_rank):
             if rank != self.rank:
-                _copy_out_of(everybodys[rank], [_bytes(param.detach()) for param in own])
+                _copy_out_of(gathered[rank], [_bytes(param.detach()) for param in own])
 
-    def _cut_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Whole]:
+    def _sharded_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Full]:
         """Rows go to the owner and come back; a round's rows travel while the round before is computed."""
-        ahead = self._collect(plan[0])
+        ahead = self._send_to_owners(plan[0])
         unfinished = None
         for r, by_rank in enumerate(plan):
-            (work, received), ahead = ahead, self._collect(plan[r + 1]) if r + 1 < len(plan) else ahead
+            (work, received), ahead = ahead, self._send_to_owners(plan[r + 1]) if r + 1 < len(plan) else ahead
             work.wait()
-            wholes = self._assembled(by_rank[self.rank], received)
-            yield from wholes
-            returning = self._give_back(by_rank, wholes)
+            full = self._assembled(by_rank[self.rank], received)
+            yield from full
+            returning = self._send_back(by_rank, full)
             if unfinished is not None:
-                self._take_back(*unfinished)
+                self._receive_back(*unfinished)
             unfinished = (by_rank, *returning)
         if unfinished is not None:
-            self._take_back(*unfinished)
+            self._receive_back(*unfinished)
 
-    def _collect(self, by_rank: Sequence[Sequence[Tensor]]) -> tuple[dist.Work, list[Tensor]]:
+    def _send_to_owners(self, by_rank: Sequence[Sequence[Tensor]]) -> tuple[dist.Work, list[Tensor]]:
         """Starts sending this rank's rows of values and gradients to the owners."""
         parts = [[_bytes(local(t)) for p in own for t in (p.detach(), _grad(p))] for own in by_rank]
         incoming = [2 * sum(self._n_bytes(p, rank) for p in by_rank[self.rank]) for rank in range(self.world_size)]
         return self._exchange(parts, incoming)
 
-    def _assembled(self, own: Sequence[Tensor], received: Sequence[Tensor]) -> list[Whole]:
+    def _assembled(self, own: Sequence[Tensor], received: Sequence[Tensor]) -> list[Full]:
         found, at = [], [0] * self.world_size
         for param in own:
             pair = []
@@ -223,24 +233,22 @@ class Owners:
                 rows = [received[s][at[s] : at[s] + self._n_bytes(param, s)] for s in range(self.world_size)]
                 at = [start + len(part) for start, part in zip(at, rows, strict=True)]
                 pair.append(torch.cat(rows).view(param.dtype).view(param.shape))
-            found.append(Whole(param, *pair))
+            found.append(Full(param, *pair))
         return found
 
-    def _give_back(
-        self, by_rank: Sequence[Sequence[Tensor]], wholes: Sequence[Whole]
-    ) -> tuple[dist.Work, list[Tensor]]:
+    def _send_back(self, by_rank: Sequence[Sequence[Tensor]], full: Sequence[Full]) -> tuple[dist.Work, list[Tensor]]:
         flat = [
             (_bytes(each.values), list(accumulate(self._n_bytes(each.param, s) for s in range(self.world_size))))
-            for each in wholes
+            for each in full
         ]
         parts = [
-            [v[ends[s] - self._n_bytes(each.param, s) : ends[s]] for (v, ends), each in zip(flat, wholes, strict=True)]
+            [v[ends[s] - self._n_bytes(each.param, s) : ends[s]] for (v, ends), each in zip(flat, full, strict=True)]
             for s in range(self.world_size)
         ]
         incoming = [sum(self._n_bytes(p, self.rank) for p in own) for own in by_rank]
         return self._exchange(parts, incoming)
 
-    def _take_back(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, received: Sequence[Tensor]) -> None:
+    def _receive_back(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, received: Sequence[Tensor]) -> None:
         work.wait()
         for own, part in zip(by_rank, received, strict=True):
             _copy_out_of(part, [_bytes(local(param.detach())) for param in own])

@@ -1,11 +1,12 @@
 """Signum: see the class."""
 
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 
 
-class Signum(Optimizer):
+class Signum(RuleOptimizer):
     """Signum (Bernstein et al., ICML 2018, arXiv:1802.04434, Algorithm 2): the sign of an average of gradients.
 
     State for a parameter: exp_avg, of its shape. Memory: 1 number per parameter. Lion with equal betas is the same.
@@ -26,15 +27,16 @@ class Signum(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
         within(self, "momentum", hp.momentum, 0, 1)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
         return {"exp_avg": Spec(shape)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; Algorithm 2."""
+        # Algorithm 2.
         return state["exp_avg"].lerp_(grad, 1 - hp.momentum).sign()  # the sign of 0 is 0

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
-from .kronecker import Refreshes, add_outer, eigen, mirrored, orthonormal_rows, per_refresh
+from .base import Hyper, Params, Shape, Spec, State, within
+from .kronecker import add_outer, eigen, mirrored, orthonormal_rows
+from .moments import moments_spec, update_moments
+from .preconditioner import KroneckerOptimizer
 
 FIRST_STEPS = ("skip", "adam")
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
-class SOAP(Optimizer):
+class SOAP(KroneckerOptimizer):
     """SOAP (Vyas et al., ICLR 2025, arXiv:2409.11321, Algorithms 3 and 4): Adam in Shampoo's eigenbasis.
 
     State for a matrix (m, n): exp_avg and exp_avg_sq (m, n), both in the eigenbasis; factor_left and basis_left (m, m),
@@ -38,6 +41,7 @@ class SOAP(Optimizer):
     """
 
     decays_after_update = True
+    kept = "kept_bases"
 
     def __init__(
         self,
@@ -59,59 +63,53 @@ class SOAP(Optimizer):
         settings |= {"weight_decay": weight_decay, "precondition_frequency": precondition_frequency}
         settings |= {"max_precond_dim": max_precond_dim, "one_sided": one_sided, "first_step": first_step}
         super().__init__(params, settings | {"bf16_rotations": bf16_rotations}, execution)
-        self._refreshes = Refreshes()
-        shapes = [(tuple(p.shape), self._hyper(group)) for group in self.param_groups for p in group["params"]]
-        if shapes and not any(_sides(shape, hp) for shape, hp in shapes):
-            raise ValueError(
-                f"SOAP: none of the {len(shapes)} parameters is a matrix with a side <= max_precond_dim="
-                f"{max_precond_dim} (the first is {shapes[0][0]}); give them to AdamW"
-            )
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
-        within(self, "eps", hp.eps, 0, math.inf)
         if hp.shampoo_beta is not None:
             within(self, "shampoo_beta", hp.shampoo_beta, 0, 1)
-        within(self, "precondition_frequency", hp.precondition_frequency, 1, math.inf)
-        within(self, "max_precond_dim", hp.max_precond_dim, 1, math.inf)
         if hp.first_step not in FIRST_STEPS:
             raise ValueError(f"SOAP: first_step={hp.first_step!r} must be one of {', '.join(FIRST_STEPS)}")
 
+    @override
+    def sides(self, shape: Shape, hp: Hyper) -> dict[str, int]:
+        found = super().sides(shape, hp)
+        if hp.one_sided:
+            found.pop("left" if len(shape) == 2 and shape[0] >= shape[1] else "right", None)
+        return found
+
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer. off_diagonal and kept_bases are for diagnostics()."""
-        spec = {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
-        for side, axis in _sides(shape, hp).items():
+        spec = moments_spec(shape)
+        for side, axis in self.sides(shape, hp).items():
             square = Spec((shape[axis], shape[axis]))
             spec |= {f"factor_{side}": square, f"basis_{side}": square._replace(is_identity=True)}
-            spec[f"off_diagonal_{side}"] = Spec(())
-        return spec | ({"kept_bases": Spec(())} if len(spec) > 2 else {})
+            spec[f"off_diagonal_{side}"] = Spec(())  # for diagnostics(), as the count of kept ones
+        return spec | ({self.kept: Spec(())} if len(spec) > 2 else {})
 
+    @override
     def moves(self, hp: Hyper) -> bool:
-        """See Optimizer."""
         return self._updates(hp) > 0
 
+    @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        """See Optimizer."""
         (beta1, beta2), k = hp.betas, max(1, self._updates(hp))
         return {"correction": math.sqrt(1 - beta2**k) / (1 - beta1**k)}
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; symbols of Algorithm 3."""
-        m, v, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], hp.betas
+        # Symbols of Algorithm 3.
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
-        m.lerp_(rotated, 1 - beta1)  # M'
-        v.lerp_(rotated.square(), 1 - beta2)  # V
+        m, v = update_moments(state, rotated, hp.betas)  # M', V
         n = (m / v.sqrt().add_(hp.eps)).mul_(hp.correction)  # N'
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
+    @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        """See Optimizer.
-
-        The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
-        begin: nothing in between reads them.
-        """
-        sides = _sides(tuple(grad.shape), hp)
+        # The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
+        # begin: nothing in between reads them.
+        sides = self.sides(tuple(grad.shape), hp)
         if sides and hp.t > 1 and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
             with self._refreshes:
                 _refresh_bases(sides, state, hp)
@@ -119,44 +117,22 @@ class SOAP(Optimizer):
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
 
+    @override
     def diagnostics(self) -> dict[str, Tensor]:
-        """Also, where a parameter has a basis:
+        """Also off_diagonal, where a parameter has a basis:
 
-        off_diagonal: the share of the rotated factors' energy off their diagonals, as the last refresh found it before
-        it renewed the bases, averaged over factors; kept_bases: how often a refresh failed and left a basis as it was;
-        seconds_per_refresh: of a parameter, in this process.
+        the share of the rotated factors' energy off their diagonals, as the last refresh found it before it renewed the
+        bases, averaged over factors.
         """
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
-        shares = [state[name] for state in states for name in state if name.startswith("off_diagonal")]
-        kept = [state["kept_bases"] for state in states if "kept_bases" in state]
-        numbers = [sum(map(float, shares)), len(shares), sum(map(float, kept)), *self._refreshes.totals]
-        share, n, kept_bases, *refreshes = self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device))
-        if not n:
-            return super().diagnostics()
-        found = {"off_diagonal": share / n, "kept_bases": kept_bases, "seconds_per_refresh": per_refresh(*refreshes)}
+        shares = [float(state[name]) for state in states for name in state if name.startswith("off_diagonal")]
+        total = self.total(torch.tensor([sum(shares), len(shares)], dtype=torch.float64, device=self.device))
+        found = {"off_diagonal": total[0] / total[1]} if total[1] else {}
         return super().diagnostics() | found
-
-    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer."""
-        if kept := diagnostics.get("kept_bases"):
-            return [
-                f"SOAP: {kept:.0f} bases could not be refreshed and were kept; look for gradients that are not finite"
-            ]
-        return []
 
     def _updates(self, hp: Hyper) -> int:
         """Updates up to and including this step's, which Adam's bias corrections and the frequency count."""
         return int(hp.t - (hp.first_step == "skip"))
-
-
-def _sides(shape: Shape, hp: Hyper) -> dict[str, int]:
-    """The sides with a basis, and their axes."""
-    if len(shape) != 2:
-        return {}
-    (m, n), longest = shape, hp.max_precond_dim
-    left = {"left": 0} if m <= longest and not (hp.one_sided and m >= n) else {}
-    right = {"right": 1} if n <= longest and not (hp.one_sided and m < n) else {}
-    return left | right
 
 
 def _refresh_bases(sides: Mapping[str, int], state: State, hp: Hyper) -> None:

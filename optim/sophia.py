@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Hyper, Optimizer, Params, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .curvature import Curvature
 from .execution import uncompiled
 from .groups import Group, plain
@@ -16,7 +17,7 @@ from .sharding import local
 WIN_RATE = (0.1, 0.5)
 
 
-class Sophia(Optimizer):
+class Sophia(RuleOptimizer):
     """Sophia (Liu et al., ICLR 2024, arXiv:2305.14342, Algorithm 3).
 
     Momentum over an average of a curvature diagonal, clipped to [-1, 1] per coordinate; the estimator makes it
@@ -34,7 +35,7 @@ class Sophia(Optimizer):
 
     Raises: ValueError: if lr < 0, rho <= 0, eps <= 0, weight_decay < 0, a beta lies outside [0, 1), or curvature is no
     estimator.
-    RuntimeError: from step(), if the curvature was never estimated.
+    RuntimeError: from step(), if there was no estimate of the curvature by the time there should be one.
     """
 
     elementwise = True
@@ -63,22 +64,19 @@ class Sophia(Optimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution)
 
+    @override
     def check(self, hp: Hyper) -> None:
-        """See Optimizer."""
         super().check(hp)
         within(self, "rho", hp.rho, 0, math.inf, open_low=True)
         within(self, "eps", hp.eps, 0, math.inf, open_low=True)
 
+    @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        """See Optimizer."""
         return {"exp_avg": Spec(shape), "hessian": Spec(shape), "estimates": Spec((), torch.float32, by_row=False)}
 
+    @override
     def moves(self, hp: Hyper) -> bool:
-        """See Optimizer.
-
-        Raises: RuntimeError: if there was no estimate of the curvature by the time there should be one. With lr 0 none
-        is needed: torch's checkpoint tools take such a step to bring the state into being.
-        """
+        # With lr 0 no estimate is needed: torch's checkpoint tools take such a step to bring the state into being.
         has_curvature = any(group["curvature_updates"] for group in self.param_groups)
         if hp.lr > 0 and hp.t > self.curvature.first_step and not has_curvature:
             raise RuntimeError(
@@ -87,12 +85,13 @@ class Sophia(Optimizer):
             )
         return True
 
+    @override
     def gate(self, state: State) -> Tensor | None:
-        """See Optimizer."""
         return None if self.curvature.paper_code else state["estimates"]
 
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        """See Optimizer; lines of Algorithm 3."""
+        # Lines of Algorithm 3.
         m, h = state["exp_avg"], state["hessian"]
         m.lerp_(grad, 1 - hp.betas[0])  # l. 6
         update: Tensor = (m / (h * hp.rho).clamp(min=hp.eps)).clamp(-1, 1)  # l. 12
@@ -126,14 +125,15 @@ class Sophia(Optimizer):
             group["curvature_updates"] += 1
             group["skipped_estimates"] = group["skipped_estimates"] + is_finite.logical_not()
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         """As torch's; the counts are no longer one tensor, which whoever loads in place would fill several times."""
         found = super().state_dict()
         own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
         return found | {"state": own}
 
+    @override
     def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
-        """See Optimizer."""
         super().take_over(fresh, states)
         for state in states.values():
             self._share(state, float(state["estimates"]))
@@ -147,6 +147,7 @@ class Sophia(Optimizer):
             found += largest.isfinite().logical_not().sum()
         return self.total_of_all(found) == 0
 
+    @override
     def _state_of(self, param: Tensor, group: Group) -> State:
         is_new = not self.state.get(param)
         state = super()._state_of(param, group)
@@ -159,6 +160,7 @@ class Sophia(Optimizer):
         count = state["estimates"]
         state["estimates"] = self._counts.setdefault((count.device, value), count)
 
+    @override
     def diagnostics(self) -> dict[str, Tensor]:
         """Also win_rate, the share of coordinates that are not clipped, overall and by role, and skipped_estimates."""
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
@@ -175,8 +177,9 @@ class Sophia(Optimizer):
         found = {name: count[0] / count[1].clamp(min=1) for name, count in sums.items()}
         return super().diagnostics() | found | {"skipped_estimates": skipped.max().float()}
 
+    @override
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
-        """See Optimizer; the paper's advice: tune rho until the win rate lies between 0.1 and 0.5."""
+        # The paper's advice: tune rho until the win rate lies between 0.1 and 0.5.
         rate, rhos = diagnostics.get("win_rate"), sorted({plain(group["rho"]) for group in self.param_groups})
         found = []
         if rate is not None and not WIN_RATE[0] <= rate <= WIN_RATE[1]:

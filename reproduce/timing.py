@@ -162,10 +162,8 @@ class TimedRun:
 
     @property
     def refresh_interval(self) -> int:
-        """The least common multiple of the steps between refreshes of curvature and preconditioners."""
-        optimizer = self._run.optimizer
-        groups = [group.get("precondition_frequency", 1) for group in optimizer.param_groups]
-        return math.lcm(*(estimator.every for estimator in optimizer.estimators), *groups)
+        """The least number of steps that hold every refresh of curvature and preconditioners equally often."""
+        return self._run.optimizer.refresh_interval
 
     def block(self, steps: int) -> Block:
         """Goes on for so many steps."""

@@ -30,11 +30,10 @@ from configs import compose, plug_in
 from data import Batch
 from files.paths import expanded
 from model import LanguageModel
-from optim import Sophia
-from optim.base import Optimizer
-from optim.build import OptimizerSet, build
+from optim.build import build
+from optim.ensemble import OptimizerSet, curvature_of
 from optim.memory import state_bytes
-from optim.sharding import is_cut, local
+from optim.sharding import is_sharded, local
 from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
 from trainer import DDP, FSDP2, Single, environment
 from trainer.allocator import tune_allocator
@@ -94,10 +93,10 @@ def optimizer_of(
 
 
 def _give_curvature(optimizer: OptimizerSet) -> None:
-    """Stands for a first estimate, without which Sophia refuses to step."""
-    for member in optimizer.members:
-        if isinstance(member, Sophia):
-            member.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
+    """Stands for a first estimate, without which an optimizer that takes them may refuse to step."""
+    for each in filter(curvature_of, optimizer.optimizers):
+        taking: Any = each
+        taking.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
 
 
 def _class_in(file: str, name: str) -> Any:
@@ -225,15 +224,15 @@ def measure_rank(settings: Mapping[str, Any]) -> None:
     if settings["tuned_allocator"]:
         tune_allocator()
     strategy = _open_strategy(settings["placement"])
-    everybodys = {}
+    gathered = {}
     for text, node in settings["optim"].items():
         try:
-            everybodys[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
+            gathered[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
         except ValueError as error:  # on all ranks alike: a method that this placement does not allow
             if strategy.is_main:
                 print(f"{text} under {settings['placement']}: {error}", file=sys.stderr)
     if strategy.is_main:
-        Path(settings["file"]).write_text(json.dumps(everybodys))
+        Path(settings["file"]).write_text(json.dumps(gathered))
     strategy.close()
 
 
@@ -274,7 +273,7 @@ def _fill_gradients(strategy: Strategy, model: LanguageModel) -> None:
     strategy.forward_backward([Batch(row, row, range(1))], lambda m, batch: m(batch.inputs, batch.targets), 1)
     for n, p in enumerate(model.parameters()):
         assert p.grad is not None
-        torch.manual_seed(n * strategy.world_size + (strategy.rank if is_cut(p) else 0))
+        torch.manual_seed(n * strategy.world_size + (strategy.rank if is_sharded(p) else 0))
         local(p.grad).normal_(std=1e-2)
 
 
@@ -282,7 +281,7 @@ def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
     """The rank's share of a step: as Owners weigh it; where no owners are, one for every number updated."""
     own, everything = 0.0, 0.0
     for member in optimizer.members:
-        owners = member._sharing() if isinstance(member, Optimizer) else None
+        owners = member.owners()
         params = [p for group in member.param_groups for p in group["params"]]
         own += sum(local(p).numel() for p in params) if owners is None else owners.loads[rank]
         everything += sum(p.numel() for p in params) if owners is None else sum(owners.loads)

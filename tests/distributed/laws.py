@@ -19,7 +19,8 @@ from configs import compose
 from data import Batch
 from model import GPT, LanguageModel, Llama
 from optim import Sophia
-from optim.build import OptimizerSet, build
+from optim.build import build
+from optim.ensemble import OptimizerSet
 from optim.sharding import local
 from trainer import parallel
 from trainer.checkpoint import Checkpoint, CheckpointStore
@@ -78,7 +79,7 @@ def steps_with_given_gradients(model: LanguageModel, optimizer: OptimizerSet, fi
     for step in range(first, last):
         for n, param in enumerate(model.parameters()):
             param.grad = _like(param, _random(param, step, n))
-        for member in optimizer.members:
+        for member in optimizer.optimizers:
             if isinstance(member, Sophia):
                 own = [p for group in member.param_groups for p in group["params"]]
                 member.update_curvature({p: _like(p, _random(p, step, n).square()) for n, p in enumerate(own)})
@@ -210,9 +211,9 @@ def loads_of(option: str) -> list[float]:
     strategy, model = open_strategy("ddp"), gpt(n_layer=4, n_embd=32)
     optimizer = placed(strategy, option, model)
     steps_with_given_gradients(model, optimizer, 0, 1)
-    owners = [member._owners for member in optimizer.members if getattr(member, "_owners", None)]  # type: ignore[attr-defined]
+    loads = [owners.loads for member in optimizer.members if (owners := member.owners()) is not None]
     strategy.close()
-    return [] if not owners else owners[0].loads
+    return loads[0]
 
 
 def evaluated(placement: str, n_sequences: int) -> float:

@@ -76,7 +76,7 @@ def lost(rank: int) -> str:
 CHECKPOINT = "trainer.checkpoint"
 MOMENTS_OF_ONE = [  # where the process is when it dies, and its rank
     ("data.TokenLoader.batches", 1),
-    ("optim.build.OptimizerSet.step", 0),
+    ("optim.ensemble.OptimizerSet.step", 0),
     (f"{CHECKPOINT}.save", 1),  # this rank's part of the tensors is not yet written
     ("trainer.tensor_files.fsync", 1),  # it is written, not yet durable
     (f"{CHECKPOINT}.write_json", 0),  # all tensors are written

@@ -5,6 +5,7 @@ from typing import Any
 
 import laws
 import torch
+from hooked import Turning
 from torch import Tensor, nn
 
 from optim import Sophia
@@ -15,7 +16,7 @@ def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
     """What three estimates leave, the second of which has one NaN, on the last rank alone."""
     strategy, model = laws.open_strategy(placement), laws.gpt()
     optimizer = laws.placed(strategy, "sophiag", model)
-    (sophia,) = optimizer.members
+    (sophia,) = optimizer.optimizers
     assert isinstance(sophia, Sophia)
     hessians: list[dict[str, Tensor]] = []
     for n in range(3):
@@ -46,7 +47,7 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
     late = [
         nn.Parameter(laws._like(p, laws._random(p, 9, n))) for n, p in enumerate(twin.h[0].parameters()) if n in (2, 4)
     ]
-    other.members[0].add_param_group({"params": late})
+    other.optimizers[0].add_param_group({"params": late})
     other.names.update({param: f"late.{n}" for n, param in enumerate(late)})
     for step in range(3, 7):
         for n, param in enumerate([*twin.parameters(), *late]):
@@ -54,5 +55,24 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
         other.step()
         other.zero_grad()
     found = laws.whole_parameters(strategy, twin) | {other.names[p]: strategy.whole(p.detach()).clone() for p in late}
+    strategy.close()
+    return found
+
+
+def shares_of_turning(placement: str) -> dict[str, Any]:
+    """Who owns which matrix of an optimizer that only tests know, what ranks are assigned, and two steps' outcome."""
+    strategy = laws.open_strategy(placement)
+    shapes = {"wide0": (4, 64), "square": (16, 16), "wide1": (4, 64), "wide2": (4, 64)}  # of as many numbers
+    params = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    optimizer = Turning(params.values())
+    optimizer.distribute(strategy.group)
+    for step in range(2):
+        for n, param in enumerate(params.values()):
+            param.grad = laws._random(param, step, n)
+        optimizer.step()
+    owners = optimizer.owners()
+    found: dict[str, Any] = {"values": {name: param.detach().clone() for name, param in params.items()}}
+    if owners is not None:
+        found |= {"owner": {name: owners.owner[param] for name, param in params.items()}, "loads": owners.loads}
     strategy.close()
     return found

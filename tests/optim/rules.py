@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from optim import SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
-from optim.base import Optimizer
+from optim.base import RuleOptimizer
 
-RULES: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "adamw": (AdamW, {}),
     "lion": (Lion, {"weight_decay": 0.1}),
     "sgd": (SGD, {"nesterov": True, "weight_decay": 0.1}),
@@ -24,7 +24,7 @@ RULES: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
 }
 
 
-def made(rule: str, params: Any, **settings: Any) -> Optimizer:
+def made(rule: str, params: Any, **settings: Any) -> RuleOptimizer:
     """The optimizer, with lr 0.01 unless settings have another."""
     make, own = RULES[rule]
     extra = {"curvature": GaussNewtonBartlett(every=2)} if make is Sophia else {}
@@ -37,7 +37,7 @@ def parameters(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype = torch.flo
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
-def step(optimizer: Optimizer, n: int) -> None:
+def step(optimizer: RuleOptimizer, n: int) -> None:
     """Step n (0-based) of all parameters, with gradients, and every other time curvature, that depend on n alone."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     generator = torch.Generator().manual_seed(n)

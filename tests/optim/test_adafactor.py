@@ -9,6 +9,7 @@ import torch
 
 from optim import Adafactor
 from optim.factored import BLOCK, column_means, stored
+from optim.sharding import ALL_ROWS
 
 SHAPES = [(7, 5), (2 * BLOCK + 3, 6), (5, 3 * BLOCK), (11,), (1,), (1, 4), (2, 3, 4)]
 SETTINGS: list[dict[str, Any]] = [
@@ -95,7 +96,7 @@ def test_float32_stays_near_float64() -> None:
 @pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK, 3 * BLOCK + 5])
 def test_column_means_are_means(rows: int) -> None:
     matrix = torch.randn(rows, 7, dtype=torch.float64)
-    torch.testing.assert_close(column_means(matrix), matrix.mean(0))
+    torch.testing.assert_close(column_means(matrix, ALL_ROWS), matrix.mean(0))
 
 
 def test_stored_numbers_are_a_copy_also_in_a_traced_graph() -> None:

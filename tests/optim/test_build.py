@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs import compose
 from model import GPT
-from optim.build import OptimizerSet, _step_where, build, check
+from optim.build import build, check
+from optim.curvature import Curvature
+from optim.ensemble import OptimizerSet
+from optim.member import step_where
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1}
 LION_LIKE = {"_target_": "torch.optim.SGD", "lr": 0.1}
@@ -43,7 +46,7 @@ def test_roles_may_have_optimizers_of_their_own() -> None:
     optimizer = built({"roles": {"matrix": LION_LIKE, "embedding,vector,head": ADAMW}}, model)
     kinds = {
         optimizer.names[p]: type(member).__name__
-        for member in optimizer.members
+        for member in optimizer.optimizers
         for group in member.param_groups
         for p in group["params"]
     }
@@ -56,7 +59,7 @@ def test_roles_may_have_optimizers_of_their_own() -> None:
 def test_rest_stands_for_the_roles_that_are_not_named() -> None:
     model = gpt(tied_head=False)
     optimizer = built({"roles": {"matrix": LION_LIKE, "head,vector": LION_LIKE, "rest": ADAMW}}, model)
-    adamw = optimizer.members[2].param_groups
+    adamw = optimizer.optimizers[2].param_groups
     assert {optimizer.names[p] for group in adamw for p in group["params"]} == {"wte.weight", "wpe.weight"}
 
 
@@ -167,20 +170,41 @@ def test_state_saved_and_loaded_continues_bit_for_bit(config: dict[str, Any]) ->
             optimizer.zero_grad()
 
     config = {k: (dict(v) if hasattr(v, "keys") else list(v) if hasattr(v, "append") else v) for k, v in config.items()}
-    whole, cut, resumed = gpt(), gpt(), gpt()
-    steps(whole, built(config, whole), 0, 6)
-    first, second = built(config, cut), built(config, resumed)
-    steps(cut, first, 0, 3)
+    straight, stopped, resumed = gpt(), gpt(), gpt()
+    steps(straight, built(config, straight), 0, 6)
+    first, second = built(config, stopped), built(config, resumed)
+    steps(stopped, first, 0, 3)
     tensors, rest = first.save_state()
     assert first.state_bytes() == sum(t.nbytes for t in tensors.values() if t.ndim)
-    resumed.load_state_dict(cut.state_dict())
+    resumed.load_state_dict(stopped.state_dict())
     second.load_state({name: t.clone() for name, t in tensors.items()}, rest)
     for name, tensor in second.save_state()[0].items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name])
     steps(resumed, second, 3, 6)
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class Fed(torch.optim.SGD):
+    """A foreign optimizer that averages curvature, by an estimator of ours."""
+
+    def __init__(self, params: Any, lr: float, curvature: Curvature) -> None:
+        super().__init__(params, lr)
+        self.curvature, self.estimates = curvature, 0
+
+    def update_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
+        self.estimates += len(estimates)
+
+
+def test_a_foreign_optimizer_may_have_an_estimator_of_curvature() -> None:
+    model, curvature = gpt(), {"_target_": "optim.GaussNewtonBartlett", "every": 1}
+    optimizer = built({"_target_": f"{__name__}.Fed", "lr": 0.1, "curvature": curvature}, model)
+    (estimator,), (fed,) = optimizer.estimators, optimizer.optimizers
+    estimator.estimate = lambda *_: {p: p.detach() ** 2 for p in model.parameters()}  # type: ignore[method-assign]
+    estimator.update(0, [], lambda *_: torch.zeros(()))
+    assert fed.estimates == len(list(model.parameters()))
+    assert optimizer.diagnostics() == {} and optimizer.hints({}) == []
 
 
 LION = {"_target_": "optim.Lion"}
@@ -225,8 +249,8 @@ def test_a_step_that_was_not_to_be_taken_stops_no_later_one(config: dict[str, An
     for param in params:
         param.grad = torch.ones_like(param)
     before = [param.detach().clone() for param in params]
-    for member in optimizer.members:
-        _step_where(torch.tensor(False), member)
+    for member in optimizer.optimizers:
+        step_where(torch.tensor(False), member)
     assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
     optimizer.step()
     assert not any(torch.equal(param, old) for param, old in zip(params, before, strict=True))
@@ -260,7 +284,7 @@ def test_state_that_does_not_fit_is_refused_by_name(change: Any, message: str) -
 def test_settings_reach_the_constructor_and_lists_become_tuples() -> None:
     optimizer = built({**ADAMW, "betas": [0.8, 0.7]}, gpt())
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.7)
-    assert isinstance(optimizer.members[0], torch.optim.AdamW)
+    assert isinstance(optimizer.optimizers[0], torch.optim.AdamW)
 
 
 def test_zero_grad_forgets_every_gradient() -> None:

@@ -30,8 +30,8 @@ def gpt() -> GPT:
 
 def batches(micro_batch: int, rows: Sequence[int] = range(G)) -> list[Batch]:
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(7))
-    cut = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
-    return [Batch(tokens[0, list(part)], tokens[1, list(part)], part) for part in cut]
+    split = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+    return [Batch(tokens[0, list(part)], tokens[1, list(part)], part) for part in split]
 
 
 class Collector:
@@ -123,10 +123,10 @@ def test_hutchinson_is_unbiased(sequences: int | None, rows: Sequence[int]) -> N
 @pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
 @pytest.mark.parametrize("sequences", [None, 4])
 def test_micro_batches_do_not_change_an_estimate(curvature: type[Curvature], sequences: int | None) -> None:
-    whole = estimates(curvature(every=1, sequences=sequences, fraction=1), 3)
+    together = estimates(curvature(every=1, sequences=sequences, fraction=1), 3)
     for micro_batch in (1, 2, 3):
-        cut = estimates(curvature(every=1, sequences=sequences, fraction=1), 3, micro_batch)
-        torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
+        split = estimates(curvature(every=1, sequences=sequences, fraction=1), 3, micro_batch)
+        torch.testing.assert_close(split, together, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_the_papers_code_clips_the_gradient_before_squaring() -> None:
 @pytest.mark.parametrize("sequences", range(1, G + 1))
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
 def test_a_sub_batch_is_spread_evenly_whatever_the_micro_batch(sequences: int, micro_batch: int) -> None:
-    cut = sub_batch(batches(micro_batch), sequences, G)
-    rows = [row for batch in cut for row in batch.rows]
+    split = sub_batch(batches(micro_batch), sequences, G)
+    rows = [row for batch in split for row in batch.rows]
     assert len(rows) == sequences
     assert rows == [row for batch in sub_batch(batches(G), sequences, G) for row in batch.rows]
     gaps = [b - a for a, b in pairwise(rows)]
     assert not gaps or max(gaps) - min(gaps) <= 1
-    for batch in cut:
+    for batch in split:
         assert torch.equal(batch.inputs, batches(G)[0].inputs[list(batch.rows)])
         assert torch.equal(batch.targets, batches(G)[0].targets[list(batch.rows)])
 
@@ -250,9 +250,9 @@ def test_frozen_and_unused_parameters_have_no_estimate_and_the_others_theirs(cur
 
 
 def test_noise_belongs_to_the_global_row() -> None:
-    whole = uniforms(1, 2, batches(G)[0])
-    assert torch.equal(torch.cat([uniforms(1, 2, batch) for batch in batches(2)]), whole)
-    assert len({tuple(row) for row in whole.tolist()}) == G
+    together = uniforms(1, 2, batches(G)[0])
+    assert torch.equal(torch.cat([uniforms(1, 2, batch) for batch in batches(2)]), together)
+    assert len({tuple(row) for row in together.tolist()}) == G
 
 
 def test_hutchinson_refuses_what_has_no_second_derivative() -> None:

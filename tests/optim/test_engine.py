@@ -20,10 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
-from optim.base import Hyper, Optimizer, Params, Shape, Spec
+from optim.base import Hyper, Params, RuleOptimizer, Shape, Spec
 
 
-class Heavyball(Optimizer):
+class Heavyball(RuleOptimizer):
     """u is an average of gradients."""
 
     elementwise = True
@@ -45,7 +45,7 @@ def parameter(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.tensor([1.0, -2.0, 4.0], dtype=dtype, requires_grad=True)
 
 
-def step(optimizer: Optimizer, param: Tensor, n: int) -> None:
+def step(optimizer: RuleOptimizer, param: Tensor, n: int) -> None:
     for i in range(n):
         param.grad = torch.tensor([1.0, 0.5, -0.25]).to(param.dtype) * (i + 1)
         optimizer.step()
@@ -253,7 +253,7 @@ def test_empty_groups_are_no_trouble(rule: str) -> None:
     empty.diagnostics()
 
 
-RANGES: list[tuple[Callable[..., Optimizer], dict[str, Any], str]] = [
+RANGES: list[tuple[Callable[..., RuleOptimizer], dict[str, Any], str]] = [
     (AdamW, {"lr": -1e-9}, "AdamW: lr=-1e-09 must be >= 0"),
     (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be >= 0"),
     (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be >= 0"),
@@ -272,7 +272,9 @@ RANGES: list[tuple[Callable[..., Optimizer], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "setting", "message"), RANGES)
-def test_values_out_of_range_are_refused(rule: Callable[..., Optimizer], setting: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_refused(
+    rule: Callable[..., RuleOptimizer], setting: dict[str, Any], message: str
+) -> None:
     extra = {"curvature": GaussNewtonBartlett()} if rule is Sophia else {}
     with pytest.raises(ValueError, match=message):
         rule([parameter()], **setting, **extra)
@@ -343,7 +345,7 @@ def test_a_group_that_cannot_be_optimized_is_refused_by_name(rule: str, message:
     assert len(optimizer.param_groups) == 1
 
 
-def _named(optimizer: Optimizer) -> dict[str, Any]:
+def _named(optimizer: RuleOptimizer) -> dict[str, Any]:
     optimizer.param_groups[0]["param_names"] = ["weight"]
     return {"params": [("blocks.0.phase", UNREAL)]}
 
@@ -432,7 +434,7 @@ def test_a_measured_step_says_how_far_it_went() -> None:
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_a_copy_goes_on_like_the_original(again: Callable[[Optimizer], Optimizer]) -> None:
+def test_a_copy_goes_on_like_the_original(again: Callable[[RuleOptimizer], RuleOptimizer]) -> None:
     param = parameter()
     optimizer = Sophia([param], lr=0.1, curvature=GaussNewtonBartlett())
     optimizer.update_curvature({param: torch.ones(3)})

@@ -18,10 +18,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, execution
-from optim.base import Optimizer
-from optim.execution import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, stacked_tensors, whole_tensors
+from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, base, execution
+from optim.base import RuleOptimizer
 from optim.factored import BLOCK, column_means
+from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, full_tensors, stacked_tensors
+from optim.sharding import ALL_ROWS
 
 SIZES = [(3,), (PACKED_BELOW,), (2, 5), (1,), (CACHED + 1, 2), (PACKED_BELOW - 1,), ()]
 
@@ -69,10 +70,10 @@ def test_packs_are_of_one_dtype_and_end_in_time() -> None:
     assert len(pieces) == 6
 
 
-def test_whole_tensors_are_the_parameters_themselves() -> None:
+def test_full_tensors_are_the_parameters_themselves() -> None:
     params = parameters()
     states = {param: {"step": torch.zeros(())} for param in params}
-    for param, (piece,) in zip(params, whole_tensors(params, states), strict=True):
+    for param, (piece,) in zip(params, full_tensors(params, states), strict=True):
         assert piece.param.data_ptr() == param.data_ptr() and piece.param.shape == param.shape and piece.state == {}
 
 
@@ -90,7 +91,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rule", [SGD, AdamW, Lion, Signum, Sophia])
-def test_an_eager_step_never_copies_a_long_tensor(rule: Callable[..., Optimizer]) -> None:
+def test_an_eager_step_never_copies_a_long_tensor(rule: Callable[..., RuleOptimizer]) -> None:
     extra = {"curvature": GaussNewtonBartlett()} if rule is Sophia else {}
     param = torch.zeros(3 * PACK, requires_grad=True)
     param.grad = torch.ones_like(param)
@@ -173,7 +174,7 @@ def test_column_means_compile_for_any_number_of_rows(monkeypatch: pytest.MonkeyP
     compiled = torch.compile(column_means, dynamic=True, fullgraph=True)
     for rows in (BLOCK - 1, BLOCK, 2 * BLOCK + 5):
         matrix = torch.randn(rows, 9, dtype=torch.float64)
-        torch.testing.assert_close(compiled(matrix), matrix.mean(0))
+        torch.testing.assert_close(compiled(matrix, ALL_ROWS), matrix.mean(0))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -182,7 +183,7 @@ def test_a_compiled_training_step_is_the_same_step(rule: str, execution_: str, c
     """Forward and backward pass, and a step() that is left as it is, also if it runs compiled code of its own."""
     torch.compiler.reset()  # variants of train are counted, over all tests
 
-    def train(model: torch.nn.Module, optimizer: Optimizer) -> None:
+    def train(model: torch.nn.Module, optimizer: RuleOptimizer) -> None:
         model(torch.ones(2, 4)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -256,7 +257,7 @@ assert torch.allclose(param, torch.zeros(8), atol=1e-6), param
 
 
 def test_short_matrices_of_a_shape_are_updated_together_as_each_alone() -> None:
-    """Within the rounding of sums of 40 numbers, whose order is torch's affair."""
+    """Within the rounding of sums of 40 numbers, whose order torch chooses."""
     shapes = [(8, 5), (3,), (8, 5), (7, 2), (3,), (), (8, 5), (PACKED_BELOW,), ()]
     for beta1 in (None, 0.9):
         together = made_parameters(shapes)
@@ -288,11 +289,11 @@ def test_a_stack_ends_in_time() -> None:
 def test_auto_compiles_from_a_size_up(compilations: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     params = parameters([(100,)])
     numbers = sum(param.numel() for param in params)
+    assert base.COMPILED_FROM > 5_000_000  # nano, and every test, stays eager
     for limit, compiles in ((numbers + 1, False), (numbers, True)):
         monkeypatch.setattr("optim.base.COMPILED_FROM", limit)
         Lion(params).step()
         assert bool(compilations) == compiles
-    assert execution.COMPILED_FROM > 5_000_000  # nano, and every test, stays eager
 
 
 def test_an_unknown_execution_is_refused() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from model import GPT
 from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
-from optim.base import Optimizer
-from optim.execution import CACHED, PACKED_BELOW
+from optim.base import RuleOptimizer
+from optim.pieces import CACHED, PACKED_BELOW
 
 STEPS = 60
-SHAPES = [(7, 5), (11,), (1,), (2, 3, 4), (PACKED_BELOW + 3,), (CACHED // 8 + 1, 9)]  # packed, whole, cut
+SHAPES = [(7, 5), (11,), (1,), (2, 3, 4), (PACKED_BELOW + 3,), (CACHED // 8 + 1, 9)]  # packed, in full, split
 Make = Callable[..., Any]
 CASES: dict[str, tuple[Make, Make, dict[str, Any]]] = {
     "adamw": (AdamW, oracles.AdamW, {"betas": (0.9, 0.8), "eps": 1e-3, "weight_decay": 0.1}),
@@ -41,7 +41,7 @@ class Pair:
         make, make_oracle, settings = CASES[case]
         self.ours, self.rng = list(ours), np.random.default_rng(1)
         extra = {"curvature": GaussNewtonBartlett(every=3)} if make is Sophia else {}
-        self.optimizer: Optimizer = make(self.ours, lr=1.0, **settings, **extra)
+        self.optimizer: RuleOptimizer = make(self.ours, lr=1.0, **settings, **extra)
         self.theirs = [make_oracle(w, lr=1.0, **settings) for w in theirs]
 
     def step(self, t: int, ours: Sequence[Array], theirs: Sequence[Array]) -> None:

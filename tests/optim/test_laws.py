@@ -15,8 +15,9 @@ from torch import Tensor
 from configs import compose
 from data import Batch
 from model import GPT
-from optim.base import Optimizer
-from optim.build import OptimizerSet, build, check
+from optim.base import RuleOptimizer
+from optim.build import build, check
+from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
 from trainer.parallel import Single
 
@@ -27,7 +28,7 @@ G, T, V = 4, 5, 11
 
 
 def config(option: str, **changes: Any) -> dict[str, Any]:
-    """The option's settings, intervals cut to 3 steps, changes made wherever a node has the key."""
+    """The option's settings, intervals of 3 steps, changes made wherever a node has the key."""
     found: Any = compose([f"optim={option}"]).optim
     for node in nodes(found):
         node |= {key: 3 for key in INTERVALS if key in node} | {k: v for k, v in changes.items() if k in node}
@@ -96,24 +97,24 @@ def resumed(settings: dict[str, Any], model: GPT, optimizer: OptimizerSet) -> tu
 
 
 @OF_EVERY_OPTION
-@pytest.mark.parametrize(("dtype", "cut"), [(torch.float32, 4), (torch.bfloat16, 1)])  # 4: within an interval
-def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, cut: int) -> None:
-    settings, whole, model = config(option), gpt(dtype), gpt(dtype)
-    train(whole, built(settings, whole), 0, 8)
+@pytest.mark.parametrize(("dtype", "stop"), [(torch.float32, 4), (torch.bfloat16, 1)])  # 4: within an interval
+def test_resume_is_bitwise_identical(option: str, dtype: torch.dtype, stop: int) -> None:
+    settings, straight, model = config(option), gpt(dtype), gpt(dtype)
+    train(straight, built(settings, straight), 0, 8)
     first = built(settings, model)
-    train(model, first, 0, cut)
+    train(model, first, 0, stop)
     again, second = resumed(settings, model, first)
     before, after = first.save_state()[0], second.save_state()[0]
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
-    train(again, second, cut, 8)
-    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+    train(again, second, stop, 8)
+    for a, b in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 @OF_EVERY_OPTION
-def test_state_has_the_bytes_that_the_meta_device_foretells(option: str) -> None:
+def test_state_has_the_bytes_that_the_meta_device_tells_beforehand(option: str) -> None:
     model = gpt()
     optimizer = built(config(option), model)
     train(model, optimizer, 0, 1)
@@ -194,7 +195,7 @@ def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
     for found_inf in (1.0, 0.0):
         for p in model.parameters():
             p.grad = torch.full_like(p, torch.nan if found_inf else 1.0)
-        for member in optimizer.members:
+        for member in optimizer.optimizers:
             member.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
             member.step()
         after = optimizer.save_state()[0] | model.state_dict()
@@ -213,12 +214,12 @@ def test_a_first_step_that_is_not_taken_leaves_nothing_behind(option: str) -> No
     def spoil() -> None:
         for p in model.parameters():
             p.grad = torch.full_like(p, torch.nan)
-        for member in optimizer.members:
+        for member in optimizer.optimizers:
             member.found_inf = torch.ones(())  # type: ignore[attr-defined]
 
     train(model, optimizer, 0, 1, before_step=spoil)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    for member in optimizer.members:
+    for member in optimizer.optimizers:
         member.found_inf = None  # type: ignore[attr-defined]
     train(model, optimizer, 1, 8)
     after = model.state_dict()
@@ -233,7 +234,7 @@ def test_diagnostics_are_finite_numbers_on_the_device(option: str) -> None:
     train(model, optimizer, 0, 4)
     found = optimizer.diagnostics()
     assert all(name.startswith("optim/") and value.ndim == 0 and value.isfinite() for name, value in found.items())
-    ours = {g["role"] for m in optimizer.members if isinstance(m, Optimizer) for g in m.param_groups}
+    ours = {g["role"] for m in optimizer.optimizers if isinstance(m, RuleOptimizer) for g in m.param_groups}
     assert ours == {name.removeprefix("optim/update_ratio/") for name in found if "update_ratio" in name}
     optimizer.hints({name: float(value) for name, value in found.items()})
 
@@ -246,14 +247,14 @@ def test_a_copy_steps_its_own_parameters_whatever_was_put_on_the_original(
     """torch's schedulers put a step() on the optimizer that steps it for ever; hooks hold it likewise."""
     model = gpt()
     optimizer = built(config(option), model)
-    for member in optimizer.members:
+    for member in optimizer.optimizers:
         torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
         member.register_step_post_hook(lambda *_: None)
     train(model, optimizer, 0, 4)
     before = copy.deepcopy(model.state_dict())
     twin, other = again((model, optimizer))
     other.load_state(*copy.deepcopy(optimizer.save_state()))
-    for member in other.members:
+    for member in other.optimizers:
         torch.optim.lr_scheduler.LambdaLR(member, lambda n: 1.0)
     train(twin, other, 4, 8)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -10,8 +10,8 @@ import world
 from torch import Tensor, nn
 
 from optim import GaussNewtonBartlett, Hutchinson, Sophia
-from optim.build import OptimizerSet
 from optim.curvature import Curvature
+from optim.ensemble import OptimizerSet
 
 LR, BETAS, RHO, EPS, DECAY = 3e-2, (0.9, 0.8), 0.5, 1e-3, 0.1
 

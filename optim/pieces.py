@@ -1,0 +1,173 @@
+"""The pieces in which a rule gets its tensors.
+
+An elementwise rule runs on flat pieces: a long tensor is a view, split where that keeps temporaries in the cache, and
+short tensors are packed into one. Any other rule gets its tensors in their shapes: in full, or, where it splits rows,
+this rank's rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rule import State
+from .sharding import Owners, Rows, is_sharded, local, rows_of
+
+PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
+PACK = 1 << 20  # numbers per packed piece at which the next one begins
+CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
+TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
+
+
+class Piece(NamedTuple):
+    """Tensors updated together: of one shape if the rule is elementwise, else the state has shapes of its own."""
+
+    param: Tensor
+    grad: Tensor
+    state: State
+    is_stack: bool = False  # whether all have one more dimension, the first, over parameters
+    rows: Rows | None = None  # of a sharded parameter, whose rows on this rank these are
+
+
+def full_tensors(
+    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = ()
+) -> Iterator[list[Piece]]:
+    """Every parameter in its shape, one at a time; of one that is sharded this rank's rows.
+
+    apart: state that is not handed on, beside the step.
+    """
+    for param in params:
+        yield [_piece(param, states, apart)._replace(rows=rows_of(param))]
+
+
+def owned_tensors(
+    params: Sequence[Tensor], states: Mapping[Tensor, State], owners: Owners, apart: Sequence[str] = ()
+) -> Iterator[list[Piece]]:
+    """The parameters that this rank computes, in full, one at a time; all ranks have all updates at the end."""
+    for param, values, grad in owners.full_tensors(params):
+        yield [Piece(values, grad, _handed_on(states[param], apart))]
+
+
+def stacked_tensors(
+    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = ()
+) -> Iterator[list[Piece]]:
+    """Every parameter in its shape, the short ones of a shape as one piece with one more dimension, the first.
+
+    Not for parameters that are sharded. A stack is written back at the next list.
+    """
+    stacks: dict[Any, list[Tensor]] = {}
+    for param in params:
+        if param.numel() >= PACKED_BELOW:
+            yield from full_tensors([param], states, apart)
+            continue
+        kind = (param.device, param.dtype, param.shape)
+        stack = stacks.setdefault(kind, [])
+        stack.append(param)
+        if len(stack) * param.numel() >= PACK:
+            yield from _stacked(stacks.pop(kind), states, apart)
+    for stack in stacks.values():
+        yield from _stacked(stack, states, apart)
+
+
+def flat_pieces(
+    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = (), *, compiled: bool
+) -> Iterator[list[Piece]]:
+    """The parameters' numbers as 1-D pieces, in lists to update at once; a pack is written back at the next list.
+
+    compiled: long tensors come unsplit, and together. Otherwise, on a CPU, in parts of at most CACHED numbers.
+    """
+    packs: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+    views: list[Piece] = []
+    for param in params:
+        held = local(param)
+        size = held.numel()
+        if size >= PACKED_BELOW and held.is_contiguous():
+            on_cpu = held.device.type == "cpu"
+            views += _views(_piece(param, states, apart), CACHED if on_cpu and not compiled else size)
+            continue
+        kind = (param.device, param.dtype)
+        packs.setdefault(kind, []).append(param)
+        sizes[kind] = sizes.get(kind, 0) + size
+        if sizes[kind] >= PACK:
+            del sizes[kind]
+            yield from _packed(packs.pop(kind), states, apart)
+    for pack in packs.values():
+        yield from _packed(pack, states, apart)
+    together = TOGETHER if compiled else 1
+    full = len(views) - len(views) % together
+    for i in range(0, full, together):
+        yield views[i : i + together]
+    for piece in views[full:]:  # one at a time, as another number of pieces is another thing to compile
+        yield [piece]
+
+
+def _views(piece: Piece, size: int) -> list[Piece]:
+    flat = [piece.param.view(-1), piece.grad.reshape(-1), *(tensor.view(-1) for tensor in piece.state.values())]
+    parts_of = zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
+    return [Piece(p, g, dict(zip(piece.state, parts, strict=True))) for p, g, *parts in parts_of]
+
+
+class _Columns(NamedTuple):
+    """Several parameters, their gradients, and their state by name; of those that are sharded this rank's rows."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    state: dict[str, list[Tensor]]
+
+
+def _columns(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> _Columns:
+    found = [states[param] for param in params]
+    names = _handed_on(found[0], apart)
+    grads = [param.grad for param in params if param.grad is not None]
+    columns = [list(params), grads, *([state[name] for state in found] for name in names)]
+    if is_sharded(params[0]):
+        columns = [[local(tensor) for tensor in column] for column in columns]
+    return _Columns(columns[0], columns[1], dict(zip(names, columns[2:], strict=True)))
+
+
+def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> Iterator[list[Piece]]:
+    own = _columns(params, states, apart)
+    joined = Piece(_joined(own.params), _joined(own.grads), {name: _joined(each) for name, each in own.state.items()})
+    if not joined.param.numel():  # ranks may hold no rows
+        return
+    yield [joined]
+    _split_into(own.params, joined.param)
+    for name, tensor in joined.state.items():
+        _split_into(own.state[name], tensor)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    # As torch.cat of every tensor's reshape(-1), which takes 1 us more for each.
+    joined: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]  # unannotated
+    return joined.detach()
+
+
+def _split_into(tensors: list[Tensor], joined: Tensor) -> None:
+    parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+def _stacked(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> Iterator[list[Piece]]:
+    if len(params) == 1:
+        yield from full_tensors(params, states, apart)
+        return
+    own = _columns(params, states, apart)
+    state = {name: torch.stack(each) for name, each in own.state.items()}
+    stack = Piece(torch.stack(own.params), torch.stack(own.grads), state, is_stack=True)
+    yield [stack]
+    torch._foreach_copy_(own.params, list(stack.param.unbind()))
+    for name, tensor in state.items():
+        torch._foreach_copy_(own.state[name], list(tensor.unbind()))
+
+
+def _piece(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:
+    assert param.grad is not None
+    state = {name: local(tensor) for name, tensor in _handed_on(states[param], apart).items()}
+    return Piece(local(param.detach()), local(param.grad), state)
+
+
+def _handed_on(state: State, apart: Sequence[str]) -> State:
+    """The state that direction sees."""
+    return {name: tensor for name, tensor in state.items() if name != "step" and name not in apart}

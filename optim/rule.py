@@ -1,0 +1,136 @@
+"""What the author of an optimizer writes: one class in one file (lion.py is the shortest); the engine does the rest.
+
+A rule has a constructor that names its hyperparameters and passes them to super().__init__ as defaults, and
+    state_spec(shape, hp)                  what is remembered of a parameter of this shape: name -> Spec
+    direction(grad, param, state, hp)      the update direction u, its lines numbered as in the paper's box; changes
+                                           state in place. Arithmetic without branches on numbers, so that it compiles
+where needed also
+    coefficients(hp)                       the numbers in the box that depend on t or lr, which direction does not see;
+                                           direction reads them as attributes of hp
+    refresh(grad, param, state, hp)        before every direction: what is rare or factorises (QR, eigh, SVD), or
+                                           branches on t; never compiled. Not for elementwise rules
+    refresh_interval(hp)                   how often refresh does its rare part, for those who time steps
+    cost(shape, hp)                        how much arithmetic a step is, for ranks that share parameters
+    moves(hp)                              whether this step moves the parameters at all; raises if an input is missing
+    check(hp)                              the ranges of its own hyperparameters
+    gate(state)                            a count in the state; the parameter does not move while it is 0
+and declares
+    elementwise = True                     if every number is updated from its own past alone, and all state has the
+                                           parameter's shape. The rule then sees flat pieces of many parameters,
+                                           otherwise every parameter in its shape
+    splits_rows = True                     if, of a parameter whose rows are sharded across ranks, direction may see
+                                           this rank's rows alone: its sums over rows go through hp.rows
+    decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
+    apart = (name, ...)                    state that direction does not see: counts of a parameter, for the gate
+hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
+all but direction. There, in compiled code, every float is a 0-dim tensor: settings may change in every step. So
+direction asks state, not hp, whether there is a momentum, and gives hp's floats to operations that take tensors.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from .sharding import Rows
+
+Shape = tuple[int, ...]
+State = dict[str, Tensor]
+
+
+class Hyper:
+    """Settings as attributes; rows: sums over the parameter's rows, see sharding.Rows."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.__dict__.update(settings)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no {name!r} here, only {', '.join(sorted(vars(self)))}")
+
+    def with_rows(self, rows: Rows | None) -> Self:
+        """The same for a parameter of which this rank holds some rows; None: all."""
+        return self if rows is None else type(self)({**vars(self), "rows": rows})
+
+
+class Spec(NamedTuple):
+    """A tensor of state, zero at first, or ones on the diagonal."""
+
+    shape: Shape
+    dtype: torch.dtype | None = None  # None: the working dtype
+    by_row: bool | None = None  # whether dimension 0 is the parameter's rows; None: yes if it has the parameter's shape
+    is_identity: bool = False
+
+
+class Rule(ABC):
+    """See the module."""
+
+    elementwise: ClassVar[bool] = False
+    splits_rows: ClassVar[bool] = False
+    decays_after_update: ClassVar[bool] = False
+    apart: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:
+        """The state tensors of a parameter of this shape, by name."""
+
+    @abstractmethod
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        """The update direction, in the working dtype and the parameter's shape; updates state in place.
+
+        Must not change grad or param.
+        """
+
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        """Numbers of the box that depend on hp.t or hp.lr, for direction to read from its hp."""
+        return {}
+
+    def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:  # noqa: B027 - most need none
+        """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider."""
+
+    def refresh_interval(self, hp: Hyper) -> int | None:
+        """Steps from one expensive refresh to the next; None if every step is the same work."""
+        return None
+
+    def cost(self, shape: Shape, hp: Hyper) -> float:
+        """Multiplications of a step for a parameter of this shape, to the precision that sharing the work needs."""
+        return math.prod(shape)
+
+    def moves(self, hp: Hyper) -> bool:
+        """Whether step hp.t changes the parameters; a first step may only fill the state."""
+        return True
+
+    def gate(self, state: State) -> Tensor | None:
+        """A count in the state, 0-dim on the device: while it is 0, the parameter is updated as with lr 0.
+
+        No host has to know. Parameters that share the tensor are updated together.
+        """
+        return None
+
+    def check(self, hp: Hyper) -> None:
+        """Raises ValueError, with the value and its range, for hyperparameters that make no sense."""
+        within(self, "lr", hp.lr, 0, math.inf)
+        within(self, "weight_decay", hp.weight_decay, 0, math.inf)
+        if "betas" in vars(hp):
+            usual = signature(type(self)).parameters["betas"].default
+            if len(hp.betas) != len(usual):
+                raise ValueError(f"{type(self).__name__}: betas={hp.betas} must be {len(usual)} numbers, as {usual}")
+            for i, beta in enumerate(hp.betas):
+                within(self, f"betas[{i}]", beta, 0, 1)
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a parameter's update is computed and its state kept: fp32, or float64 as it is."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raises ValueError unless low <= value < high (low < value with open_low); high = inf means no limit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and (low < value if open_low else low <= value) and value < high):
+        wanted = f"> {low}" if open_low else f">= {low}"
+        wanted = wanted if math.isinf(high) else f"in {'(' if open_low else '['}{low}, {high})"
+        raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")

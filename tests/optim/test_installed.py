@@ -1,0 +1,130 @@
+"""The wheel: what it installs, and that what it installs works without the rest of the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("installed")]  # builds a wheel; imports torch in every process
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the checkout stays as it is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("optim", "data", "configs", "model"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    pip("wheel", *offline, "-w", folder / "dist", folder)
+    (found,) = (folder / "dist").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment with the wheel alone; torch and what torch needs are taken from here."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    pip("--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "torch.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    return folder / "bin" / "python"
+
+
+def pip(*arguments: str | Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "-q", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def run(python: Path, *arguments: str | Path, cwd: Path) -> str:
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, *arguments], cwd=cwd, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_one_import_name_with_types(wheel: Path) -> None:
+    files = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert {str(Path(name).parent) for name in files} == {"nanodescent/optim"}
+    assert {Path(name).name for name in files} == {"py.typed", *(path.name for path in (ROOT / "optim").glob("*.py"))}
+
+
+def test_importing_it_imports_torch_and_nothing_of_the_projects_other_needs(python: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+import nanodescent.optim, nanodescent.optim.build, nanodescent.optim.memory
+needs = {"hydra", "omegaconf", "wandb", "datasets", "tiktoken", "matplotlib", "rich", "scipy", "plotly", "transformers"}
+assert not needs & set(sys.modules), needs & set(sys.modules)
+for name in ("optim", "data", "model", "configs", "train", "trainer", "files"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(f"{name} is installed")
+"""
+    run(python, "-c", code, cwd=tmp_path)
+
+
+def test_every_optimizer_builds_steps_copies_and_pickles_under_its_installed_name(python: Path, tmp_path: Path) -> None:
+    code = """
+import copy, pickle
+import torch
+import nanodescent.optim as optim
+from nanodescent.optim.build import build
+
+for name in ("SGD", "SOAP", "Adafactor", "AdamW", "Lion", "Shampoo", "Signum", "Sophia"):
+    curvature = {"curvature": {"_target_": "nanodescent.optim.GaussNewtonBartlett"}} if name == "Sophia" else {}
+    params = {"w": torch.nn.Parameter(torch.ones(4, 3)), "b": torch.nn.Parameter(torch.ones(3))}
+    node = {"_target_": f"nanodescent.optim.{name}", "lr": 0.1, **curvature}
+    built = build(node, params, {"w": "matrix", "b": "vector"}, seed=0, global_batch=4)
+    for again in (copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))):
+        own, optimizer = again((params, built))
+        for _ in range(3):
+            for param in own.values():
+                param.grad = torch.full_like(param, 0.5)
+                if name == "Sophia":
+                    optimizer.optimizers[0].update_curvature({param: torch.ones_like(param)})
+            optimizer.step(measured=True)
+        assert all((param != 1).all() for param in own.values()), name
+        assert type(optimizer.optimizers[0]) is getattr(optim, name)
+"""
+    run(python, "-c", code, cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def examples(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What elsewhere.py prints of each example of docs/optimizers.md."""
+    printed = run(python, ROOT / "tests" / "optim" / "elsewhere.py", cwd=tmp_path_factory.mktemp("examples"))
+    lines = [line.split() for line in printed.splitlines()]
+    return {line[0]: line[1:] for line in lines if len(line) == 4 and line[1] in ("real", "stand-in")}
+
+
+@pytest.mark.parametrize("example", ["plain", "trainer", "lightning"])
+def test_the_examples_of_docs_lower_a_loss(example: str, examples: dict[str, list[str]]) -> None:
+    """Against the framework itself where it is installed, else against what elsewhere.py puts in its place."""
+    _, before, after = examples[example]
+    assert float(after) < float(before)
+
+
+def test_the_package_may_be_imported_twice_under_two_names(python: Path, tmp_path: Path) -> None:
+    """As where a checkout's own name and the installed one meet in one process."""
+    code = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+import torch, optim, nanodescent.optim
+for package in (optim, nanodescent.optim):
+    param = torch.nn.Parameter(torch.ones(4, 3))
+    param.grad = torch.ones(4, 3)
+    package.Adafactor([param]).step()
+    assert (param != 1).all()
+assert optim.Adafactor is not nanodescent.optim.Adafactor
+"""
+    run(python, "-c", code, cwd=tmp_path)
