@@ -43,6 +43,7 @@ from files.reading import read_yaml
 
 FOLDER = Path(__file__).parent
 GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
+LISTS = frozenset(place for place, seam in SEAMS.items() if seam.holds_several)
 ARGUMENTS = {  # by group; what stands in a seam is checked when the configuration is complete
     group: {
         name: Argument(None, each.default) if f"{group}.{name}" in SEAMS else each
@@ -115,16 +116,29 @@ def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
         listed = f"(all: {', '.join(options)})"
         if each.is_delete or each.raw is None:
             raise ConfigError(f"{each.text} leaves a run without {each.key}; choose an option instead {listed}")
-        option = text(each.key, each.raw)
-        if option not in options:
-            several = [part for part in option.split(",") if part in options]
-            if len(several) > 1:
-                raise ConfigError(
-                    f"{each.key}={shown(option)} names several options; add -m to run each, or choose one"
-                )
-            raise ConfigError(f"{each.key}={shown(option)} does not exist; {_nearest(option, options)} {listed}")
-        found[each.key] = option
+        chosen = _options(each.key, each.raw)
+        for option in chosen:
+            if option not in options:
+                several = [part for part in option.split(",") if part in options]
+                raise ConfigError(_no_option(each.key, option, several, options, listed))
+        found[each.key] = f"[{','.join(chosen)}]" if each.key in LISTS else chosen[0]
     return tuple(f"{group}={option}" for group, option in found.items())
+
+
+def _options(group: str, raw: str) -> list[str]:
+    """The names in group=name, or in group=[name,name] where options are merged."""
+    if group in LISTS and raw.startswith("["):
+        names = value(group, raw, wanted="a list of options")
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return list(dict.fromkeys(names))
+    return [text(group, raw)]
+
+
+def _no_option(group: str, option: str, several: Sequence[str], options: Sequence[str], listed: str) -> str:
+    if len(several) > 1:
+        both = f", give them as a list '{group}=[{option}]'" if group in LISTS else ""
+        return f"{group}={shown(option)} names several options; add -m to run each{both}, or choose one"
+    return f"{group}={shown(option)} does not exist; {_nearest(option, options)} {listed}"
 
 
 @lru_cache(maxsize=128)
@@ -206,7 +220,7 @@ def _delete(each: Given, config: DictConfig) -> None:
     parent, _, name = each.key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else None
     is_argument = isinstance(node, DictConfig) and TARGET in node and name != TARGET
-    if not isinstance(node, DictConfig) or not (is_argument or parent == "logging"):
+    if not isinstance(node, DictConfig) or not (is_argument or parent in LISTS):
         raise ConfigError(f"{each.text}: a run needs {each.key}; give it another value")
     if name not in node:
         raise ConfigError(f"{each.text}: the configuration does not have {each.key} anyway; leave this out")
@@ -232,7 +246,7 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
     if name in (of_group := ARGUMENTS.get(parent, {})):
         return of_group[name]
     parent = key.removesuffix(f".{TARGET}").rpartition(".")[0]
-    is_new_node = parent == "logging" or (parent == "optim.roles" and OmegaConf.select(config, parent) is not None)
+    is_new_node = parent in LISTS or (parent == "optim.roles" and OmegaConf.select(config, parent) is not None)
     return anything if is_new_node or key in _existing(config, "") else None
 
 

@@ -43,19 +43,19 @@ def nodes(config: Any) -> Iterator[Node]:
         if place == "optim" and _is_mapping(found) and "roles" in found and _is_mapping(found["roles"]):
             for role, content in found["roles"].items():
                 yield from _node(f"optim.roles.{role}", seam, content)
-        elif place == "logging" and _is_mapping(found):
+        elif seam.holds_several and _is_mapping(found):
             for name, content in found.items():
-                yield from _node(f"logging.{name}", seam, content)
+                yield from _node(f"{place}.{name}", seam, content)
         else:
             yield from _node(place, seam, found)
 
 
 def _places(config: Any) -> Iterator[str]:
     """Where a node must be."""
-    for place in SEAMS:
+    for place, seam in SEAMS.items():
         found = OmegaConf.select(config, place)
-        if place == "logging":
-            yield from (f"logging.{name}" for name in found)
+        if seam.holds_several:
+            yield from (f"{place}.{name}" for name in found)
         elif place == "optim" and "roles" in found:
             roles = list(found["roles"]) if _is_mapping(found["roles"]) else []
             yield from (f"optim.roles.{role}" for role in roles or ["<role>"])

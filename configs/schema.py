@@ -121,6 +121,7 @@ class Seam:
     methods: tuple[str, ...]
     given: frozenset[str] = frozenset()
     besides: frozenset[str] = frozenset()  # keys of a node that are no arguments
+    holds_several: bool = False  # a mapping of names to nodes; its options are merged: group=[one,another]
     has_typed_texts: bool = False  # texts are taken as typed wherever Hydra's grammar would refuse or change them
     unnamed: str = ""  # the class that is meant where none is named, as in files from before it could be chosen
 
@@ -138,7 +139,9 @@ SEAMS = {
         ("forward_backward", "evaluate"),
         frozenset({"device", "precision", "compiled", "timeout_seconds"}),
     ),
-    "logging": Seam("a sink", ("write", "close"), frozenset({"run_dir", "settings"}), has_typed_texts=True),
+    "logging": Seam(
+        "a sink", ("write", "close"), frozenset({"run_dir", "settings"}), holds_several=True, has_typed_texts=True
+    ),
     "data.source": Seam("a source of documents", ("documents",), has_typed_texts=True),
     "data.tokenizer": Seam("a tokenizer", ("fit",), has_typed_texts=True),
 }

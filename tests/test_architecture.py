@@ -23,6 +23,7 @@ ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),
     "omegaconf": ("configs", "train", "scripts", "reproduce"),
     "wandb": ("trainer/metrics.py",),
+    "tensorboard": ("trainer/tensorboard.py",),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from remains import ends, metrics, result
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import assembly.ending
 import assembly.run
@@ -486,6 +487,18 @@ def test_wandb_offline_runs_beside_it(run: Callable[..., int], tmp_path: Path, m
         monkeypatch.setenv(name, str(tmp_path / name))
     assert run("w", "logging=wandb", "logging.wandb.mode=offline") == 0
     assert list((tmp_path / "w").glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_tensorboard_has_the_rows_of_metrics_jsonl_also_after_a_kill(run: Callable[..., int], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        run("t", "logging=[jsonl,tensorboard]")
+    assert run("t", "logging=[jsonl,tensorboard]") == 0
+    events = EventAccumulator(str(tmp_path / "t" / "tensorboard")).Reload()
+    rows = [row for row in metrics(tmp_path / "t") if "train/loss" in row]
+    found = events.Scalars("train/loss")
+    assert [event.step for event in found] == [row["step"] for row in rows]
+    assert [event.value for event in found] == pytest.approx([row["train/loss"] for row in rows])
 
 
 def test_bf16_trains(run: Callable[..., int], tmp_path: Path) -> None:

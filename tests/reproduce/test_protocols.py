@@ -95,7 +95,7 @@ def test_what_does_not_change_the_result_does_not_change_the_identity(write_clai
         claim = load("twice", "nano", overrides, folder=write_claim())
         return [run.config_hash for run in Fixed(claim).next_runs({})]
 
-    assert hashes() == hashes("micro_batch=2", "logging=none", "save_every=3")
+    assert hashes() == hashes("micro_batch=2", "logging=jsonl", "save_every=3")
     assert not set(hashes()) & set(hashes("grad_clip=2"))
 
 
