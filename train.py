@@ -12,7 +12,7 @@ from configs import from_command_line
 
 if __name__ == "__main__":
     from configs.terminal import protect_output
-    from reproduce.sweep import sweep
+    from launch.sweep import sweep
 
     protect_output()
 
@@ -49,6 +49,7 @@ from data import (
     warn_if_changed,
 )
 from data.tokenizers import Tokenizer
+from launch.stopping import StopRequest
 from model import GPT, GPTConfig
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
@@ -66,7 +67,6 @@ from trainer.plot import plot_loss
 from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
 from trainer.run_directory import TOKENIZER, RunDirectory, RunDirectoryError
 from trainer.schedule import Schedule
-from trainer.stopping import StopRequest
 
 STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": 75}
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"

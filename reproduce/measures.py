@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from files.reading import number
-from reproduce import run_files
+from launch import run_files
 from reproduce.protocols import Planned
 from reproduce.statistics import Interval
 

@@ -17,12 +17,12 @@ from typing import Any
 from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
+from launch.jobs import Job, Outcome, run_jobs
+from launch.processes import log_path
 from reproduce import findings, measures, protocols, report, statistics
 from reproduce.claims import Claim
 from reproduce.findings import Findings
-from reproduce.jobs import Job, Outcome, run_jobs
 from reproduce.measures import Measured, Ratios
-from reproduce.processes import log_path
 from reproduce.protocols import Planned
 from reproduce.results import Protocol, Results, Run, Table, finite, read, write
 from reproduce.statistics import Interval

@@ -16,11 +16,11 @@ from typing import Any
 
 import train
 from configs import RunConfig, compose, flat
+from launch.stopping import StopRequest
 from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint
 from trainer.run_directory import RunDirectory
-from trainer.stopping import StopRequest
 
 NEVER = 1 << 40  # steps
 CALIBRATION_TOKENS = 2048  # of a step, at most; larger ones are extrapolated

@@ -23,9 +23,10 @@ from rich.text import Text
 
 import configs
 from configs import answer, flat
-from configs.door import BAD_INPUT
 from files.errors import shown
 from files.paths import expanded
+from launch.run_files import CONFIG, is_run
+from launch.statuses import EXIT_STATUS
 from reproduce import measures, report
 from reproduce.exhibits import AXES, LOSS, STEPS
 from reproduce.findings import NATS
@@ -45,7 +46,6 @@ from reproduce.results import (
     read,
     write,
 )
-from reproduce.run_files import CONFIG, is_run
 
 VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
@@ -59,7 +59,7 @@ LAST_DAY = 253402300799.0  # of what dates can say; a file's time may be any num
 def main(arguments: list[str]) -> int:
     """Compares; the exit status."""
     status = answer(arguments or ["--help"], __doc__, _main)
-    return status if arguments else BAD_INPUT
+    return status if arguments else EXIT_STATUS["bad input"]
 
 
 def _main(arguments: list[str]) -> int:

@@ -28,22 +28,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from rich.console import Console
 
 from configs import answer
-from configs.door import BAD_INPUT, STOPPED
 from configs.terminal import protect_output
 from files.paths import expanded
+from launch.processes import room
+from launch.statuses import EXIT_STATUS, FAILED
+from launch.stopping import heeded
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
-from reproduce.processes import room
 from reproduce.results import Results, read
-from trainer.stopping import heeded
 
 if TYPE_CHECKING:
-    from reproduce.jobs import Job, Outcome
+    from launch.jobs import Job, Outcome
 
 COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
 OWN = ("claim", "scale", *PATHS, *COUNTS)
 MOST = 9999
-FAILED = 1
 COPIED = (
     "report.md",
     "results.json",
@@ -122,7 +121,7 @@ def main(arguments: list[str]) -> int:
     """Reproduces; the exit status."""
     asks_for_help = not arguments or "claim=" in arguments
     status = answer(["--help"] if asks_for_help else arguments, f"{__doc__}\n{listing()}", _reproduce)
-    return status if arguments else BAD_INPUT
+    return status if arguments else EXIT_STATUS["bad input"]
 
 
 def _reproduce(arguments: list[str]) -> int:
@@ -156,7 +155,7 @@ def _all(request: Request) -> int:
             statuses.append(_one(request, claim))
         except ValueError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
-            statuses.append(BAD_INPUT)
+            statuses.append(EXIT_STATUS["bad input"])
     if not request.is_dry:
         write_ledger({name: request.folder(name) for name in chosen}, request.ledger)
     return next((status for status in statuses if status), 0)
@@ -191,8 +190,8 @@ class _Runs:
         self._request, self._claim, self._is_checked = request, claim, False
 
     def __call__(self, jobs: Sequence["Job"]) -> "list[Outcome]":
+        from launch.jobs import run_jobs, unfinished
         from reproduce import preconditions
-        from reproduce.jobs import run_jobs, unfinished
 
         if not self._is_checked and unfinished(jobs):
             preconditions.check(self._claim)
@@ -255,5 +254,5 @@ def _count(key: str, value: str) -> int:
 if __name__ == "__main__":
     protect_output()
     for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
-        signal.signal(number, lambda *_: sys.exit(STOPPED))
+        signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
     sys.exit(main(sys.argv[1:]))

@@ -33,8 +33,9 @@ from omegaconf import OmegaConf
 from configs import ConfigError, RunConfig, as_yaml, compose, flat
 from configs.composition import known_keys
 from files.reading import read_yaml
-from reproduce import claims, jobs, measures, results
-from reproduce.run_files import read_result
+from launch import jobs
+from launch.run_files import read_result
+from reproduce import claims, measures, results
 from scripts import compare
 
 ROOT = Path(__file__).resolve().parents[1]

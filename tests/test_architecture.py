@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("configs", "files", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
+OURS = ("configs", "files", "data", "model", "optim", "trainer", "launch", "reproduce", "train", "scripts")
 ALLOWED = {
     "model": {"model"},
     "files": {"files"},
@@ -16,7 +16,8 @@ ALLOWED = {
     "optim": {"optim"},
     "trainer": {"trainer", "files"},
     "configs": {"configs", "files", "model.config"},
-    "train": {"configs", "data", "files", "model", "optim", "trainer", "reproduce.sweep"},
+    "train": {"configs", "data", "files", "model", "optim", "trainer", "launch"},
+    "launch": {"launch", "configs", "files"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),

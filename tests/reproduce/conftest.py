@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from reproduce.jobs import Job, Outcome
+from launch.jobs import Job, Outcome
 
 Loss = Callable[[str, int, int], float | None]  # arm, steps, seed -> final val/loss; None: diverges
 SOURCE = {"paper": "P", "url": "https://example.org", "sentence": "twice as fast", "setting": "s", "unverified": ["u"]}

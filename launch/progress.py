@@ -21,6 +21,7 @@ from rich.text import Text
 
 from files.errors import ReadingError
 from files.reading import number, opened
+from launch.run_files import METRICS
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
@@ -45,7 +46,7 @@ class Standing:
     def update(self) -> None:
         """Takes in what the run has written to metrics.jsonl since the last call."""
         try:
-            file = opened(self.run_dir / "metrics.jsonl")
+            file = opened(self.run_dir / METRICS)
         except ReadingError:
             return
         if file is None:

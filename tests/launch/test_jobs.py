@@ -21,11 +21,11 @@ import pytest
 from rich.console import Console
 
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
-from reproduce import jobs, processes
-from reproduce.jobs import Interrupted, Job, Outcome, run_jobs
-from reproduce.processes import cuda_devices, environments, log_path, reported
-from reproduce.progress import Standing, line, table
-from reproduce.sweep import best_first, sweep
+from launch import jobs, processes
+from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.processes import cuda_devices, environments, log_path, reported
+from launch.progress import Standing, line, table
+from launch.sweep import best_first, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -288,7 +288,7 @@ def test_a_second_interrupt_at_the_keyboard_kills(
 DRIVER = """
 import sys
 from pathlib import Path
-from reproduce.jobs import Job, run_jobs
+from launch.jobs import Job, run_jobs
 run_jobs([Job("driven", tuple(sys.argv[2:]))], script=Path(sys.argv[1]))
 """
 
@@ -487,7 +487,7 @@ def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
 
 
 def test_the_runner_needs_no_torch() -> None:
-    code = "import sys, reproduce.sweep; print('torch' in sys.modules)"
+    code = "import sys, launch.sweep; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
 

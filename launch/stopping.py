@@ -1,23 +1,22 @@
-"""Stopping in good order: a signal asks, the loop answers at the end of the step."""
+"""The signals that ask to stop: a run stops at the end of its step, a launcher once its runs have saved and ended."""
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
+
+from typing_extensions import override
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
-class StopRequest:
-    """Whether one of SIGNALS came while it was entered; the handlers of before return on exit.
-
-    A second SIGINT interrupts at once, for people at a keyboard.
-    """
+class SignalCounter:
+    """Counts the signals of heeded() while it is entered; the handlers of before return on exit."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.count = self.interrupts = 0  # of all signals; of SIGINT, which a keyboard sends
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
+    def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in heeded()}
         return self
 
@@ -30,12 +29,21 @@ class StopRequest:
     @property
     def asked(self) -> bool:
         """Whether a signal came."""
-        return self.signal is not None
+        return self.count > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is signal.SIGINT and number == signal.SIGINT:
+        self.count += 1
+        self.interrupts += number == signal.SIGINT
+
+
+class StopRequest(SignalCounter):
+    """Whether a run is asked to stop. A second SIGINT interrupts at once, for people at a keyboard."""
+
+    @override
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        super()._handle(number, frame)
+        if number == signal.SIGINT and self.interrupts > 1:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
 
 
 def heeded() -> list[signal.Signals]:

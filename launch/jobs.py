@@ -3,24 +3,21 @@
 Nothing is remembered but the run directories, so the same call continues whatever ended the last one. A process writes
 its output to <run_dir>.log, beside its run directory. When a runner is killed outright, its processes get SIGTERM from
 the system on Linux (they save and end) and train on to their end elsewhere; a run directory's lock keeps both from
-harm, and the next runner waits a while for it. Imports no torch.
+harm, and the next runner waits a while for it.
 """
 
 import re
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from configs import ConfigError, ReadingError, RunConfig, compose, differences
 from configs.door import BAD_INPUT
 from files.lock import is_held
-from reproduce.processes import (
-    EXIT_STATUS,
+from launch.processes import (
     GRACE_SECONDS,
     TRAIN,
     Process,
@@ -29,8 +26,10 @@ from reproduce.processes import (
     log_path,
     read_result,
 )
-from reproduce.progress import Display, Standing
-from trainer.stopping import heeded
+from launch.progress import Display, Standing
+from launch.run_files import CONFIG, LOCK
+from launch.statuses import EXIT_STATUS
+from launch.stopping import SignalCounter
 
 POLL_SECONDS = 0.05
 
@@ -82,12 +81,12 @@ def run_jobs(
 
     A job whose run directory holds its run, finished or diverged, starts no process. A failure stops no other job,
     unless the jobs are alike and all would fail in the same way (see _is_shared): those not started by then have no
-    outcome. To be called from the main thread: it handles the signals of trainer/stopping.py while it runs.
+    outcome. To be called from the main thread: it handles the signals of stopping.py while it runs.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
     few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
     """
-    with _Signals() as signals:
+    with SignalCounter() as signals:
         plans = [_planned(job) for job in jobs]
         _check_run_dirs(plans)
         on_cuda = any(plan.config.device != "cpu" for plan in plans)
@@ -101,7 +100,7 @@ def run_jobs(
     return runner.outcomes
 
 
-def _run(runner: "_Runner", signals: "_Signals", display: Display) -> None:
+def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
     try:
         while not runner.is_done and not signals.count:
             runner.advance()
@@ -129,7 +128,7 @@ class _Plan:
 
     def has_ended_before(self) -> bool:
         """Settles the job if the run directory holds this very run and it has ended."""
-        saved, found = self.run_dir / "config.yaml", read_result(self.run_dir)
+        saved, found = self.run_dir / CONFIG, read_result(self.run_dir)
         if found is None or found.get("status") not in ("finished", "diverged") or not saved.is_file():
             return False
         with suppress(ReadingError):
@@ -146,7 +145,7 @@ class _Plan:
 
     def is_in_use(self) -> bool:
         """Whether a live process holds the run directory."""
-        return is_held(self.run_dir / "lock")
+        return is_held(self.run_dir / LOCK)
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
@@ -244,28 +243,7 @@ def _is_shared(outcomes: Sequence[Outcome]) -> bool:
     return len(set(words)) < len(words)
 
 
-class _Signals:
-    """Counts the signals that ask to stop, while it is entered; the handlers of before return on exit."""
-
-    def __init__(self) -> None:
-        self.count = self.interrupts = 0
-
-    def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.interrupts += number == signal.SIGINT
-
-
-def _stop(runner: _Runner, signals: _Signals, display: Display) -> None:
+def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     """Asks the processes to end and waits for them, GRACE_SECONDS at most and not after a second SIGINT."""
     if not runner.running:
         return
