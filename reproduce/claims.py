@@ -18,7 +18,7 @@ from configs import overrides as grammar
 from configs.plug_ins import TARGET, is_trusted
 from files.errors import ReadingError, shown
 from files.reading import read_yaml
-from reproduce.results import ResultsError, Source, made
+from report.results import ResultsError, Source, made
 
 FOLDER = configs.FOLDER / "claim"
 ROLES = ("baseline", "candidate", "other")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from reproduce.results import Figure, Measure, Table
+from report.results import Figure, Measure, Table
 
 
 @dataclass

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from report.results import Axis, Figure, Series, Table
 from reproduce import measures
 from reproduce.claims import Claim, Point
 from reproduce.measures import Measured, Ratios, Record
 from reproduce.protocols import HALF, WHOLE, Outcomes, Protocol, steps_of
-from reproduce.results import Axis, Figure, Series, Table
 
 AXES = ("step", "tokens", "flops", "seconds")
 LOSS, STEPS = "val/loss (nats per token)", "optimizer steps"

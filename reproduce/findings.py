@@ -6,15 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from report.numbers import NATS, digits, estimate, in_words
+from report.results import Arm, Figure, Measure, Table
+from report.results import Protocol as Found
 from reproduce import exhibits, measures, statistics
 from reproduce.claims import ArmSpec, Claim, Point
 from reproduce.measures import Measured, Ratios
 from reproduce.protocols import HALF, WHOLE, Outcomes, Planned, Protocol, steps_of
-from reproduce.results import Arm, Figure, Measure, Table
-from reproduce.results import Protocol as Found
 from reproduce.statistics import Interval
 
-NATS = "nats per token"
 UNTUNED = "untuned, so no verdict"
 
 
@@ -112,21 +112,6 @@ def sentence(verdict: str, rows: Sequence[Measure]) -> str:
     counted = f"{len(deciding)} of {len(rows)} numbers: " if len(rows) > 2 else ""
     rest = " ..." if len(deciding) > 2 else ""
     return f"{counted}{'; '.join(in_words(row) for row in deciding[:2])}{rest}"
-
-
-def in_words(row: Measure) -> str:
-    """A measure as a sentence's end: label, number, interval and claim."""
-    if row.estimate is None:
-        return f"{row.label} could not be measured{f': {row.note}' if row.note else ''}"
-    bounds = [f"{value:.3g}" if value is not None else "unbounded" for value in (row.low, row.high)]
-    text = f"{row.label} is {row.estimate:.3g}{_unit(row.unit)}"
-    if row.low != row.high:
-        text += f", {row.bounds} {bounds[0]} to {bounds[1]}"
-    return text if row.claimed is None else f"{text}, claimed {row.claimed:.3g}{_unit(row.unit)}"
-
-
-def _unit(unit: str) -> str:
-    return f"{'' if unit == 'x' else ' '}{unit}" if unit else ""
 
 
 # A claim of kind speed_up.
@@ -391,7 +376,7 @@ def _difference(found: Sequence[Found]) -> str:
     for row in last.measures:
         other = before.get((row.name, row.label))
         if other and row.claimed is not None and row.estimate is not None and other.estimate is not None:
-            change = f"{other.estimate:.3g} ({first.name}), {row.estimate:.3g} ({last.name}), claimed {row.claimed:.3g}"
+            change = f"{estimate(other)} ({first.name}), {estimate(row)} ({last.name}), claimed {digits(row.claimed)}"
             parts.append(f"{row.label}: {change}.")
     return " ".join(parts)
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from report.results import Arm, Measure, Protocol
 from reproduce import memory, timing, toy
 from reproduce.claims import ArmSpec, Claim
 from reproduce.evidence import Evidence
 from reproduce.findings import Expected, Findings, measure, overall, sentence
 from reproduce.measures import Ratios
-from reproduce.results import Arm, Measure, Protocol
 from reproduce.statistics import Interval
 
 ROUNDS = 7  # of every arm, interleaved

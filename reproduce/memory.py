@@ -11,8 +11,8 @@ from configs.plug_ins import check_fields
 from files.reading import number
 from model import GPT, GPTConfig
 from optim.memory import state_bytes
+from report.results import Axis, Figure, Measure, Series, Table
 from reproduce.evidence import Evidence
-from reproduce.results import Axis, Figure, Measure, Series, Table
 from reproduce.statistics import Interval, decide
 
 GPT2_VOCABULARY = 50257

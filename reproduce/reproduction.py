@@ -19,12 +19,13 @@ from files.reading import number, read_json
 from files.writing import write_text
 from launch.jobs import Job, Outcome, run_jobs
 from launch.processes import log_path
-from reproduce import findings, measures, protocols, report, statistics
+from report.files import write_report
+from report.results import Protocol, Results, Run, Table, finite, read, write
+from reproduce import findings, measures, protocols, statistics
 from reproduce.claims import Claim
 from reproduce.findings import Findings
 from reproduce.measures import Measured, Ratios
 from reproduce.protocols import Planned
-from reproduce.results import Protocol, Results, Run, Table, finite, read, write
 from reproduce.statistics import Interval
 
 RESULTS, STEP_TIMES = "results.json", "step_times.json"
@@ -75,7 +76,7 @@ def reproduce(
     results = assemble(claim, found, runs, command)
     folder.mkdir(parents=True, exist_ok=True)
     write(results, folder / RESULTS)
-    report.write_report(results, folder)
+    write_report(results, folder)
     return results
 
 

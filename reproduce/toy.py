@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import optim
 from configs.plug_ins import check_fields
+from report.results import Axis, Figure, Measure, Series, Table
 from reproduce.evidence import Evidence
-from reproduce.results import Axis, Figure, Measure, Series, Table
 from reproduce.statistics import Interval, decide
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count

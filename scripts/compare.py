@@ -27,11 +27,9 @@ from files.errors import shown
 from files.paths import expanded
 from launch.run_files import CONFIG, is_run
 from launch.statuses import EXIT_STATUS
-from reproduce import measures, report
-from reproduce.exhibits import AXES, LOSS, STEPS
-from reproduce.findings import NATS
-from reproduce.measures import MeasuresError, Record
-from reproduce.results import (
+from report.files import write_report
+from report.numbers import NATS
+from report.results import (
     Arm,
     Axis,
     Figure,
@@ -46,6 +44,9 @@ from reproduce.results import (
     read,
     write,
 )
+from reproduce import measures
+from reproduce.exhibits import AXES, LOSS, STEPS
+from reproduce.measures import MeasuresError, Record
 
 VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
@@ -79,7 +80,7 @@ def _main(arguments: list[str]) -> int:
         print(f"note: {note}")
     out.mkdir(parents=True, exist_ok=True)
     write(results, out / RESULTS)
-    report.write_report(results, out)
+    write_report(results, out)
     print(f"report  {out / 'report.html'}")
     return 0
 

@@ -33,9 +33,9 @@ from files.paths import expanded
 from launch.processes import room
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import heeded
+from report.results import Results, read
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
-from reproduce.results import Results, read
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
@@ -226,7 +226,7 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
-    from reproduce.report import write_ledger as write_table
+    from report.ledger import write_ledger as write_table
 
     rows: list[Results] = []
     for name, folder in folders.items():

@@ -35,7 +35,8 @@ from configs.composition import known_keys
 from files.reading import read_yaml
 from launch import jobs
 from launch.run_files import read_result
-from reproduce import claims, measures, results
+from report import results
+from reproduce import claims, measures
 from scripts import compare
 
 ROOT = Path(__file__).resolve().parents[1]

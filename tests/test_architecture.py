@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("configs", "files", "data", "model", "optim", "trainer", "launch", "reproduce", "train", "scripts")
+OURS = ("configs", "files", "data", "model", "optim", "trainer", "launch", "report", "reproduce", "train", "scripts")
 ALLOWED = {
     "model": {"model"},
     "files": {"files"},
@@ -18,6 +18,7 @@ ALLOWED = {
     "configs": {"configs", "files", "model.config"},
     "train": {"configs", "data", "files", "model", "optim", "trainer", "launch"},
     "launch": {"launch", "configs", "files"},
+    "report": {"report", "files"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),

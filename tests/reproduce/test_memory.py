@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from reproduce import figures
+from report import figures
 from reproduce.memory import MemoryClaimError, state_memory
 
 ARMS = {

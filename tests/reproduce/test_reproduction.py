@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from report.numbers import estimate
+from report.results import Results, ResultsError, read
 from reproduce import forecast, measurements, protocols, reproduction
 from reproduce.claims import Claim, load
 from reproduce.measures import MeasuresError, Ratios
 from reproduce.reproduction import ReproductionError, RunsFailedError
-from reproduce.results import Results, ResultsError, read
 from reproduce.statistics import Interval
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def test_untuned_numbers_have_no_verdict(write_claim: Callable[..., Path], simul
     assert paper.sentence.startswith("untuned, so no verdict") and "another size" in paper.description
     assert results.verdict == tuned.verdict == "not reproduced"
     assert results.difference.startswith("Verdict: undecided (paper), not reproduced (tuned). half-budget gap ")
-    assert f"{numbers(results, 'paper')['half_budget_gap'].estimate:.3g} (paper)" in results.difference
+    assert f"{estimate(numbers(results, 'paper')['half_budget_gap'])} (paper)" in results.difference
 
 
 def test_a_diverged_run_is_shown_and_counts_against_its_arm(claim: Claim, simulate: Any, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 
 import optim
 from configs import ConfigError
-from reproduce import figures, toy
+from report import figures
+from reproduce import toy
 from reproduce.statistics import Interval
 from reproduce.toy import METHODS, Method, Point, Problem, Settings, ToyError
 

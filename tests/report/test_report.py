@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from reproduce import results as stored
-from reproduce.figures import PALETTE, FigureError, compact
-from reproduce.report import ledger_table, write_ledger, write_report
-from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table
+from report import results as stored
+from report.figures import PALETTE, FigureError, compact
+from report.files import write_report
+from report.ledger import ledger_table, write_ledger
+from report.numbers import in_words
+from report.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table
 
 NASTY = "</script><script>document.title='owned'</script> | `pipe` <b>β₂ = .99</b> $x$ & “Ünï” 优化"
 FLOPS, SECONDS = "FLOPs, curvature passes included", "seconds in training steps"
@@ -340,6 +342,20 @@ def test_an_interval_is_written_to_the_place_it_leaves_certain(
     assert ("interval" in text) == (low != high)  # none is known, or the number is exact
     write_report(replace(rich(), protocols=[protocol], figures=[]), tmp_path)
     assert words in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_number_reads_the_same_in_a_sentence_a_table_and_the_headline(tmp_path: Path) -> None:
+    measure = replace(measures()[0], estimate=0.17649, low=0.0, high=0.35298)
+    words = in_words(measure)
+    assert words == "speed-up in steps, fitted curve is 0.18×, 95 % interval 0.00 to 0.35, claimed 2×"
+    protocol = Protocol("tuned", "", "not reproduced", words, None, [measure])
+    write_report(replace(rich(), protocols=[protocol], sentence=words, figures=[]), tmp_path)
+    for text in (
+        (tmp_path / "report.md").read_text("utf-8"),
+        Words((tmp_path / "report.html").read_text("utf-8")).text,
+    ):
+        assert text.count("0.18×") >= 4  # two sentences, the headline, the table
+        assert "0.176" not in text
 
 
 @pytest.mark.parametrize(("theme", "page"), [("light", "#ffffff"), ("dark", "#14171c")])
