@@ -144,8 +144,8 @@ def cuda_devices() -> list[str]:
     return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
-def room(ranks: int) -> int:
-    """How many jobs of so many ranks the machine has room for: a CUDA device for each rank, a core if there are none.
+def capacity(ranks: int) -> int:
+    """How many jobs of so many ranks can run at once: a CUDA device for each rank, a core if there are none.
 
     With a core each, a job has one thread on every machine, so its last bits do not follow the number of cores.
     """

@@ -133,7 +133,7 @@ class Display:
 
 
 def table(standings: Sequence[Standing], rows: int) -> Group:
-    """The jobs that matter most now, in their order, all if there is room for them, and how many are in which state."""
+    """The jobs that matter most now, in their order, all if they fit, and how many are in which state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
     ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from report import numbers
 from report.intervals import picture
 from report.numbers import MISSING
-from report.results import Measure, Protocol, Results, Run, Table
+from report.results import Measure, ProtocolResult, Results, Run, Table, diagnostic_name
 
 LEFT_OUT = "An arm's diverged and failed runs stay in this list and count against it."
 NO_TRAINING = "No training runs are behind this; the numbers come from the shapes of models, or from small functions."
@@ -128,7 +128,7 @@ def arms_shown(results: Results, slots: Mapping[str, int]) -> list[tuple[str, Ce
     return [(arm.name, Cell(arm.label, "arm", slots[arm.name])) for arm in results.arms if arm.name in shown]
 
 
-def measures_grid(protocol: Protocol) -> Grid:
+def measures_grid(protocol: ProtocolResult) -> Grid:
     """A protocol's numbers."""
     bounds = ", ".join(dict.fromkeys(each.bounds for each in protocol.measures))
     columns = ["measure", "estimate", bounds, "no effect ┆ claimed ┃", "verdict", "claimed", "no effect"]
@@ -187,10 +187,11 @@ def _runs(results: Results, slots: Mapping[str, int]) -> list[Grid]:
         for arm in names
     ]
     columns = ["run", "arm", "protocol", "purpose", "seed", "steps", "status", "val/loss", "seconds", "FLOPs"]
-    columns += ["peak memory", "clipped", "win rate", "commit", "configuration", "overrides"]
+    shown = list(dict.fromkeys(key for run in results.runs for key in run.diagnostics))
+    columns += ["peak memory", "clipped", *map(diagnostic_name, shown), "commit", "configuration", "overrides"]
     return [
         Grid(["arm", "finished", "diverged", "failed"], tally, note=LEFT_OUT),
-        Grid(columns, [_run_row(run, names[run.arm]) for run in results.runs], is_long=True),
+        Grid(columns, [_run_row(run, names[run.arm], shown) for run in results.runs], is_long=True),
     ]
 
 
@@ -198,7 +199,7 @@ def _trouble(count: int) -> Cell:
     return Cell(str(count), "alarm" if count else "text")
 
 
-def _run_row(run: Run, arm: Cell) -> list[Cell]:
+def _run_row(run: Run, arm: Cell, shown: Sequence[str]) -> list[Cell]:
     return [
         Cell(run.name, "code"),
         arm,
@@ -212,7 +213,7 @@ def _run_row(run: Run, arm: Cell) -> list[Cell]:
         Cell(numbers.flops(run.flops)),
         Cell(numbers.n_bytes(run.peak_bytes)),
         Cell(numbers.percent(run.clipped_share)),
-        Cell(numbers.fraction(run.win_rate)),
+        *(Cell(numbers.fraction(run.diagnostics.get(key))) for key in shown),
         Cell((run.commit or "")[:10], "code"),
         Cell(run.config_hash[:12], "code"),
         Cell(" ".join(run.overrides), "code"),

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
@@ -30,12 +30,13 @@ from rich.console import Console
 from configs import answer
 from configs.terminal import protect_output
 from files.paths import expanded
-from launch.processes import room
+from launch.processes import capacity
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import heeded
 from report.results import Results, read
 from reproduce import claims
-from reproduce.claims import Claim, ClaimError
+from reproduce.claim import Claim
+from reproduce.fields import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
@@ -66,7 +67,7 @@ class Request:
     overrides: tuple[str, ...]
     is_dry: bool
 
-    def load(self, name: str) -> Claim:
+    def load(self, name: str) -> Claim[Any]:
         """The claim of that name."""
         return claims.load(name, self.scale, self.overrides, n_seeds=self.seeds)
 
@@ -109,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Request:
         scale=settings["scale"],
         out=paths.get("out"),
         ledger=paths.get("ledger", Path("docs/claims")),
-        jobs=counts.get("jobs") or room(counts.get("ranks", 1)),
+        jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
@@ -150,7 +151,7 @@ def _all(request: Request) -> int:
         raise ClaimError(f"no claim has the scale {request.scale!r}")
     statuses = []
     for name, claim in chosen.items():
-        print(f"\n{name}: {claim.title}", flush=True)
+        print(f"\n{name}: {claim.fields.title}", flush=True)
         try:
             statuses.append(_one(request, claim))
         except ValueError as error:
@@ -161,21 +162,14 @@ def _all(request: Request) -> int:
     return next((status for status in statuses if status), 0)
 
 
-def _one(request: Request, claim: Claim) -> int:
+def _one(request: Request, claim: Claim[Any]) -> int:
     if request.is_dry:
         return _dry(request, claim)
-    from reproduce import measurements, reproduction  # torch comes with them
+    from reproduce import reproduction  # torch comes with it
 
     folder = request.folder(claim.id)
     try:
-        results = reproduction.reproduce(
-            claim,
-            folder,
-            request.command(claim.id),
-            run=_Runs(request, claim),
-            time_arms=measurements.time_arms,
-            measurements=measurements.MEASUREMENTS,
-        )
+        results = reproduction.reproduce(claim, folder, request.command(claim.id), run=_Runs(request, claim))
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
@@ -186,7 +180,7 @@ def _one(request: Request, claim: Claim) -> int:
 class _Runs:
     """Runs jobs; before the first one that is not done yet, checks what all of them need."""
 
-    def __init__(self, request: Request, claim: Claim) -> None:
+    def __init__(self, request: Request, claim: Claim[Any]) -> None:
         self._request, self._claim, self._is_checked = request, claim, False
 
     def __call__(self, jobs: Sequence["Job"]) -> "list[Outcome]":
@@ -199,13 +193,13 @@ class _Runs:
         return run_jobs(jobs, at_once=self._request.jobs, ranks=self._request.ranks, alike=True)
 
 
-def _dry(request: Request, claim: Claim) -> int:
+def _dry(request: Request, claim: Claim[Any]) -> int:
     """Prints what would run."""
-    from reproduce import forecast, measurements, timing
-
-    if claim.kind in measurements.MEASUREMENTS:
-        print(f"{claim.id} trains nothing: {measurements.DESCRIPTIONS[claim.kind]}")
+    if not claim.kind.protocols(claim):
+        print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
+    from reproduce import forecast, timing  # torch comes with them
+
     found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
     console = Console(highlight=False)
     console.width = max(console.width, 120)

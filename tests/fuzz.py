@@ -36,7 +36,7 @@ from files.reading import read_yaml
 from launch import jobs
 from launch.run_files import read_result
 from report import results
-from reproduce import claims, measures
+from reproduce import claims, records
 from scripts import compare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -213,7 +213,7 @@ def _readers(where: Path, damaged: str, out: Path, *, sample: bool) -> dict[str,
             _main(compare.main, [str(run), str(beside), "--different-data", f"out={out}"])
 
     readers: dict[str, Callable[[], object]] = {
-        "measures": lambda: measures.read(run),
+        "records": lambda: records.read(run),
         "compare": compared,
         "sweep": lambda: jobs.unfinished([jobs.Job("run", (*overrides, f"run_dir={run}"))]),
         "result": lambda: read_result(run),

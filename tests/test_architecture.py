@@ -19,6 +19,7 @@ ALLOWED = {
     "train": {"configs", "data", "files", "model", "optim", "trainer", "launch"},
     "launch": {"launch", "configs", "files"},
     "report": {"report", "files"},
+    "reproduce": {"reproduce", "report", "train", "launch", "configs", "data", "files", "model", "optim", "trainer"},
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),
@@ -51,6 +52,12 @@ def test_packages_import_only_what_lies_below_them(package: str) -> None:
             if name.split(".")[0] in OURS:
                 allowed = any(name == prefix or name.startswith(prefix + ".") for prefix in ALLOWED[package])
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_package_holds_more_than_a_quarter_of_the_code() -> None:
+    lines = {package: sum(len(path.read_text().splitlines()) for path in files(package)) for package in OURS}
+    largest = max(lines, key=lambda package: lines[package])
+    assert lines[largest] <= sum(lines.values()) / 4, f"{largest} has {lines[largest]} of {sum(lines.values())} lines"
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

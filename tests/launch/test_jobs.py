@@ -362,12 +362,12 @@ def test_jobs_share_the_devices(
     assert [environment(tmp_path, seed)["CUDA_VISIBLE_DEVICES"] for seed in (20, 21)] == ["GPU-a", "GPU-b"]
 
 
-def test_there_is_room_for_a_job_per_device_or_else_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_jobs_run_at_once_as_there_are_devices_or_else_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [processes.room(ranks) for ranks in (1, 2, 8)] == [6, 3, 1]
+    assert [processes.capacity(ranks) for ranks in (1, 2, 8)] == [6, 3, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    assert [processes.room(ranks) for ranks in (1, 3, 4)] == [4, 1, 1]
+    assert [processes.capacity(ranks) for ranks in (1, 3, 4)] == [4, 1, 1]
 
 
 def test_devices_are_those_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,16 @@ SWEEP = {
     "kind": "sweep",
     "axis": "learning rate",
     "chosen": "best",
-    "expect": [{"measure": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}],
+    "expect": [{"quantity": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}],
 }
+MEMORY = {
+    **{key: SPEED_UP[key] for key in ("title", "source", "contrary", "rule", "overrides")},
+    "kind": "memory",
+    "settings": {"sizes": ["nano"]},
+    "arms": {"a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"]}},
+    "scales": {"nano": {}},
+}
+BASES = {"speed_up": SPEED_UP, "sweep": SWEEP, "memory": MEMORY}
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def write_claim(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str = "twice", base: str = "speed_up", **changes: Any) -> Path:
         folder = tmp_path / "claims"
         folder.mkdir(exist_ok=True)
-        content = {**(SWEEP if base == "sweep" else SPEED_UP), **changes}
+        content = {**BASES[base], **changes}
         content = {key: value for key, value in content.items() if value is not None}
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
         return folder

@@ -71,7 +71,7 @@ def test_a_claim_whose_runs_are_done_needs_no_data(
     monkeypatch: pytest.MonkeyPatch, write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("reproduce.preconditions.check", lambda claim: pytest.fail("the data are checked"))
-    monkeypatch.setattr("reproduce.measurements.time_arms", lambda claim: {})
+    monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
     monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
     monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, **how: simulation(jobs))

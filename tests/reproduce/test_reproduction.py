@@ -13,9 +13,10 @@ import pytest
 
 from report.numbers import estimate
 from report.results import Results, ResultsError, read
-from reproduce import forecast, measurements, protocols, reproduction
-from reproduce.claims import Claim, load
-from reproduce.measures import MeasuresError, Ratios
+from reproduce import forecast, protocols, reproduction
+from reproduce.claim import Claim
+from reproduce.claims import load
+from reproduce.records import Ratios, RecordsError
 from reproduce.reproduction import ReproductionError, RunsFailedError
 from reproduce.statistics import Interval
 
@@ -29,9 +30,7 @@ def claim(write_claim: Callable[..., Path]) -> Claim:
 
 
 def reproduce(claim: Claim, folder: Path, run: Any, ratios: Ratios = SAME) -> Results:
-    return reproduction.reproduce(
-        claim, folder, "again", run=run, time_arms=lambda claim: ratios, measurements=measurements.MEASUREMENTS
-    )
+    return reproduction.reproduce(claim, folder, "again", run=run, time_arms=lambda claim: ratios)
 
 
 def numbers(results: Results, protocol: str) -> dict[str, Any]:
@@ -141,10 +140,10 @@ def test_a_crashed_run_is_reported_retried_and_leaves_no_final_results(
 def test_runs_on_different_validation_data_are_refused(claim: Claim, simulate: Any, tmp_path: Path) -> None:
     simulation = simulate(2.0)
     simulation.checksums = {"b": "another"}
-    with pytest.raises(MeasuresError, match="different validation data"):
+    with pytest.raises(RecordsError, match="different validation data"):
         reproduce(claim, tmp_path / "out", simulation)
     started = len(simulation.started)
-    with pytest.raises(MeasuresError, match="different validation data"):
+    with pytest.raises(RecordsError, match="different validation data"):
         reproduce(claim, tmp_path / "out", simulation)
     assert len(simulation.started) == started  # the second time nothing ran
 
