@@ -9,7 +9,7 @@ from report.numbers import MISSING, estimate_and_interval
 from report.pages import shown
 from report.results import VERDICTS, Results
 
-COLUMNS = ["claim", "the paper's words", "scale", "verdict", "measured", "date", "hardware"]
+COLUMNS = ["claim", "what it says, in substance", "scale", "verdict", "measured", "date", "hardware"]
 
 
 def write_ledger(rows: Sequence[Results], folder: Path) -> Path:
