@@ -133,12 +133,12 @@ class Run:
     flops: float | None
     peak_bytes: float | None = None
     clipped_share: float | None = None  # of steps
-    diagnostics: dict[str, float] = field(default_factory=dict)  # those shown, such as optim/update_rms: means
+    diagnostics: dict[str, float] = field(default_factory=dict)  # those shown, such as optim/update_ratio: means
     commit: str | None = None
 
 
 def diagnostic_name(key: str) -> str:
-    """For people: that of optim/update_rms is "update rms"."""
+    """For people: that of optim/update_ratio is "update ratio"."""
     return key.partition("/")[2].replace("_", " ")
 
 

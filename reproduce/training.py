@@ -24,7 +24,9 @@ class TrainingFields(Fields):
     warmup_fraction: float | None = limited(None, above=0, most=1)
     differs: list[str] = field(default_factory=list)  # keys in which the arms may disagree
     drop_checkpoints: bool = False  # of finished runs, which need none
-    shows: list[str] = field(default_factory=list)  # diagnostics, such as optim/update_rms, a mean over each run
+    shows: list[str] = field(
+        default_factory=list
+    )  # diagnostics, such as optim/update_ratio/matrix, a mean over each run
 
 
 def check_training(claim: Claim[T]) -> None:

@@ -90,6 +90,7 @@ class Simulation:
         self.loss, self.started = loss, list[str]()
         self.fail: set[str] = set()
         self.stop_after: int | None = None
+        self.extra: dict[str, float] = {}  # of the first row of metrics
         self.checksums: dict[str, str] = {}  # of the validation data, by arm
 
     def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -113,7 +114,7 @@ class Simulation:
         steps, seed = int(settings["max_steps"]), int(settings["seed"])
         loss = self.loss(arm, steps, seed)
         last = {"step": steps, "tokens": 10.0 * steps, "seconds": 0.5 * steps, "flops": 100.0 * steps}
-        rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1}]
+        rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1, **self.extra}]
         rows += [{**last, "val/loss": loss}] if loss is not None else []
         env = {"data": {"train": "t", "val": self.checksums.get(arm, "v")}, "git": {"commit": "c0ffee"}}
         result = {"status": "diverged" if loss is None else "finished", **last, "val/loss": loss}

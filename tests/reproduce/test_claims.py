@@ -72,6 +72,7 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"source": {"paper": "P"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seed=7 is among the seeds"),
         ({"seeds": [1, 1]}, "must be different counts"),
+        ({"shows": ["win_rate"]}, "shows: 'win_rate' is no diagnostic of an optimizer; its name begins with optim/"),
         ({"warmup_steps": 3}, "give one of warmup_steps and warmup_fraction"),
         ({"protocols": ["papr"]}, "protocol 'papr' does not exist; the nearest one is 'paper'"),
         ({"fractions": {"paper": [0.5]}}, "fractions.tuned must list"),

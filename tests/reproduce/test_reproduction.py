@@ -182,6 +182,22 @@ def test_a_sweep_finds_each_arms_best_and_compares_it(
     assert [(series.arm, series.y) for series in clipped.series] == [("a", [1.0]), ("b", [1.0])]
 
 
+def test_a_diagnostic_that_the_claim_shows_is_drawn_tabled_and_judged(
+    write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+) -> None:
+    row = {"quantity": "optim/odd_rate", "arm": "b", "claimed": 0.25, "no_effect": 0.0}
+    claim = load("twice", "nano", folder=write_claim(base="sweep", shows=["optim/odd_rate"], expect=[row]))
+    simulation = simulate(2.0)
+    simulation.extra = {"optim/odd_rate": 0.25, "optim/not_shown": 1.0}
+    results = reproduce(claim, tmp_path / "out", simulation)
+    (measure,) = results.protocols[0].measures
+    assert (measure.label, measure.estimate, measure.verdict) == ("odd rate of B", 0.25, "reproduced")
+    assert results.figures[-1].name == "odd-rate"
+    assert "odd rate" in results.tables[-1].columns
+    assert {tuple(run.diagnostics.items()) for run in results.runs} == {(("optim/odd_rate", 0.25),)}
+    assert "| odd rate |" in (tmp_path / "out" / "report.md").read_text()
+
+
 @pytest.mark.parametrize(("first", "is_end"), [("1e-3", True), ("2e-3", False), ("4e-3", True)])
 def test_a_choice_at_an_end_of_its_grid_is_noted(
     write_claim: Callable[..., Path], simulate: Any, tmp_path: Path, first: str, is_end: bool
