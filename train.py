@@ -12,8 +12,8 @@ from configs import from_command_line
 
 if __name__ == "__main__":
     from configs.terminal import protect_output
-    from reproduce.sweep import sweep
-    from trainer.stopping import leave_at_once
+    from launch.stopping import leave_at_once
+    from launch.sweep import sweep
 
     protect_output()
     leave_at_once()
@@ -32,12 +32,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from assembly.ending import EXIT_STATUS, ended_before, finish, show
+from assembly.ending import ended_before, finish, show
 from assembly.run import READING, Run, counters, data_checksums, divergence_of, eval_slice
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
 from configs import RunConfig, differences
 from data import Batch
+from launch.statuses import EXIT_STATUS
+from launch.stopping import StopRequest, interruptible
 from optim.curvature import hashed
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError
@@ -45,7 +47,6 @@ from trainer.clock import Clock
 from trainer.parallel import Strategy
 from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
-from trainer.stopping import StopRequest, interruptible
 
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
 

@@ -8,13 +8,11 @@ from assembly.run import Run, counters, full_parameters
 from assembly.sinks import attempt
 from data import read_tokenizer
 from data.tokenizers import Tokenizer
+from launch.statuses import EXIT_STATUS
 from trainer.checkpoint import parameters_sha256
 from trainer.metrics import read_rows
 from trainer.plot import plot_loss
 from trainer.run_directory import TOKENIZER, RunDirectory
-from trainer.stopping import STOPPED
-
-EXIT_STATUS = {"finished": 0, "bad input": 2, "diverged": 3, "stopped": STOPPED}
 
 
 def finish(run: Run, status: str) -> None:

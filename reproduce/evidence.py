@@ -1,13 +1,13 @@
-"""What a measurement without training runs hands to the report."""
+"""What one protocol, or a measurement without training, hands to the report."""
 
 from dataclasses import dataclass, field
 
-from reproduce.results import Figure, Measure, Table
+from report.results import Figure, Measure, Table
 
 
 @dataclass
 class Evidence:
-    """The parts of results.json that one measurement fills; notes are sentences about its limits."""
+    """The parts of results.json that it fills; notes are sentences about its limits."""
 
     measures: list[Measure] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)

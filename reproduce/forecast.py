@@ -10,8 +10,11 @@ from configs import RunConfig, plug_in
 from model import LanguageModel
 from model.flops import flops_per_token
 from optim.memory import state_bytes
-from reproduce.claims import Claim, Point, composed
-from reproduce.protocols import Planned, expected, of
+from reproduce.claim import Claim, Point
+from reproduce.composed import composed
+from reproduce.plans import Planned
+from reproduce.protocols import expected, of
+from reproduce.training import TrainingFields
 
 START_SECONDS = 6.0  # of a process, until its first step
 Calibrate = Callable[[Sequence[Point]], dict[Point, float]]  # overrides of runs -> seconds per step
@@ -43,7 +46,7 @@ class Forecast:
     note: str = ""
 
 
-def forecast(claim: Claim, calibrate: Calibrate, *, at_once: int = 1) -> Forecast:
+def forecast(claim: Claim[TrainingFields], calibrate: Calibrate, *, at_once: int = 1) -> Forecast:
     """The cost of all runs, as if none were done yet; calibrate measures for some seconds."""
     runs = expected(of(claim))
     alike = {(run.arm, run.point): run.overrides for run in runs}
@@ -60,7 +63,7 @@ def forecast(claim: Claim, calibrate: Calibrate, *, at_once: int = 1) -> Forecas
     hours = sum(known) / 3600 / at_once if len(known) == len(lines) else None
     stay = sum(line.checkpoint_bytes for line in lines)
     largest = max((line.checkpoint_bytes / line.runs for line in lines), default=0.0)
-    disk = at_once * 2 * largest if claim.fields.get("drop_checkpoints") else stay
+    disk = at_once * 2 * largest if claim.fields.drop_checkpoints else stay
     return Forecast(lines, hours, disk, note)
 
 
@@ -80,7 +83,7 @@ def table(found: Forecast) -> Table:
     return shown
 
 
-def _line(claim: Claim, runs: Sequence[Planned], seconds: Mapping[tuple[str, Point], float]) -> Line:
+def _line(claim: Claim[TrainingFields], runs: Sequence[Planned], seconds: Mapping[tuple[str, Point], float]) -> Line:
     first, config = runs[0], composed(runs[0].overrides)
     steps = sum(run.steps for run in runs)
     model = model_of(config)

@@ -1,13 +1,15 @@
 """What all runs of a claim need, checked before the first one starts: device, optimizer, schedule, data, tokenizer."""
 
 import json
+from typing import Any
 
 from assembly.data import data_path
 from assembly.model import meta_model, vocab_size_of
 from configs import RunConfig, flat, plug_in
 from data import TokenDataset, eval_batches, load_tokenizer
 from optim.build import build
-from reproduce.claims import Claim, composed
+from reproduce.claim import Claim
+from reproduce.composed import composed
 from reproduce.forecast import model_of
 from reproduce.protocols import expected, of
 from trainer import environment
@@ -16,7 +18,7 @@ MACHINE = ("optim", "model", "data", "schedule", "device", "precision", "max_ste
 DATA = ("data", "model", "eval_sequences", "micro_batch")
 
 
-def check(claim: Claim) -> None:
+def check(claim: Claim[Any]) -> None:
     """Checks each different setting of the claim's runs once; prepares data that come with Python, if need be.
 
     Raises: ValueError: if a run could not start, in one line.

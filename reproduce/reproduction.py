@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,20 @@ from typing import Any
 from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
-from reproduce import findings, measures, protocols, report, statistics
-from reproduce.claims import Claim
+from launch.jobs import Job, Outcome, run_jobs
+from launch.processes import log_path
+from report.files import write_report
+from report.results import ProtocolResult, Results, Run, Table, finite, read, write
+from reproduce import findings, protocols, records, statistics
+from reproduce.claim import Claim
 from reproduce.findings import Findings
-from reproduce.jobs import Job, Outcome, run_jobs
-from reproduce.measures import Measured, Ratios
-from reproduce.processes import log_path
-from reproduce.protocols import Planned
-from reproduce.results import Protocol, Results, Run, Table, finite, read, write
+from reproduce.plans import Planned
+from reproduce.records import Ratios, Recorded
 from reproduce.statistics import Interval
 
 RESULTS, STEP_TIMES = "results.json", "step_times.json"
 RunJobs = Callable[[Sequence[Job]], list[Outcome]]
-TimeArms = Callable[[Claim], Ratios]
-Measurement = Callable[[Claim], Findings]
+TimeArms = Callable[[Claim[Any]], Ratios]
 
 
 class ReproductionError(ValueError):
@@ -47,39 +47,38 @@ class RunsFailedError(RuntimeError):
 
 
 def reproduce(
-    claim: Claim,
+    claim: Claim[Any],
     folder: Path,
     command: str,
     *,
     run: RunJobs = run_jobs,
-    time_arms: TimeArms,
-    measurements: Mapping[str, Measurement],
+    time_arms: TimeArms | None = None,
 ) -> Results:
     """The results of the claim, which are also written to the folder, with the report.
 
-    run: runs jobs, by their own rules skipping those that are done. time_arms: step times beside the baselines'.
-    measurements: for kinds of claim that train nothing.
+    run: runs jobs, by their own rules skipping those that are done. time_arms: step times beside the baselines', if
+    not measured as the claim's kind does.
 
     Raises: ReproductionError: if the folder holds something else.
     RunsFailedError: if runs crashed; nothing final is written.
     """
     check_folder(folder, claim)
-    if claim.kind in measurements:
-        found, runs = measurements[claim.kind](claim), []
-    else:
-        wanted = protocols.of(claim)
-        runs = run_all(wanted, folder, run, drop_checkpoints=bool(claim.fields.get("drop_checkpoints")))
-        ratios, note = step_times(claim, folder, time_arms)
-        found = findings.training(claim, wanted, runs, ratios)
+    runs: list[Recorded] = []
+    if wanted := protocols.of(claim):
+        runs = run_all(wanted, folder, run, drop_checkpoints=claim.fields.drop_checkpoints)
+        ratios, note = step_times(claim, folder, time_arms or claim.kind.time_arms)
+        found = findings.of_training([each.comparison(runs, ratios) for each in wanted])
         found.notes += [note] if note else []
+    else:
+        found = findings.of_measurement(claim, claim.kind.measure(claim))
     results = assemble(claim, found, runs, command)
     folder.mkdir(parents=True, exist_ok=True)
     write(results, folder / RESULTS)
-    report.write_report(results, folder)
+    write_report(results, folder)
     return results
 
 
-def check_folder(folder: Path, claim: Claim) -> None:
+def check_folder(folder: Path, claim: Claim[Any]) -> None:
     """Raises: ReproductionError or ResultsError: if results of another claim, scale or version lie there."""
     if not (folder / RESULTS).exists():
         return
@@ -92,22 +91,22 @@ def check_folder(folder: Path, claim: Claim) -> None:
 
 
 def run_all(
-    wanted: Sequence[protocols.Protocol], folder: Path, run: RunJobs, *, drop_checkpoints: bool
-) -> list[Measured]:
+    wanted: Sequence[protocols.Protocol[Any]], folder: Path, run: RunJobs, *, drop_checkpoints: bool
+) -> list[Recorded]:
     """All runs of the protocols, batch by batch, each configuration once; what the run directories then say.
 
-    Raises: RunsFailedError. MeasuresError: if runs had different validation data.
+    Raises: RunsFailedError. RecordsError: if runs had different validation data.
     """
     outcomes: dict[str, float | None] = {}
-    done: list[Measured] = []
+    done: list[Recorded] = []
     check_data(folder)
     while batch := protocols.next_runs(wanted, outcomes):
         ended = run([job(planned, folder) for planned in batch])
         if failed := [each for each in ended if each.status not in ("finished", "diverged")]:
             raise RunsFailedError(failed, len(batch) - len(ended))
         for planned in batch:
-            record = measures.read(run_dir(planned, folder))
-            done.append(Measured(planned, record))
+            record = records.read(run_dir(planned, folder))
+            done.append(Recorded(planned, record))
             outcomes[planned.config_hash] = record.loss
             if drop_checkpoints:
                 shutil.rmtree(run_dir(planned, folder) / "checkpoints", ignore_errors=True)
@@ -126,12 +125,12 @@ def job(planned: Planned, folder: Path) -> Job:
 
 
 def check_data(folder: Path) -> None:
-    """Raises: MeasuresError: if runs below the folder have different validation data."""
+    """Raises: RecordsError: if runs below the folder have different validation data."""
     places = sorted(path.parent for path in (folder / "runs").glob("*/config.yaml"))
-    measures.check_same_data({place.name: measures.read(place) for place in places})
+    records.check_same_data({place.name: records.read(place) for place in places})
 
 
-def step_times(claim: Claim, folder: Path, time_arms: TimeArms) -> tuple[Ratios, str]:
+def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str]:
     """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not."""
     settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -162,37 +161,37 @@ def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:
     return (row[0], row[1]), Interval(*known)
 
 
-def assemble(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
+def assemble(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], command: str) -> Results:
     """Everything that a report shows. The verdict is that of the last protocol."""
     return finite(_assembled(claim, found, runs, command))
 
 
-def _assembled(claim: Claim, found: Findings, runs: Sequence[Measured], command: str) -> Results:
+def _assembled(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], command: str) -> Results:
     deciding = found.protocols[-1]
     last = max(runs, key=lambda each: each.record.ended, default=None)
     ended = last.record.ended if last else time.time()
     environment = dict(last.record.environment) if last else here()
     return Results(
         claim=claim.id,
-        title=claim.title,
+        title=claim.fields.title,
         scale=claim.scale,
         date=datetime.fromtimestamp(ended, UTC).date().isoformat(),
         command=command,
-        source=claim.source,
-        contrary=claim.contrary,
-        rule=f"{statistics.RULE} {claim.rule}",
+        source=claim.fields.source,
+        contrary=claim.fields.contrary,
+        rule=f"{statistics.RULE} {claim.fields.rule}",
         verdict=deciding.verdict,
         sentence=_sentence(deciding),
         protocols=found.protocols,
         difference=found.difference,
         arms=found.arms,
-        runs=[_run(each) for each in runs],
+        runs=[_run(each, getattr(claim.fields, "shows", [])) for each in runs],
         curves={each.plan.name: each.record.curve for each in runs},
         figures=found.figures,
         tables=[*_statements(claim), *found.tables],
         environment={key: value for key, value in environment.items() if key != "data"},
         data=last.record.data if last else {},
-        notes=[*claim.fields.get("notes", []), *found.notes],
+        notes=[*claim.fields.notes, *found.notes],
     )
 
 
@@ -203,20 +202,20 @@ def here() -> dict[str, Any]:
     return environment.describe(environment.pick_device("auto"))
 
 
-def _sentence(protocol: Protocol) -> str:
+def _sentence(protocol: ProtocolResult) -> str:
     more = protocol.more_seeds
     return protocol.sentence + (f"; about {more} more seed{'s' if more > 1 else ''} would decide it" if more else "")
 
 
-def _statements(claim: Claim) -> list[Table]:
-    rows = claim.fields.get("statements")
-    if not rows:
+def _statements(claim: Claim[Any]) -> list[Table]:
+    cells = [[row.statement, row.finding, row.why] for row in claim.fields.statements]
+    if not cells:
         return []
-    cells = [[row["statement"], row["finding"], row["why"]] for row in rows]
     return [Table("The statements, one by one", ["statement", "finding", "why"], cells)]
 
 
-def _run(each: Measured) -> Run:
+def _run(each: Recorded, shows: Sequence[str]) -> Run:
+    """shows: the diagnostics that are kept."""
     plan, record = each
     return Run(
         name=plan.name,
@@ -227,5 +226,6 @@ def _run(each: Measured) -> Run:
         steps=plan.steps,
         overrides=list(plan.overrides),
         config_hash=plan.config_hash,
+        diagnostics={key: record.diagnostics[key] for key in shows if key in record.diagnostics},
         **record.facts,
     )

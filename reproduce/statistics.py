@@ -111,7 +111,7 @@ def fit_power_law(budgets: Sequence[float], losses: Sequence[float]) -> PowerLaw
     return PowerLaw(max(0.0, level - slope / beta), slope / beta * longest**beta, beta)
 
 
-def speed_up(
+def budget_ratio(
     candidate: Mapping[int, Sequence[tuple[float, float | None]]],
     baseline: Mapping[int, float | None],
     budget: float,
@@ -132,8 +132,8 @@ def speed_up(
     Raises: StatisticsError: if a number is not finite, a budget not positive, or three different N are missing.
     """
     if not 0 < budget < math.inf:
-        raise StatisticsError(f"speed_up needs a finite budget > 0, got {budget}; pass the baseline's")
-    seeds = _common("speed_up", candidate, baseline)
+        raise StatisticsError(f"budget_ratio needs a finite budget > 0, got {budget}; pass the baseline's")
+    seeds = _common("budget_ratio", candidate, baseline)
     if any(loss is None for loss in baseline.values()):
         return Interval(math.nan, 0.0, math.inf)
     diverged = any(loss is None for runs in candidate.values() for _, loss in runs)
@@ -143,7 +143,7 @@ def speed_up(
     alive, which = np.unique([seed for seed, _, _ in runs], return_inverse=True)
     numbers, losses = (np.asarray([run[i] for run in runs], np.float64) for i in (1, 2))
     targets = np.asarray([baseline[seed] for seed in alive.tolist()], np.float64)
-    _check_runs("speed_up", numbers, losses, targets)
+    _check_runs("budget_ratio", numbers, losses, targets)
     interval = _inverted(_Curves(numbers / budget, which, np.geomspace(*BETAS, 31)), losses, targets)
     return interval._replace(low=0.0) if diverged else interval
 
@@ -175,6 +175,14 @@ def gap_closed(
         raise StatisticsError("gap_closed needs finite losses, got inf or nan; pass None for a diverged run")
     interval = _fieller(halves - candidates, halves - fulls)
     return interval._replace(low=-math.inf) if diverged else interval
+
+
+def divided(interval: Interval, by: Interval | None) -> Interval | None:
+    """The quotient; its bounds are those of the worst cases, so it is never too narrow. None of None."""
+    if by is None:
+        return None
+    high = interval.high / by.low if by.low > 0 else math.inf
+    return Interval(interval.estimate / by.estimate, interval.low / by.high, high)
 
 
 def decide(interval: Interval, *, claimed: float, no_effect: float, log_scale: bool = False) -> str:
@@ -245,7 +253,7 @@ class _Curves:
         """The fitted losses of the runs, (samples, runs)."""
         return np.asarray(fit.level[:, self.seed] + fit.slope[:, None] * self.x[fit.which])
 
-    def speed_up(self, fit: _Fit, targets: Array) -> Array:
+    def budget_ratio(self, fit: _Fit, targets: Array) -> Array:
         """1 / n where the curves are as far above their levels as the targets (samples, seeds) on average are."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             height = (targets - fit.level).mean(1)
@@ -257,7 +265,7 @@ class _Curves:
 def _inverted(curves: _Curves, losses: Array, targets: Array) -> Interval:
     """The speed-up with its bootstrap interval; losses (runs,), targets (seeds,)."""
     fit = curves.fit(losses[None])
-    estimate = float(curves.speed_up(fit, targets[None])[0])
+    estimate = float(curves.budget_ratio(fit, targets[None])[0])
     fitted, distance = curves.losses(fit)[0], targets - fit.level[0]
     dof = losses.size - targets.size - 2  # slope and beta; the levels are as many as the targets
     if targets.size < 2 or dof < 1:
@@ -270,7 +278,7 @@ def _inverted(curves: _Curves, losses: Array, targets: Array) -> Interval:
     # Welch and Satterthwaite: what only the seeds show is known no better than they are many
     known = (expected + excess) ** 2 / (expected**2 / dof + excess**2 / (targets.size - 1)) if expected else dof
     ends = fit.level[0] + distance.mean() + _noise(draw, math.sqrt(variance + excess), known, targets.size)
-    ratios = np.sort(curves.speed_up(curves.fit(runs), ends))
+    ratios = np.sort(curves.budget_ratio(curves.fit(runs), ends))
     tail = round(0.025 * DRAWS)
     return Interval(estimate, min(estimate, float(ratios[tail - 1])), max(estimate, float(ratios[-tail])))
 

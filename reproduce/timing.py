@@ -19,11 +19,13 @@ from assembly.data import data_path
 from assembly.run import Run
 from assembly.setting_up import begin, open_strategy, set_up
 from configs import RunConfig, compose, flat
+from launch.stopping import StopRequest
+from reproduce.claim import Claim
+from reproduce.records import Ratios
 from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint
 from trainer.run_directory import RunDirectory
-from trainer.stopping import StopRequest
 
 NEVER = 1 << 40  # steps
 CALIBRATION_TOKENS = 2048  # of a step, at most; larger ones are extrapolated
@@ -80,13 +82,19 @@ def overhead(times: Mapping[str, StepTime], candidate: str, baseline: str) -> In
     return median_interval([ours / theirs for ours, theirs in pairs])
 
 
+def ratios(claim: Claim[Any], *, rounds: int, steps: int) -> Ratios:
+    """Seconds per step of every arm of the claim beside each other's. Raises: see step_times."""
+    times = step_times({arm.name: arm.overrides for arm in claim.arms}, claim.common, rounds=rounds, steps=steps)
+    return {(ours, other): overhead(times, ours, other) for ours in times for other in times if ours != other}
+
+
 def calibrate(runs: Iterable[Sequence[str]], *, limit_seconds: float = 15.0) -> dict[Overrides, float]:
     """A rough estimate of the seconds per step of every planned run, by its overrides.
 
     Runs that differ in numbers but not in the work of a step share a measurement: two steps to warm up, then
-    CALIBRATION_STEPS, or as many as fit into limit_seconds. A step of more than CALIBRATION_TOKENS is cut and its
-    seconds multiplied, which counts the optimizer's part too often: rather too long than too short. Data that are not
-    prepared yet are prepared for the time being, so that nothing stays on disk.
+    CALIBRATION_STEPS, or as many as fit into limit_seconds. Of a step of more than CALIBRATION_TOKENS a part is timed
+    and its seconds multiplied, which counts the optimizer's part too often: rather too long than too short. Data that
+    are not prepared yet are prepared for the time being, so that nothing stays on disk.
 
     Raises: ValueError: if a run cannot be set up, for example because its data are not prepared.
     """

@@ -23,29 +23,32 @@ from rich.text import Text
 
 import configs
 from configs import answer, flat
-from configs.door import BAD_INPUT
 from files.errors import shown
 from files.paths import expanded
-from reproduce import measures, report
-from reproduce.exhibits import AXES, LOSS, STEPS
-from reproduce.findings import NATS
-from reproduce.measures import MeasuresError, Record
-from reproduce.results import (
+from launch.run_files import CONFIG, is_run
+from launch.statuses import EXIT_STATUS
+from report import numbers
+from report.files import write_report
+from report.numbers import NATS
+from report.results import (
     Arm,
     Axis,
     Figure,
     Measure,
-    Protocol,
+    ProtocolResult,
     Results,
     Run,
     Series,
     Source,
     Table,
+    diagnostic_name,
     finite,
     read,
     write,
 )
-from reproduce.run_files import CONFIG, is_run
+from reproduce.exhibits import ALTERNATIVES, AXES, LOSS, STEPS
+from reproduce.records import Record, RecordsError, check_same_data
+from reproduce.records import read as read_record
 
 VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
@@ -59,13 +62,13 @@ LAST_DAY = 253402300799.0  # of what dates can say; a file's time may be any num
 def main(arguments: list[str]) -> int:
     """Compares; the exit status."""
     status = answer(arguments or ["--help"], __doc__, _main)
-    return status if arguments else BAD_INPUT
+    return status if arguments else EXIT_STATUS["bad input"]
 
 
 def _main(arguments: list[str]) -> int:
     given = [argument for argument in arguments if argument != "--different-data"]
     if odd := [argument for argument in given if argument.startswith("--")]:
-        raise MeasuresError(f"{odd[0]} is no option; there is --different-data, out= and --help")
+        raise RecordsError(f"{odd[0]} is no option; there is --different-data, out= and --help")
     outs = [argument.removeprefix("out=") for argument in given if argument.startswith("out=")]
     out = expanded(outs[-1] if outs else CLAIM, "out")
     folders, skipped = run_directories([argument for argument in given if not argument.startswith("out=")])
@@ -79,7 +82,7 @@ def _main(arguments: list[str]) -> int:
         print(f"note: {note}")
     out.mkdir(parents=True, exist_ok=True)
     write(results, out / RESULTS)
-    report.write_report(results, out)
+    write_report(results, out)
     print(f"report  {out / 'report.html'}")
     return 0
 
@@ -87,7 +90,7 @@ def _main(arguments: list[str]) -> int:
 def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The run directories that the arguments stand for, each once, and a note on what was skipped.
 
-    Raises: MeasuresError: if an argument stands for nothing.
+    Raises: RecordsError: if an argument stands for nothing.
     """
     found: dict[Path, Path] = {}
     others: dict[str, None] = {}
@@ -102,7 +105,7 @@ def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
     named = ", ".join(list(others)[:MOST_NAMED])
     if len(found) < 2:
-        raise MeasuresError(
+        raise RecordsError(
             f"comparing takes two or more run directories, got {len(found)}; no {CONFIG} and so no run: {named}{more}"
         )
     return list(found.values()), [f"Skipped, as no run: {named}{more}."]
@@ -115,7 +118,7 @@ def _places(argument: str) -> Iterator[Path]:
     elif has_magic(str(path)) and (matches := sorted(glob(str(path), recursive=True))):  # noqa: PTH207  # absolute too
         yield from map(Path, matches)
     else:
-        raise MeasuresError(
+        raise RecordsError(
             f"{shown(argument)}: {'nothing matches' if has_magic(str(path)) else 'there is no such folder'}"
         )
 
@@ -123,11 +126,11 @@ def _places(argument: str) -> Iterator[Path]:
 def check_out(out: Path) -> None:
     """Raises: ValueError: if the report would be written into something else."""
     if out.exists() and not out.is_dir():
-        raise MeasuresError(f"out={out} is no folder")
+        raise RecordsError(f"out={out} is no folder")
     if is_run(out):
-        raise MeasuresError(f"out={out} is a run directory; choose another folder for the report")
+        raise RecordsError(f"out={out} is a run directory; choose another folder for the report")
     if (out / RESULTS).exists() and read(out / RESULTS).claim != CLAIM:
-        raise MeasuresError(f"out={out} holds the results of a claim; choose another folder for the report")
+        raise RecordsError(f"out={out} holds the results of a claim; choose another folder for the report")
 
 
 def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> Results:
@@ -136,15 +139,15 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
     Raises: ValueError: if there are fewer than two runs, one is none or damaged, or their validation data differ.
     """
     if len({folder.resolve() for folder in folders}) < 2:
-        raise MeasuresError(f"comparing takes two or more different run directories, got {len(folders)}")
+        raise RecordsError(f"comparing takes two or more different run directories, got {len(folders)}")
     names = unique_names(folders)
-    records = {name: measures.read(folder) for name, folder in zip(names, folders, strict=True)}
+    records = {name: read_record(folder) for name, folder in zip(names, folders, strict=True)}
     notes = []
     try:
-        measures.check_same_data(records)
-    except MeasuresError as error:
+        check_same_data(records)
+    except RecordsError as error:
         if not allow_different_data:
-            raise MeasuresError(f"{error}; --different-data compares them all the same") from None
+            raise RecordsError(f"{error}; --different-data compares them all the same") from None
         notes.append(f"{error}.")
     settings = {name: read_config(folder) for name, folder in zip(names, folders, strict=True)}
     differing = differences(settings)
@@ -160,7 +163,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(parts[-depth:]) for parts in paths]
         if len(set(names)) == len(names):
             return names
-    raise MeasuresError("the same run directory was given twice")
+    raise RecordsError("the same run directory was given twice")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def assemble(
         rule="",
         verdict=VERDICT,
         sentence=sentence,
-        protocols=[Protocol("runs", "", VERDICT, "One run each, so nothing is known of the noise.", None, rows)],
+        protocols=[ProtocolResult("runs", "", VERDICT, "One run each, so nothing is known of the noise.", None, rows)],
         arms=[Arm(name, labels[name], "other", {"differences": own[name]}) for name in names],
         runs=[_run(name, records[name], settings[name], own[name]) for name in names],
         curves={name: record.curve for name, record in records.items()},
@@ -236,8 +239,7 @@ def curves_figure(records: Mapping[str, Record], labels: Mapping[str, str]) -> F
         points = {key: [float(curve[key][n] or 0) for n in rows] for key in AXES}
         series.append(Series(labels[name], list(points["step"]), [curve["val/loss"][n] for n in rows], arm=name))
         columns.append(points)
-    labels = {"tokens": "tokens", "flops": "FLOPs, curvature passes included", "seconds": "seconds in training steps"}
-    alternatives = {label: [column[key] for column in columns] for key, label in labels.items()}
+    alternatives = {label: [column[key] for column in columns] for key, label in ALTERNATIVES.items()}
     return Figure("curves", "Validation loss", "lines", Axis(STEPS), Axis(LOSS), series, alternatives)
 
 
@@ -280,14 +282,20 @@ def _differences_table(names: Sequence[str], differing: Mapping[str, list[str]])
 
 def _runs_table(records: Mapping[str, Record], own: Mapping[str, Sequence[str]]) -> Table:
     ordered = sorted(records.items(), key=lambda pair: (pair[1].loss is None, pair[1].loss or 0.0))
+    shown = list(dict.fromkeys(key for record in records.values() for key in record.diagnostics))
     rows = []
     for name, record in ordered:
-        numbers = (record.loss, record.seconds, record.flops, record.state_bytes, record.clipped_share, record.win_rate)
-        cells = ["" if number is None else f"{number:.5g}" for number in numbers]
+        cells = [
+            numbers.loss(record.loss),
+            numbers.seconds(record.seconds),
+            numbers.flops(record.flops),
+            numbers.digits(record.state_bytes),
+            numbers.percent(record.clipped_share),
+            *(numbers.digits(record.diagnostics.get(key)) for key in shown),
+        ]
         rows.append([name, record.status, f"{record.step:,}", *cells, " ".join(own[name])])
-    columns = ["run", "status", "steps", "val/loss", "seconds", "FLOPs", "state bytes", "clipped steps", "win rate"]
-    columns.append("what differs")
-    return Table("How they ended", columns, rows)
+    columns = ["run", "status", "steps", "val/loss", "seconds", "FLOPs", "state bytes", "clipped steps"]
+    return Table("How they ended", [*columns, *map(diagnostic_name, shown), "what differs"], rows)
 
 
 if __name__ == "__main__":

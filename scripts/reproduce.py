@@ -21,29 +21,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
 from rich.console import Console
 
 from configs import answer
-from configs.door import BAD_INPUT, STOPPED
 from configs.terminal import protect_output
 from files.paths import expanded
+from launch.processes import capacity
+from launch.statuses import EXIT_STATUS, FAILED
+from launch.stopping import heeded
+from report.results import Results, read
 from reproduce import claims
-from reproduce.claims import Claim, ClaimError
-from reproduce.processes import room
-from reproduce.results import Results, read
-from trainer.stopping import heeded
+from reproduce.claim import Claim
+from reproduce.fields import ClaimError
 
 if TYPE_CHECKING:
-    from reproduce.jobs import Job, Outcome
+    from launch.jobs import Job, Outcome
 
 COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
 OWN = ("claim", "scale", *PATHS, *COUNTS)
 MOST = 9999
-FAILED = 1
 COPIED = (
     "report.md",
     "results.json",
@@ -67,7 +67,7 @@ class Request:
     overrides: tuple[str, ...]
     is_dry: bool
 
-    def load(self, name: str) -> Claim:
+    def load(self, name: str) -> Claim[Any]:
         """The claim of that name."""
         return claims.load(name, self.scale, self.overrides, n_seeds=self.seeds)
 
@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Request:
         scale=settings["scale"],
         out=paths.get("out"),
         ledger=paths.get("ledger", Path("docs/claims")),
-        jobs=counts.get("jobs") or room(counts.get("ranks", 1)),
+        jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> int:
     """Reproduces; the exit status."""
     asks_for_help = not arguments or "claim=" in arguments
     status = answer(["--help"] if asks_for_help else arguments, f"{__doc__}\n{listing()}", _reproduce)
-    return status if arguments else BAD_INPUT
+    return status if arguments else EXIT_STATUS["bad input"]
 
 
 def _reproduce(arguments: list[str]) -> int:
@@ -151,32 +151,25 @@ def _all(request: Request) -> int:
         raise ClaimError(f"no claim has the scale {request.scale!r}")
     statuses = []
     for name, claim in chosen.items():
-        print(f"\n{name}: {claim.title}", flush=True)
+        print(f"\n{name}: {claim.fields.title}", flush=True)
         try:
             statuses.append(_one(request, claim))
         except ValueError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
-            statuses.append(BAD_INPUT)
+            statuses.append(EXIT_STATUS["bad input"])
     if not request.is_dry:
         write_ledger({name: request.folder(name) for name in chosen}, request.ledger)
     return next((status for status in statuses if status), 0)
 
 
-def _one(request: Request, claim: Claim) -> int:
+def _one(request: Request, claim: Claim[Any]) -> int:
     if request.is_dry:
         return _dry(request, claim)
-    from reproduce import measurements, reproduction  # torch comes with them
+    from reproduce import reproduction  # torch comes with it
 
     folder = request.folder(claim.id)
     try:
-        results = reproduction.reproduce(
-            claim,
-            folder,
-            request.command(claim.id),
-            run=_Runs(request, claim),
-            time_arms=measurements.time_arms,
-            measurements=measurements.MEASUREMENTS,
-        )
+        results = reproduction.reproduce(claim, folder, request.command(claim.id), run=_Runs(request, claim))
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
@@ -187,12 +180,12 @@ def _one(request: Request, claim: Claim) -> int:
 class _Runs:
     """Runs jobs; before the first one that is not done yet, checks what all of them need."""
 
-    def __init__(self, request: Request, claim: Claim) -> None:
+    def __init__(self, request: Request, claim: Claim[Any]) -> None:
         self._request, self._claim, self._is_checked = request, claim, False
 
     def __call__(self, jobs: Sequence["Job"]) -> "list[Outcome]":
+        from launch.jobs import run_jobs, unfinished
         from reproduce import preconditions
-        from reproduce.jobs import run_jobs, unfinished
 
         if not self._is_checked and unfinished(jobs):
             preconditions.check(self._claim)
@@ -200,13 +193,13 @@ class _Runs:
         return run_jobs(jobs, at_once=self._request.jobs, ranks=self._request.ranks, alike=True)
 
 
-def _dry(request: Request, claim: Claim) -> int:
+def _dry(request: Request, claim: Claim[Any]) -> int:
     """Prints what would run."""
-    from reproduce import forecast, measurements, timing
-
-    if claim.kind in measurements.MEASUREMENTS:
-        print(f"{claim.id} trains nothing: {measurements.DESCRIPTIONS[claim.kind]}")
+    if not claim.kind.protocols(claim):
+        print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
+    from reproduce import forecast, timing  # torch comes with them
+
     found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
     console = Console(highlight=False)
     console.width = max(console.width, 120)
@@ -227,7 +220,7 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
-    from reproduce.report import write_ledger as write_table
+    from report.ledger import write_ledger as write_table
 
     rows: list[Results] = []
     for name, folder in folders.items():
@@ -255,5 +248,5 @@ def _count(key: str, value: str) -> int:
 if __name__ == "__main__":
     protect_output()
     for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
-        signal.signal(number, lambda *_: sys.exit(STOPPED))
+        signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
     sys.exit(main(sys.argv[1:]))

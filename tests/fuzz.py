@@ -33,8 +33,10 @@ from omegaconf import OmegaConf
 from configs import ConfigError, RunConfig, as_yaml, compose, flat
 from configs.composition import known_keys
 from files.reading import read_yaml
-from reproduce import claims, jobs, measures, results
-from reproduce.run_files import read_result
+from launch import jobs
+from launch.run_files import read_result
+from report import results
+from reproduce import claims, records
 from scripts import compare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,7 +213,7 @@ def _readers(where: Path, damaged: str, out: Path, *, sample: bool) -> dict[str,
             _main(compare.main, [str(run), str(beside), "--different-data", f"out={out}"])
 
     readers: dict[str, Callable[[], object]] = {
-        "measures": lambda: measures.read(run),
+        "records": lambda: records.read(run),
         "compare": compared,
         "sweep": lambda: jobs.unfinished([jobs.Job("run", (*overrides, f"run_dir={run}"))]),
         "result": lambda: read_result(run),

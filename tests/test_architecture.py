@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("assembly", "configs", "files", "data", "model", "optim", "trainer", "reproduce", "train", "scripts")
+OURS = (
+    "assembly",
+    "configs",
+    "files",
+    "data",
+    "model",
+    "optim",
+    "trainer",
+    "launch",
+    "report",
+    "reproduce",
+    "train",
+    "scripts",
+)
 ALLOWED = {
     "model": {"model"},
     "files": {"files"},
@@ -16,8 +29,23 @@ ALLOWED = {
     "optim": {"optim"},
     "trainer": {"trainer", "files"},
     "configs": {"configs", "files"},
-    "assembly": {"assembly", "configs", "data", "files", "model", "optim", "trainer"},
-    "train": {"assembly", "configs", "data", "files", "model", "optim", "trainer", "reproduce.sweep"},
+    "launch": {"launch", "configs", "files"},
+    "assembly": {"assembly", "launch.statuses", "configs", "data", "files", "model", "optim", "trainer"},
+    "train": {"assembly", "launch", "configs", "data", "files", "model", "optim", "trainer"},
+    "report": {"report", "files"},
+    "reproduce": {
+        "reproduce",
+        "report",
+        "train",
+        "assembly",
+        "launch",
+        "configs",
+        "data",
+        "files",
+        "model",
+        "optim",
+        "trainer",
+    },
 }
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),
@@ -51,6 +79,12 @@ def test_packages_import_only_what_lies_below_them(package: str) -> None:
             if name.split(".")[0] in OURS:
                 allowed = any(name == prefix or name.startswith(prefix + ".") for prefix in ALLOWED[package])
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_package_holds_more_than_a_quarter_of_the_code() -> None:
+    lines = {package: sum(len(path.read_text().splitlines()) for path in files(package)) for package in OURS}
+    largest = max(lines, key=lambda package: lines[package])
+    assert lines[largest] <= sum(lines.values()) / 4, f"{largest} has {lines[largest]} of {sum(lines.values())} lines"
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from report.ledger import ledger_table
+from report.results import Results, read
 from reproduce import claims
-from reproduce.report import ledger_table
-from reproduce.results import Results, read
 
 ROOT = Path(__file__).parents[1]
 

@@ -340,7 +340,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
 
 
 def test_a_signal_while_modules_are_imported_gives_the_same_status() -> None:
-    program = "import os, signal; from trainer.stopping import leave_at_once; leave_at_once(); os.kill(os.getpid(), 15)"
+    program = "import os, signal; from launch.stopping import leave_at_once; leave_at_once(); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 75
 
 

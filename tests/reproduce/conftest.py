@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from reproduce.jobs import Job, Outcome
+from launch.jobs import Job, Outcome
 
 Loss = Callable[[str, int, int], float | None]  # arm, steps, seed -> final val/loss; None: diverges
 SOURCE = {"paper": "P", "url": "https://example.org", "sentence": "twice as fast", "setting": "s", "unverified": ["u"]}
@@ -52,8 +52,16 @@ SWEEP = {
     "kind": "sweep",
     "axis": "learning rate",
     "chosen": "best",
-    "expect": [{"measure": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}],
+    "expect": [{"quantity": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}],
 }
+MEMORY = {
+    **{key: SPEED_UP[key] for key in ("title", "source", "contrary", "rule", "overrides")},
+    "kind": "memory",
+    "settings": {"sizes": ["nano"]},
+    "arms": {"a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"]}},
+    "scales": {"nano": {}},
+}
+BASES = {"speed_up": SPEED_UP, "sweep": SWEEP, "memory": MEMORY}
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def write_claim(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str = "twice", base: str = "speed_up", **changes: Any) -> Path:
         folder = tmp_path / "claims"
         folder.mkdir(exist_ok=True)
-        content = {**(SWEEP if base == "sweep" else SPEED_UP), **changes}
+        content = {**BASES[base], **changes}
         content = {key: value for key, value in content.items() if value is not None}
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
         return folder
@@ -82,6 +90,7 @@ class Simulation:
         self.loss, self.started = loss, list[str]()
         self.fail: set[str] = set()
         self.stop_after: int | None = None
+        self.extra: dict[str, float] = {}  # of the first row of metrics
         self.checksums: dict[str, str] = {}  # of the validation data, by arm
 
     def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -105,7 +114,7 @@ class Simulation:
         steps, seed = int(settings["max_steps"]), int(settings["seed"])
         loss = self.loss(arm, steps, seed)
         last = {"step": steps, "tokens": 10.0 * steps, "seconds": 0.5 * steps, "flops": 100.0 * steps}
-        rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1}]
+        rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1, **self.extra}]
         rows += [{**last, "val/loss": loss}] if loss is not None else []
         env = {"data": {"train": "t", "val": self.checksums.get(arm, "v")}, "git": {"commit": "c0ffee"}}
         result = {"status": "diverged" if loss is None else "finished", **last, "val/loss": loss}

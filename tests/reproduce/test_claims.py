@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from configs import ConfigError
-from reproduce import claims, findings
-from reproduce.claims import ClaimError, load
+from reproduce import claims
+from reproduce.claims import load
+from reproduce.composed import composed
+from reproduce.fields import ClaimError
 
 ARMS: dict[str, Any] = {
     "a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"], "grid": [["optim.lr=1e-3"]]},
@@ -22,7 +24,8 @@ SHIPPED = [(name, scale) for name in claims.names() for scale in claims.scales(n
 @pytest.mark.parametrize("name", claims.names())
 def test_every_shipped_claim_loads_and_has_its_source_contrary_evidence_and_rule(name: str) -> None:
     claim = load(name, "nano")
-    assert claim.source.sentence and claim.source.unverified and claim.contrary and claim.rule
+    fields = claim.fields
+    assert fields.source.sentence and fields.source.unverified and fields.contrary and fields.rule
 
 
 def test_every_shipped_claim_has_the_scale_that_needs_no_gpu() -> None:
@@ -32,14 +35,18 @@ def test_every_shipped_claim_has_the_scale_that_needs_no_gpu() -> None:
 def test_a_scale_replaces_fields_and_an_arms_fields(write_claim: Callable[..., Path]) -> None:
     folder = write_claim(scales={"nano": {"budget": 8, "warmup_steps": 1, "arms": {"a": {"paper": ["optim.lr=9e-3"]}}}})
     claim = load("twice", "nano", ["grad_clip=2"], folder=folder)
-    assert (claim.budget, claim.arm("a").paper, claim.arm("b").paper) == (8, ("optim.lr=9e-3",), ("optim.lr=5e-4",))
+    assert (claim.fields.budget, claim.arm("a").paper, claim.arm("b").paper) == (
+        8,
+        ("optim.lr=9e-3",),
+        ("optim.lr=5e-4",),
+    )
     assert claim.common == ("grad_clip=2",)
 
 
 def test_more_seeds_continue_the_files_and_avoid_tunings(write_claim: Callable[..., Path]) -> None:
     folder = write_claim(seeds=[5, 6])
-    assert load("twice", "nano", folder=folder, n_seeds=4).seeds == [5, 6, 8, 9]  # 7 is tuning's
-    assert load("twice", "nano", folder=folder, n_seeds=1).seeds == [5]
+    assert load("twice", "nano", folder=folder, n_seeds=4).fields.seeds == [5, 6, 8, 9]  # 7 is tuning's
+    assert load("twice", "nano", folder=folder, n_seeds=1).fields.seeds == [5]
 
 
 def test_an_unknown_claim_or_scale_lists_those_there_are(write_claim: Callable[..., Path]) -> None:
@@ -65,6 +72,7 @@ def test_a_missing_field_is_named_with_its_file(field: str, write_claim: Callabl
         ({"source": {"paper": "P"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seed=7 is among the seeds"),
         ({"seeds": [1, 1]}, "must be different counts"),
+        ({"shows": ["win_rate"]}, "shows: 'win_rate' is no diagnostic of an optimizer; its name begins with optim/"),
         ({"warmup_steps": 3}, "give one of warmup_steps and warmup_fraction"),
         ({"protocols": ["papr"]}, "protocol 'papr' does not exist; the nearest one is 'paper'"),
         ({"fractions": {"paper": [0.5]}}, "fractions.tuned must list"),
@@ -138,7 +146,7 @@ def test_a_point_of_a_sweep_needs_a_place_on_the_axis(write_claim: Callable[...,
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"measure": "best_los"}, "the nearest one is 'best_loss'"),
+        ({"quantity": "best_los"}, "the nearest one is 'best_loss'"),
         ({"against": "c"}, "there is no arm 'c'"),
         ({"claimed": 0.15}, "must be two different numbers"),
     ],
@@ -146,13 +154,9 @@ def test_a_point_of_a_sweep_needs_a_place_on_the_axis(write_claim: Callable[...,
 def test_a_wrong_expectation_is_found_before_anything_runs(
     row: dict[str, Any], message: str, write_claim: Callable[..., Path]
 ) -> None:
-    expected = {"measure": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}
+    expected = {"quantity": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}
     with pytest.raises(ClaimError, match=message):
         load("twice", "nano", folder=write_claim(base="sweep", expect=[expected | row]))
-
-
-def test_everything_that_a_sweep_may_expect_can_be_measured() -> None:
-    assert set(claims.EXPECTED["sweep"]) == set(findings.QUANTITIES)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +193,14 @@ def test_a_claim_file_may_name_torchs_optimizers_and_the_user_any(write_claim: C
 
 def test_texts_of_a_claim_stay_as_they_are(write_claim: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_SECRET")
-    folder = write_claim(title="${oc.env:HF_TOKEN}", notes=["${title}"])
+    secret = "${oc.env:HF_TOKEN}"
+    row = {"statement": secret, "finding": "no", "why": "\\${title}"}
+    source = {"paper": secret, "url": "u", "sentence": secret, "setting": "${title}"}
+    folder = write_claim(title=secret, notes=["${title}"], statements=[row], source=source)
     claim = load("twice", "nano", folder=folder)
-    assert (claim.title, claim.fields["notes"]) == ("${oc.env:HF_TOKEN}", ["${title}"])
+    assert (claim.fields.title, claim.fields.notes) == (secret, ["${title}"])
+    assert vars(claim.fields.statements[0]) == row
+    assert {key: getattr(claim.fields.source, key) for key in source} == source
 
 
 @pytest.mark.parametrize(
@@ -215,5 +224,5 @@ def test_a_claim_file_of_another_form_is_named(tmp_path: Path, content: str, mes
 def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_claim: Callable[..., Path]) -> None:
     folder = write_claim(overrides=["data=pysource", "model=pico", "seed=1"])
     claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
-    config = claims.composed(claim.common)
+    config = composed(claim.common)
     assert (config.data.source["_target_"], config.seed, config.model["n_layer"]) == ("data.Synthetic", 2, 2)

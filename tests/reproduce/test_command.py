@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from reproduce import claims, jobs
+from launch import jobs
+from reproduce import claims
 from scripts import reproduce as command
 
 
@@ -41,7 +42,7 @@ def test_what_all_runs_need_is_checked_before_the_first(
     message: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("reproduce.jobs.run_jobs", lambda *jobs, **how: pytest.fail("a run started"))
+    monkeypatch.setattr("launch.jobs.run_jobs", lambda *jobs, **how: pytest.fail("a run started"))
     arguments = [f"out={tmp_path / 'out'}", f"data.root={tmp_path / 'data'}", *overrides]
     assert reproduced(monkeypatch, write_claim(), *arguments) == 2
     *progress, printed = capsys.readouterr().err.splitlines()
@@ -70,10 +71,10 @@ def test_a_claim_whose_runs_are_done_needs_no_data(
     monkeypatch: pytest.MonkeyPatch, write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("reproduce.preconditions.check", lambda claim: pytest.fail("the data are checked"))
-    monkeypatch.setattr("reproduce.measurements.time_arms", lambda claim: {})
-    monkeypatch.setattr("reproduce.jobs.unfinished", lambda jobs: [])
+    monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
+    monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
-    monkeypatch.setattr("reproduce.jobs.run_jobs", lambda jobs, **how: simulation(jobs))
+    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, **how: simulation(jobs))
     assert reproduced(monkeypatch, write_claim(), f"out={tmp_path / 'out'}") == 0
 
 

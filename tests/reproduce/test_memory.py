@@ -1,12 +1,16 @@
 """Bytes of state at full size, counted by hand."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs import ConfigError
-from reproduce import figures
-from reproduce.memory import MemoryClaimError, state_memory
+from report import figures
+from reproduce.claims import load
+from reproduce.evidence import Evidence
+from reproduce.fields import ClaimError
 
 ARMS = {
     "adamw": ["optim=adamw"],
@@ -30,24 +34,34 @@ BY_HAND = {
 }
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    return {"arms": ARMS, "sizes": ["gpt2_small"], "baseline": "adamw", **changes}
+Write = Callable[..., Path]
 
 
-def test_state_of_gpt2_124m_is_what_a_count_by_hand_gives() -> None:
-    evidence = state_memory(
-        settings(claims=[{"arm": arm, "percent_saved": [1, 100]} for arm in ARMS if arm != "adamw"])
-    )
+def evidence(write_claim: Write, arms: dict[str, list[str]] = ARMS, labels: Any = None, **settings: Any) -> Evidence:
+    """What a claim of memory with these arms and settings finds; the first arm is the baseline."""
+    labels = {name: name for name in arms} | (labels or {})
+    roles = ["baseline", *["candidate"] * (len(arms) - 1)]
+    found = {
+        name: {"label": labels[name], "role": role, "overrides": overrides}
+        for (name, overrides), role in zip(arms.items(), roles, strict=True)
+    }
+    settings = {"sizes": ["gpt2_small"], **settings}
+    claim = load("twice", "nano", folder=write_claim(base="memory", arms=found, settings=settings))
+    return claim.kind.measure(claim)
+
+
+def test_state_of_gpt2_124m_is_what_a_count_by_hand_gives(write_claim: Write) -> None:
+    found = evidence(write_claim, claims=[{"arm": arm, "percent_saved": [1, 100]} for arm in ARMS if arm != "adamw"])
     assert PARAMETERS == 124_475_904
-    [figure] = evidence.figures
+    [figure] = found.figures
     figures.check(figure)
     per_parameter = {series.name: series.y for series in figure.series}
     assert per_parameter == {arm: [pytest.approx(count / PARAMETERS, rel=1e-12)] for arm, count in BY_HAND.items()}
-    for measure in evidence.measures:
+    for measure in found.measures:
         arm = measure.name.removeprefix("state_saved_").removesuffix("_gpt2_small")
         expected = 100 - 100 * BY_HAND[arm] / BY_HAND["adamw"]
         assert [measure.estimate, measure.low, measure.high] == pytest.approx([expected] * 3, abs=1e-9)
-    [table] = evidence.tables
+    [table] = found.tables
     assert table.rows[0] == ["adamw", "995.8 (8.000; 0.0 %)"]
     assert table.rows[1] == ["adafactor", "499.2 (4.010; 49.9 %)"]
 
@@ -59,65 +73,72 @@ def test_state_of_gpt2_124m_is_what_a_count_by_hand_gives() -> None:
         ("adafactor", [50.0, 50.0], "not reproduced", "claimed: 50.0 %"),
         ("adafactor_without", [84.5, 99.9], "reproduced", "claimed: 84.5 to 99.9 %"),
         ("lion", [34.5, 49.9], "reproduced", "claimed: 34.5 to 49.9 %; more is saved"),
-        ("sophiag", [1, 100], "not reproduced", "claimed: 1 to 100 %"),
+        ("sophiag", [1, 100], "not reproduced", "claimed: 1.0 to 100.0 %"),
     ],
 )
 def test_a_claim_is_judged_to_the_digit_that_its_paper_prints(
-    arm: str, claimed: list[float], verdict: str, note: str
+    arm: str, claimed: list[float], verdict: str, note: str, write_claim: Write
 ) -> None:
     chosen = {name: ARMS[name] for name in ("adamw", arm)}
-    [measure] = state_memory(settings(arms=chosen, claims=[{"arm": arm, "percent_saved": claimed}])).measures
+    [measure] = evidence(write_claim, chosen, claims=[{"arm": arm, "percent_saved": claimed}]).measures
     assert (measure.verdict, measure.claimed, measure.note) == (verdict, claimed[0], note)
 
 
-def test_a_claim_is_about_every_size_unless_it_names_one() -> None:
-    chosen = settings(
-        arms={"adamw": ["optim=adamw"], "lion": ["optim=lion"]},
+def test_a_claim_is_about_every_size_unless_it_names_one(write_claim: Write) -> None:
+    found = evidence(
+        write_claim,
+        {"adamw": ["optim=adamw"], "lion": ["optim=lion"]},
+        {"lion": "Lion"},
         sizes=["nano", "micro"],
         claims=[
             {"arm": "lion", "percent_saved": [50, 50]},
             {"arm": "lion", "percent_saved": [40, 40], "size": "micro"},
         ],
-        labels={"lion": "Lion"},
     )
-    evidence = state_memory(chosen)
     names = ["state_saved_lion_nano", "state_saved_lion_micro", "state_saved_lion_micro"]
-    assert [measure.name for measure in evidence.measures] == names
-    assert evidence.measures[0].label == "optimizer state saved against adamw, Lion, nano"
-    assert evidence.tables[0].columns == ["optimizer", "nano", "micro"]
+    assert [measure.name for measure in found.measures] == names
+    assert found.measures[0].label == "optimizer state saved against adamw, Lion, nano"
+    assert found.tables[0].columns == ["optimizer", "nano", "micro"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sices": []}, "there is no setting 'sices'; it has arms, sizes"),
-        ({"sizes": []}, "setting 'sizes' is missing or empty"),
-        ({"baseline": "adam"}, "baseline='adam' must be an arm: adamw"),
-        ({"claims": [{"arm": "lyon", "percent_saved": [1, 2]}]}, "claims: arm='lyon' must be an arm"),
+        ({"sices": []}, r"settings has no field 'sices'; the nearest one is 'sizes' \(all: sizes, claims\)"),
+        ({"sizes": []}, "settings: sizes is empty"),
+        ({"sizes": 5}, "settings.sizes=5 must be a list of texts"),
+        ({"claims": 5}, "settings.claims=5 must be a list of mappings"),
+        ({"claims": [5]}, r"settings.claims\[0\]=5 must be a mapping with arm, percent_saved, size"),
+        (
+            {"claims": [{"arm": "lyon", "percent_saved": [1, 2]}]},
+            "claims: there is no arm 'lyon'; the nearest one is 'lion'",
+        ),
         ({"claims": [{"arm": "lion", "percent_saved": [1, 2], "size": "xl"}]}, "claims: size='xl' must be a size"),
         (
             {"claims": [{"arm": "lion", "percent_saved": [2, 1]}]},
-            r"percent_saved=\[2, 1\] of lion must be \[low, high\]",
+            r"percent_saved=\[2.0, 1.0\] of lion must be \[low, high\]",
         ),
-        ({"claims": [{"arm": "lion", "percent_saved": 50}]}, "percent_saved=50 of lion must be"),
-        ({"claims": [{"arm": "lion"}]}, "percent_saved=None of lion must be"),
-        ({"claims": [{"arm": "lion", "percent_saved": [1, "x"]}]}, "must be \\[low, high\\]"),
-        ({"claims": [{"arm": ["lion"], "percent_saved": [1, 2]}]}, "must be an arm"),
-        ({"claims": [{"arm": "lion", "percent": [1, 2]}]}, "a claim has no 'percent'"),
+        ({"claims": [{"arm": "lion", "percent_saved": 50}]}, "percent_saved=50 must be a list of numbers"),
+        ({"claims": [{"arm": "lion"}]}, r"settings.claims\[0\] lacks 'percent_saved'"),
+        ({"claims": [{"arm": "lion", "percent_saved": [1, "x"]}]}, r"percent_saved\[1\]=x must be a number"),
+        ({"claims": [{"arm": ["lion"], "percent_saved": [1, 2]}]}, "arm=.*lion.* must be a text"),
+        (
+            {"claims": [{"arm": "lion", "percent": [1, 2]}]},
+            "has no field 'percent'; the nearest one is 'percent_saved'",
+        ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(MemoryClaimError, match=message):
-        state_memory(settings(**changes))
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str, write_claim: Write) -> None:
+    with pytest.raises(ClaimError, match=message):
+        evidence(write_claim, **changes)
 
 
-def test_a_misspelt_override_is_refused() -> None:
+def test_a_claim_needs_a_baseline(write_claim: Write) -> None:
+    arms = {"a": {"label": "A", "role": "candidate", "overrides": ["optim=adamw"]}}
+    with pytest.raises(ClaimError, match="no arm has role baseline"):
+        load("twice", "nano", folder=write_claim(base="memory", arms=arms))
+
+
+def test_a_misspelt_override_is_refused(write_claim: Write) -> None:
     with pytest.raises(ConfigError, match="adamv"):
-        state_memory(settings(arms={"adamw": ["optim=adamv"]}))
-
-
-@pytest.mark.parametrize("changes", [{"claims": None}, {"claims": [5]}, {"sizes": 5}, {"sizes": [5]}, {"arms": [1]}])
-def test_settings_of_another_type_are_refused(changes: dict[str, Any]) -> None:
-    (name,) = changes
-    with pytest.raises(ConfigError, match=f"memory: {name}=.* must be a "):
-        state_memory(settings(**changes))
+        evidence(write_claim, {"adamw": ["optim=adamv"]})

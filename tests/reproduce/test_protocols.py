@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from reproduce import protocols
-from reproduce.claims import Claim, load
-from reproduce.protocols import Fixed, Planned, Sweep, Tuned, next_runs
+from reproduce.claim import Claim
+from reproduce.claims import load
+from reproduce.kinds.speed_up import Paper, Tuned
+from reproduce.kinds.sweep import GridThenSeeds
+from reproduce.plans import Planned
+from reproduce.protocols import next_runs
 
 Write = Callable[..., Path]
 
@@ -33,7 +37,7 @@ def claim(write_claim: Write) -> Claim:
 
 
 def test_the_papers_protocol_runs_the_baseline_for_both_budgets_and_the_candidate_for_half(claim: Claim) -> None:
-    (batch,) = walked([Fixed(claim)])
+    (batch,) = walked([Paper(claim)])
     assert {(run.arm, run.steps, run.seed) for run in batch} == {
         (arm, steps, seed) for arm, steps in (("a", 160), ("a", 80), ("b", 80)) for seed in (1, 2, 3)
     }
@@ -41,7 +45,7 @@ def test_the_papers_protocol_runs_the_baseline_for_both_budgets_and_the_candidat
 
 
 def test_every_run_has_a_full_schedule_of_its_own(claim: Claim) -> None:
-    for run in walked([Fixed(claim)])[0]:
+    for run in walked([Paper(claim)])[0]:
         assert f"max_steps={run.steps}" in run.overrides
         assert f"schedule.warmup_steps={run.steps // 10}" in run.overrides
         assert f"eval_every={run.steps // 4}" in run.overrides
@@ -62,7 +66,7 @@ def test_a_comparison_may_have_budgets_of_its_own(write_claim: Write) -> None:
     row = {"candidate": "b", "baseline": "a", "claimed": {"gap": 1.0}, "fractions": {"tuned": [0.5, 1.0]}}
     claim = load("twice", "nano", folder=write_claim(comparisons=[row]))
     assert {run.steps for run in walked([Tuned(claim)])[-1] if run.arm == "b"} == {80, 160}
-    assert {run.steps for run in walked([Fixed(claim)])[-1] if run.arm == "b"} == {80}  # the protocol's
+    assert {run.steps for run in walked([Paper(claim)])[-1] if run.arm == "b"} == {80}  # the protocol's
 
 
 def test_a_diverged_point_loses_the_tuning_and_a_tie_goes_to_the_earlier(claim: Claim) -> None:
@@ -93,7 +97,7 @@ def test_a_run_that_both_protocols_want_is_planned_once(write_claim: Write) -> N
 def test_what_does_not_change_the_result_does_not_change_the_identity(write_claim: Write) -> None:
     def hashes(*overrides: str) -> list[str]:
         claim = load("twice", "nano", overrides, folder=write_claim())
-        return [run.config_hash for run in Fixed(claim).next_runs({})]
+        return [run.config_hash for run in Paper(claim).next_runs({})]
 
     assert hashes() == hashes("micro_batch=2", "logging=jsonl", "save_every=3")
     assert not set(hashes()) & set(hashes("grad_clip=2"))
@@ -108,7 +112,7 @@ def test_the_forecast_of_runs_is_right_in_number_and_length(claim: Claim) -> Non
 
 
 def test_a_sweep_runs_all_points_once_and_the_best_again_with_fresh_seeds(write_claim: Write) -> None:
-    sweep, fresh = walked([Sweep(load("twice", "nano", folder=write_claim(base="sweep")))])
+    sweep, fresh = walked([GridThenSeeds(load("twice", "nano", folder=write_claim(base="sweep")))])
     assert [(run.arm, run.seed) for run in sweep] == [("a", 7)] * 3 + [("b", 7)] * 3
     assert [(run.arm, run.point, run.seed) for run in fresh] == [
         (arm, (f"optim.lr={lr}",), seed) for arm, lr in (("a", "2e-3"), ("b", "2e-4")) for seed in (1, 2, 3)
@@ -117,7 +121,7 @@ def test_a_sweep_runs_all_points_once_and_the_best_again_with_fresh_seeds(write_
 
 def test_a_sweep_may_compare_its_ends(write_claim: Write) -> None:
     folder = write_claim(base="sweep", chosen="ends")
-    fresh = walked([Sweep(load("twice", "nano", folder=folder))])[-1]
+    fresh = walked([GridThenSeeds(load("twice", "nano", folder=folder))])[-1]
     assert list(dict.fromkeys(run.point[0] for run in fresh)) == [
         f"optim.lr={lr}" for lr in ("1e-3", "4e-3", "1e-4", "4e-4")
     ]

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from reproduce import forecast, measurements, protocols, reproduction
-from reproduce.claims import Claim, load
-from reproduce.measures import MeasuresError, Ratios
+from report.numbers import estimate
+from report.results import Results, ResultsError, read
+from reproduce import forecast, protocols, reproduction
+from reproduce.claim import Claim
+from reproduce.claims import load
+from reproduce.records import Ratios, RecordsError
 from reproduce.reproduction import ReproductionError, RunsFailedError
-from reproduce.results import Results, ResultsError, read
 from reproduce.statistics import Interval
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +30,7 @@ def claim(write_claim: Callable[..., Path]) -> Claim:
 
 
 def reproduce(claim: Claim, folder: Path, run: Any, ratios: Ratios = SAME) -> Results:
-    return reproduction.reproduce(
-        claim, folder, "again", run=run, time_arms=lambda claim: ratios, measurements=measurements.MEASUREMENTS
-    )
+    return reproduction.reproduce(claim, folder, "again", run=run, time_arms=lambda claim: ratios)
 
 
 def numbers(results: Results, protocol: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_untuned_numbers_have_no_verdict(write_claim: Callable[..., Path], simul
     assert paper.sentence.startswith("untuned, so no verdict") and "another size" in paper.description
     assert results.verdict == tuned.verdict == "not reproduced"
     assert results.difference.startswith("Verdict: undecided (paper), not reproduced (tuned). half-budget gap ")
-    assert f"{numbers(results, 'paper')['half_budget_gap'].estimate:.3g} (paper)" in results.difference
+    assert f"{estimate(numbers(results, 'paper')['half_budget_gap'])} (paper)" in results.difference
 
 
 def test_a_diverged_run_is_shown_and_counts_against_its_arm(claim: Claim, simulate: Any, tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_crashed_run_is_reported_retried_and_leaves_no_final_results(
 def test_runs_on_different_validation_data_are_refused(claim: Claim, simulate: Any, tmp_path: Path) -> None:
     simulation = simulate(2.0)
     simulation.checksums = {"b": "another"}
-    with pytest.raises(MeasuresError, match="different validation data"):
+    with pytest.raises(RecordsError, match="different validation data"):
         reproduce(claim, tmp_path / "out", simulation)
     started = len(simulation.started)
-    with pytest.raises(MeasuresError, match="different validation data"):
+    with pytest.raises(RecordsError, match="different validation data"):
         reproduce(claim, tmp_path / "out", simulation)
     assert len(simulation.started) == started  # the second time nothing ran
 
@@ -180,6 +180,22 @@ def test_a_sweep_finds_each_arms_best_and_compares_it(
         ("b", [1.25], [1.3]),
     ]
     assert [(series.arm, series.y) for series in clipped.series] == [("a", [1.0]), ("b", [1.0])]
+
+
+def test_a_diagnostic_that_the_claim_shows_is_drawn_tabled_and_judged(
+    write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+) -> None:
+    row = {"quantity": "optim/odd_rate", "arm": "b", "claimed": 0.25, "no_effect": 0.0}
+    claim = load("twice", "nano", folder=write_claim(base="sweep", shows=["optim/odd_rate"], expect=[row]))
+    simulation = simulate(2.0)
+    simulation.extra = {"optim/odd_rate": 0.25, "optim/not_shown": 1.0}
+    results = reproduce(claim, tmp_path / "out", simulation)
+    (measure,) = results.protocols[0].measures
+    assert (measure.label, measure.estimate, measure.verdict) == ("odd rate of B", 0.25, "reproduced")
+    assert results.figures[-1].name == "odd-rate"
+    assert "odd rate" in results.tables[-1].columns
+    assert {tuple(run.diagnostics.items()) for run in results.runs} == {(("optim/odd_rate", 0.25),)}
+    assert "| odd rate |" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("first", "is_end"), [("1e-3", True), ("2e-3", False), ("4e-3", True)])

@@ -12,19 +12,19 @@ from reproduce.statistics import (
     Interval,
     PowerLaw,
     StatisticsError,
+    budget_ratio,
     decide,
     fit_power_law,
     gap_closed,
     mean_interval,
     more_seeds,
     paired,
-    speed_up,
 )
 
 INF, NAN = math.inf, math.nan
 BUDGET = 2000
 FRACTIONS = (0.5, 0.625, 0.75, 0.875, 1.0)
-REPETITIONS = {"speed_up": 300, "gap": 2000}
+REPETITIONS = {"budget_ratio": 300, "gap": 2000}
 T2, T4 = 4.302652730, 2.776445105  # 97.5 % of Student's t with 2 and 4 degrees of freedom, from tables
 CLAIM: Any = {"claimed": 2.0, "no_effect": 1.0, "log_scale": True}
 GAP: Any = {"claimed": 1.0, "no_effect": 0.0}
@@ -44,7 +44,7 @@ class Planted(NamedTuple):
 class Truth(NamedTuple):
     """A family of loss curves, in multiples of the gap that the baseline closes from BUDGET / 2 to BUDGET."""
 
-    speed_up: float
+    budget_ratio: float
     seeds: int
     noise: float  # sd of a run
     beta: float = 0.5
@@ -53,7 +53,7 @@ class Truth(NamedTuple):
 
     @property
     def gap(self) -> float:
-        return float((1 - self.speed_up**-self.beta) / (1 - 2**-self.beta))
+        return float((1 - self.budget_ratio**-self.beta) / (1 - 2**-self.beta))
 
     def planted(self, draw: np.random.Generator) -> Planted:
         curve = PowerLaw(3.0, BUDGET**self.beta, self.beta)  # 4 nats at BUDGET
@@ -65,7 +65,7 @@ class Truth(NamedTuple):
         return Planted(
             {
                 s: [
-                    (n, curve.loss(n * self.speed_up) + of_seed[s] + of_arm[s] + runs[s, i])
+                    (n, curve.loss(n * self.budget_ratio) + of_seed[s] + of_arm[s] + runs[s, i])
                     for i, n in enumerate(budgets)
                 ]
                 for s in seeds
@@ -86,8 +86,8 @@ def halves(planted: Planted) -> Losses:
 @cache
 def speed_ups(truth: Truth) -> list[Interval]:
     draw = np.random.default_rng(1)
-    planted = [truth.planted(draw) for _ in range(REPETITIONS["speed_up"])]
-    return [speed_up(each.candidate, each.full, BUDGET) for each in planted]
+    planted = [truth.planted(draw) for _ in range(REPETITIONS["budget_ratio"])]
+    return [budget_ratio(each.candidate, each.full, BUDGET) for each in planted]
 
 
 @cache
@@ -117,7 +117,7 @@ ODD = [
 
 @pytest.mark.parametrize("truth", PLANTED + ODD, ids=str)
 def test_the_interval_of_a_speed_up_holds_the_planted_one(truth: Truth) -> None:
-    assert covered(speed_ups(truth), truth.speed_up) >= 0.93
+    assert covered(speed_ups(truth), truth.budget_ratio) >= 0.93
 
 
 @pytest.mark.parametrize("truth", PLANTED + ODD, ids=str)
@@ -147,7 +147,7 @@ def test_no_effect_is_mostly_not_reproduced_and_hardly_ever_reproduced(seeds: in
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
 def test_without_noise_the_speed_up_is_exact(true: float, beta: float) -> None:
     planted = Truth(true, 3, 0.0, beta).one()
-    found = speed_up(planted.candidate, planted.full, BUDGET)
+    found = budget_ratio(planted.candidate, planted.full, BUDGET)
     # the exponent is scanned in steps of 1.17: next to nothing between the runs, 2 % at 1 / 0.7 times the longest
     assert found.estimate == pytest.approx(true, rel=0.005 if 1 <= true <= 2 else 0.025)
     assert found.low <= found.estimate <= found.high < 1.05 * found.low
@@ -158,35 +158,35 @@ def test_what_the_runs_of_a_seed_share_changes_no_speed_up() -> None:
     shift = {0: 0.3, 1: -0.2, 2: -0.1}  # of mean 0, for a >= 0 is about the mean curve
     moved = {s: [(n, loss + shift[s]) for n, loss in runs if loss] for s, runs in planted.candidate.items()}
     full = {s: loss + shift[s] for s, loss in planted.full.items() if loss}
-    found, expected = speed_up(moved, full, BUDGET), speed_up(planted.candidate, planted.full, BUDGET)
+    found, expected = budget_ratio(moved, full, BUDGET), budget_ratio(planted.candidate, planted.full, BUDGET)
     assert tuple(found) == pytest.approx(tuple(expected), rel=1e-9)
 
 
 def test_the_unit_of_a_budget_and_the_order_of_seeds_change_nothing() -> None:
     planted = Truth(1.4, 3, 0.2).one()
-    found = speed_up(planted.candidate, planted.full, BUDGET)
+    found = budget_ratio(planted.candidate, planted.full, BUDGET)
     tokens = {s: [(n * 1e9, loss) for n, loss in runs] for s, runs in reversed(planted.candidate.items())}
-    assert tuple(speed_up(tokens, planted.full, BUDGET * 1e9)) == pytest.approx(tuple(found), rel=1e-9)
-    assert speed_up(planted.candidate, planted.full, BUDGET) == found
+    assert tuple(budget_ratio(tokens, planted.full, BUDGET * 1e9)) == pytest.approx(tuple(found), rel=1e-9)
+    assert budget_ratio(planted.candidate, planted.full, BUDGET) == found
 
 
 def test_seeds_that_affect_arms_differently_widen_a_speed_up() -> None:
     planted = Truth(1.4, 3, 0.1).one()
-    narrow = speed_up(planted.candidate, planted.full, BUDGET)
+    narrow = budget_ratio(planted.candidate, planted.full, BUDGET)
     shift = {0: 0.1, 1: -0.1, 2: 0.0}  # the gap from half the budget to all of it is 0.41
-    wide = speed_up(planted.candidate, {s: loss + shift[s] for s, loss in planted.full.items() if loss}, BUDGET)
+    wide = budget_ratio(planted.candidate, {s: loss + shift[s] for s, loss in planted.full.items() if loss}, BUDGET)
     assert wide.estimate == pytest.approx(narrow.estimate)
     assert math.log(wide.high / wide.low) > 1.5 * math.log(narrow.high / narrow.low)
 
 
 def test_a_loss_that_the_candidate_never_reaches_is_a_speed_up_of_zero() -> None:
     runs: Curves = {seed: [(n, 3 + (n / BUDGET) ** -2) for n in (1000, 1500, 2000, 4000)] for seed in range(3)}
-    assert speed_up(runs, dict.fromkeys(range(3), 2.5), BUDGET).estimate == 0
+    assert budget_ratio(runs, dict.fromkeys(range(3), 2.5), BUDGET).estimate == 0
 
 
 def test_a_single_seed_bounds_nothing() -> None:
     planted = Truth(2.0, 1, 0.0).one()
-    found = speed_up(planted.candidate, planted.full, BUDGET)
+    found = budget_ratio(planted.candidate, planted.full, BUDGET)
     assert found.estimate == pytest.approx(2.0, rel=0.01) and found[1:] == (0, INF)
     gap = gap_closed(halves(planted), planted.half, planted.full)
     assert gap.estimate == pytest.approx(1.0) and gap[1:] == (-INF, INF)
@@ -271,10 +271,10 @@ def test_a_baseline_that_may_gain_nothing_bounds_no_gap() -> None:
 
 def test_a_diverged_candidate_is_a_failure_and_never_reproduced() -> None:
     planted = Truth(2.0, 5, 0.05).one()
-    sound = speed_up(planted.candidate, planted.full, BUDGET)
+    sound = budget_ratio(planted.candidate, planted.full, BUDGET)
     assert decide(sound, **CLAIM) == "reproduced"
     planted.candidate[3][2] = (1500.0, None)
-    found = speed_up(planted.candidate, planted.full, BUDGET)
+    found = budget_ratio(planted.candidate, planted.full, BUDGET)
     assert found.low == 0 and found.estimate == pytest.approx(sound.estimate, rel=0.1)
     assert decide(found, **CLAIM) == "undecided"
     half = halves(planted) | {3: None}
@@ -286,17 +286,17 @@ def test_a_diverged_candidate_is_a_failure_and_never_reproduced() -> None:
 def test_a_seed_of_which_every_run_diverged_still_counts() -> None:
     planted = Truth(2.0, 3, 0.05).one()
     planted.candidate[1] = [(n, None) for n, _ in planted.candidate[1]]
-    found = speed_up(planted.candidate, planted.full, BUDGET)
+    found = budget_ratio(planted.candidate, planted.full, BUDGET)
     assert found.low == 0 and 1.5 < found.estimate < found.high
     weak = Truth(1.0, 3, 0.05).one()
     weak.candidate[1] = [(n, None) for n, _ in weak.candidate[1]]
-    assert decide(speed_up(weak.candidate, weak.full, BUDGET), **CLAIM) == "not reproduced"
+    assert decide(budget_ratio(weak.candidate, weak.full, BUDGET), **CLAIM) == "not reproduced"
 
 
 def test_a_candidate_that_always_diverged_is_not_reproduced() -> None:
     planted = Truth(2.0, 3, 0.05).one()
     lost: Curves = {seed: [(n, None) for n, _ in runs] for seed, runs in planted.candidate.items()}
-    assert speed_up(lost, planted.full, BUDGET) == (0, 0, 0)
+    assert budget_ratio(lost, planted.full, BUDGET) == (0, 0, 0)
     gap = gap_closed(dict.fromkeys(range(3)), planted.half, planted.full)
     assert gap == (-INF, -INF, -INF) and decide(gap, **GAP) == "not reproduced"
 
@@ -304,14 +304,14 @@ def test_a_candidate_that_always_diverged_is_not_reproduced() -> None:
 def test_too_few_surviving_runs_decide_nothing() -> None:
     planted = Truth(2.0, 3, 0.05).one()
     few: Curves = {seed: [*runs[:2], (2000.0, None)] for seed, runs in planted.candidate.items()}
-    estimate, *bounds = speed_up(few, planted.full, BUDGET)
+    estimate, *bounds = budget_ratio(few, planted.full, BUDGET)
     assert math.isnan(estimate) and bounds == [0, INF]
 
 
 def test_a_diverged_baseline_leaves_the_claim_undecided() -> None:
     planted = Truth(1.0, 3, 0.05).one()
     full = planted.full | {2: None}
-    found = speed_up(planted.candidate, full, BUDGET)
+    found = budget_ratio(planted.candidate, full, BUDGET)
     assert math.isnan(found.estimate) and found[1:] == (0, INF)
     assert decide(found, **CLAIM) == "undecided"
     for half, end in ((planted.half, full), (planted.half | {0: None}, planted.full)):
@@ -381,12 +381,12 @@ def test_the_seeds_asked_for_mostly_decide(noise: float, seeds: int) -> None:
     decided: list[bool] = []
     while len(decided) < 40:
         planted = Truth(2.0, seeds, noise).planted(draw)
-        found = speed_up(planted.candidate, planted.full, BUDGET)
+        found = budget_ratio(planted.candidate, planted.full, BUDGET)
         if decide(found, **CLAIM) != "undecided":
             continue
         asked = seeds + more_seeds(found, seeds, **CLAIM)
         again = Truth(2.0, asked, noise).planted(draw)
-        decided.append(decide(speed_up(again.candidate, again.full, BUDGET), **CLAIM) != "undecided")
+        decided.append(decide(budget_ratio(again.candidate, again.full, BUDGET), **CLAIM) != "undecided")
     assert np.mean(decided) >= 0.6  # the estimate does not stay, so a forecast cannot do much better than a half
 
 
@@ -400,9 +400,9 @@ def test_the_seeds_asked_for_mostly_decide(noise: float, seeds: int) -> None:
         (lambda: fit_power_law([0, 1, 2], [3, 2, 2]), "budgets > 0"),
         (lambda: fit_power_law([1, 2, 3], [3, 2]), "one loss per budget"),
         (lambda: fit_power_law([1, 2, 3], [3, 2, INF]), "finite losses"),
-        (lambda: speed_up({0: [(1, 2.0)]}, {0: 1.0}, 1), "three or more different budgets"),
-        (lambda: speed_up({0: [(1, 2.0)]}, {0: 1.0}, 0), "budget > 0"),
-        (lambda: speed_up({0: [(1, 3.0), (2, 2.0), (3, 1.9)]}, {0: NAN}, 3), "pass None for a diverged run"),
+        (lambda: budget_ratio({0: [(1, 2.0)]}, {0: 1.0}, 1), "three or more different budgets"),
+        (lambda: budget_ratio({0: [(1, 2.0)]}, {0: 1.0}, 0), "budget > 0"),
+        (lambda: budget_ratio({0: [(1, 3.0), (2, 2.0), (3, 1.9)]}, {0: NAN}, 3), "pass None for a diverged run"),
         (lambda: gap_closed({0: NAN}, {0: 2.0}, {0: 1.0}), "pass None for a diverged run"),
         (lambda: decide(Interval(1, 1, 1), claimed=1, no_effect=1), "two different finite values"),
         (lambda: decide(Interval(1, 1, 1), claimed=1, no_effect=0, log_scale=True), "values > 0"),

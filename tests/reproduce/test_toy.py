@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import optim
-from configs import ConfigError
-from reproduce import figures, toy
+from report import figures
+from reproduce.fields import ClaimError, typed
+from reproduce.kinds import toy
+from reproduce.kinds.toy import METHODS, Method, Point, Problem, Settings
 from reproduce.statistics import Interval
-from reproduce.toy import METHODS, Method, Point, Problem, Settings, ToyError
 
 BY_NAME = {method.name: method for method in METHODS}
 SOPHIAS = [BY_NAME["sophia"], BY_NAME["sophia_trained"]]
@@ -182,7 +183,7 @@ def test_a_growth_lies_between_the_bounds_of_whole_steps(
 
 
 def test_the_evidence_is_complete_and_the_same_every_time() -> None:
-    settings = {"conditions": [1, 1e4], "dimensions": 6, "max_steps": 300, "grid_points": 15}
+    settings = Settings(conditions=[1, 1e4], dimensions=6, max_steps=300, grid_points=15)
     evidence = toy.heterogeneous(settings)
     assert asdict(evidence) == asdict(toy.heterogeneous(settings))
     rows = {measure.name: measure for measure in evidence.measures}
@@ -204,7 +205,7 @@ def test_the_evidence_is_complete_and_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"condition": [1, 2]}, "there is no setting 'condition'; it has conditions, dimensions"),
+        ({"condition": [1, 2]}, r"no field 'condition'; the nearest one is 'conditions' \(all: conditions, dimensions"),
         ({"conditions": [1]}, "must name two or more, ascending from 1"),
         ({"conditions": [10, 1]}, "must name two or more, ascending from 1"),
         ({"conditions": [0.1, 1]}, "must name two or more, ascending from 1"),
@@ -215,14 +216,19 @@ def test_the_evidence_is_complete_and_the_same_every_time() -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ToyError, match=message):
-        toy.heterogeneous(settings)
+    with pytest.raises(ClaimError, match=message):
+        typed(Settings, settings, "claim.yaml", at="settings")
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seed": "x"}, {"conditions": 5}, {"conditions": [1, "x"]}, {"grid_points": None}]
+    ("settings", "message"),
+    [
+        ({"seed": "x"}, "settings.seed=x must be a whole number"),
+        ({"conditions": 5}, "settings.conditions=5 must be a list of numbers"),
+        ({"conditions": [1, "x"]}, r"settings.conditions\[1\]=x must be a number"),
+        ({"grid_points": None}, "settings.grid_points=null must be a whole number"),
+    ],
 )
-def test_settings_of_another_type_are_refused(settings: dict[str, Any]) -> None:
-    (name,) = settings
-    with pytest.raises(ConfigError, match=f"toy: {name}=.* must be a "):
-        toy.heterogeneous(settings)
+def test_settings_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ClaimError, match=f"claim.yaml: {message}"):
+        typed(Settings, settings, "claim.yaml", at="settings")

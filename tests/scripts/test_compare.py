@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from reproduce.results import read
+from report.results import read
 from scripts import compare
 
 Write = Callable[..., Path]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.results import read
+from report.results import read
 from scripts import reproduce as command
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,5 @@
 import json
 import math
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from trainer.divergence import Divergence
 from trainer.environment import pick_device, pick_precision
 from trainer.parallel import Single
 from trainer.plot import plot_loss
-from trainer.stopping import SIGNALS, StopRequest
 
 
 def test_the_clock_does_not_count_what_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,32 +95,6 @@ def test_a_watch_continues_where_its_state_was_saved() -> None:
     observed(second, pairs[3:])
     assert second.state() == whole.state()
     assert second.step is not None
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_asks_to_stop_and_the_old_handler_returns(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        assert not stop.asked
-        os.kill(os.getpid(), number)
-        assert stop.asked and stop.signal == number
-    assert signal.getsignal(number) == before
-
-
-def test_a_run_under_nohup_outlives_the_terminal() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_interrupt_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 class Rows:

@@ -1,6 +1,6 @@
-"""Small losses with curvature that differs from axis to axis, and the steps that optimizers need on them.
+"""A claim about small losses with curvature that differs from axis to axis, and the steps that optimizers need on them.
 
-heterogeneous() is about the claim of Liu et al. (arXiv:2305.14342) that Sophia's run time does not depend on the
+Toy is about the claim of Liu et al. (arXiv:2305.14342) that Sophia's run time does not depend on the
 condition number. It measures steps to a tolerance, every method at its best point of a grid of equal size, on
 * the paper's two-dimensional loss, sharp and not convex along one axis, flat along the other;
 * quadratics along the axes, from a start of equal loss along each (that of the paper's lower bound for SignGD), and
@@ -15,16 +15,18 @@ goes through one optimizer of learning rate 1 that is given the gradient in x.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import optim
-from configs.plug_ins import check_fields
+from report.results import Axis, Figure, Measure, Series, Table
+from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
-from reproduce.results import Axis, Figure, Measure, Series, Table
+from reproduce.fields import ClaimError
+from reproduce.kind import Kind
 from reproduce.statistics import Interval, decide
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
@@ -35,11 +37,7 @@ SHARES = (1 / 2, 1 / 8, 1 / 32)  # lr / rho: how much of Newton's step Sophia ta
 Map = Callable[[Tensor], Tensor]
 
 
-class ToyError(ValueError):
-    """Settings that make no sense; one clear line."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class Settings:
     """What a claim file may set.
 
@@ -47,10 +45,10 @@ class Settings:
     that the error must fall to. max_steps: a method that takes longer is reported so. grid_points: tried per method.
     seed: of start and rotation.
 
-    Raises: ToyError: if a value is out of range.
+    Raises: ClaimError: if a value is out of range.
     """
 
-    conditions: Sequence[float] = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+    conditions: list[float] = field(default_factory=lambda: [10.0**n for n in range(7)])
     dimensions: int = 16
     tolerance: float = 1e-3
     max_steps: int = 10_000
@@ -72,7 +70,14 @@ class Settings:
 
     def _require(self, is_met: bool, name: str, wanted: str) -> None:
         if not is_met:
-            raise ToyError(f"toy: {name}={getattr(self, name)} must {wanted}")
+            raise ClaimError(f"settings: {name}={getattr(self, name)} must {wanted}")
+
+
+@dataclass
+class ToyFields(Fields):
+    """Arms are none: the methods are METHODS."""
+
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
@@ -133,27 +138,31 @@ METHODS = (
 CLAIMED = ("sophia", "sophia_trained")
 
 
-def heterogeneous(settings: Mapping[str, Any]) -> Evidence:
-    """Everything measured for the claim; settings: fields of Settings. Deterministic.
+class Toy(Kind[ToyFields]):
+    """Judged is how the steps grow with the condition number, along the axes. Deterministic."""
 
-    Raises: ToyError: if there is no such setting, or its value is out of range.
-    """
-    known = [field.name for field in fields(Settings)]
-    if odd := sorted(settings.keys() - set(known)):
-        raise ToyError(f"toy: there is no setting {odd[0]!r}; it has {', '.join(known)}")
-    check_fields(Settings, settings, "toy: ")
-    chosen = Settings(**settings)
+    Fields = ToyFields
+    description = "small losses with a known Hessian, every method at its best point of a grid of equal size"
+    needs_baseline = False
+
+    @override
+    def measure(self, claim: Claim[ToyFields]) -> Evidence:
+        return heterogeneous(claim.fields.settings)
+
+
+def heterogeneous(settings: Settings) -> Evidence:
+    """Everything measured for the claim."""
     found = {
-        kind: {method.name: _on_quadratics(method, chosen, kind) for method in METHODS}
+        kind: {method.name: _on_quadratics(method, settings, kind) for method in METHODS}
         for kind in ("equal loss", "equal distance", "rotated")
     }
     evidence = Evidence(
-        measures=[*_growths(found["equal loss"], chosen, ""), *_growths(found["rotated"], chosen, "rotated")],
-        figures=[_steps_figure(found[kind], chosen, kind) for kind in ("equal loss", "rotated")],
-        tables=[_steps_table(found[kind], chosen, kind) for kind in found],
-        notes=_notes(chosen),
+        measures=[*_growths(found["equal loss"], settings, ""), *_growths(found["rotated"], settings, "rotated")],
+        figures=[_steps_figure(found[kind], settings, kind) for kind in ("equal loss", "rotated")],
+        tables=[_steps_table(found[kind], settings, kind) for kind in found],
+        notes=_notes(settings),
     )
-    _add_toy(evidence, chosen)
+    _add_example(evidence, settings)
     return evidence
 
 
@@ -383,7 +392,7 @@ def _cell(each: Tuned, method: Method, settings: Settings) -> str:
     return f"{each.steps:,} ({each.point.lr:.3g}{share})"
 
 
-def _add_toy(evidence: Evidence, settings: Settings) -> None:
+def _add_example(evidence: Evidence, settings: Settings) -> None:
     """The paper's two-dimensional example: paths, losses and where they end."""
     problem, best = two_dimensional(), {}
     paths = {"newton": newton_path(problem, TOY_STEPS)}
@@ -394,7 +403,7 @@ def _add_toy(evidence: Evidence, settings: Settings) -> None:
         note = "" if found.steps else f"more than {settings.max_steps:,} steps"
         label = f"steps on the paper's example, {method.label}"
         evidence.measures.append(Measure(f"toy_steps_{method.name}", label, "steps", found.steps, note=note))
-    evidence.figures += _toy_figures(problem, paths, settings)
+    evidence.figures += _example_figures(problem, paths, settings)
     rows = [["Newton", "never", *_end(problem, paths["newton"])]]
     for method in METHODS:
         end = _end(problem, paths[method.name]) if method.name in paths else ["", ""]
@@ -409,7 +418,7 @@ def _end(problem: Problem, visited: Tensor) -> list[str]:
     return [f"({a:.3f}, {b:.3f})", f"{float(problem.error(visited[-1])):.2g}"]
 
 
-def _toy_figures(problem: Problem, paths: Mapping[str, Tensor], settings: Settings) -> list[Figure]:
+def _example_figures(problem: Problem, paths: Mapping[str, Tensor], settings: Settings) -> list[Figure]:
     labels = {"newton": "Newton"} | {method.name: method.label for method in METHODS}
     places = [Series(labels[name], v[:, 0].tolist(), v[:, 1].tolist(), arm=name) for name, v in paths.items()]
     places.append(Series("minimum", [1.0], [4.0]))

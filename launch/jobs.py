@@ -3,24 +3,21 @@
 Nothing is remembered but the run directories, so the same call continues whatever ended the last one. A process writes
 its output to <run_dir>.log, beside its run directory. When a runner is killed outright, its processes get SIGTERM from
 the system on Linux (they save and end) and train on to their end elsewhere; a run directory's lock keeps both from
-harm, and the next runner waits a while for it. Imports no torch.
+harm, and the next runner waits a while for it.
 """
 
 import re
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from configs import ConfigError, ReadingError, RunConfig, compose, differences
 from configs.door import BAD_INPUT
 from files.lock import is_held
-from reproduce.processes import (
-    EXIT_STATUS,
+from launch.processes import (
     GRACE_SECONDS,
     TRAIN,
     Process,
@@ -29,8 +26,10 @@ from reproduce.processes import (
     log_path,
     read_result,
 )
-from reproduce.progress import Display, Standing
-from trainer.stopping import heeded
+from launch.progress import Display, Standing
+from launch.run_files import CONFIG, LOCK
+from launch.statuses import EXIT_STATUS
+from launch.stopping import SignalCounter
 
 POLL_SECONDS = 0.05
 
@@ -82,18 +81,18 @@ def run_jobs(
 
     A job whose run directory holds its run, finished or diverged, starts no process. A failure stops no other job,
     unless the jobs are alike and all would fail in the same way (see _is_shared): those not started by then have no
-    outcome. To be called from the main thread: it handles the signals of trainer/stopping.py while it runs.
+    outcome. To be called from the main thread: it handles the signals of stopping.py while it runs.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
     few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
     """
-    with _Signals() as signals:
-        plans = [_planned(job) for job in jobs]
-        _check_run_dirs(plans)
-        on_cuda = any(plan.config.device != "cpu" for plan in plans)
+    with SignalCounter() as signals:
+        entries = [_entry(job) for job in jobs]
+        _check_run_dirs(entries)
+        on_cuda = any(entry.config.device != "cpu" for entry in entries)
         slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
-        runner = _Runner(plans, slots, script, ranks, alike=alike)
-        with Display([plan.standing for plan in plans], show=show) as display:
+        runner = _Runner(entries, slots, script, ranks, alike=alike)
+        with Display([entry.standing for entry in entries], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
         display.say("interrupted; the same command continues")
@@ -101,7 +100,7 @@ def run_jobs(
     return runner.outcomes
 
 
-def _run(runner: "_Runner", signals: "_Signals", display: Display) -> None:
+def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
     try:
         while not runner.is_done and not signals.count:
             runner.advance()
@@ -112,8 +111,8 @@ def _run(runner: "_Runner", signals: "_Signals", display: Display) -> None:
 
 
 @dataclass
-class _Plan:
-    """A composed job."""
+class _Entry:
+    """A job with its configuration, and how it stands."""
 
     job: Job
     config: RunConfig
@@ -129,7 +128,7 @@ class _Plan:
 
     def has_ended_before(self) -> bool:
         """Settles the job if the run directory holds this very run and it has ended."""
-        saved, found = self.run_dir / "config.yaml", read_result(self.run_dir)
+        saved, found = self.run_dir / CONFIG, read_result(self.run_dir)
         if found is None or found.get("status") not in ("finished", "diverged") or not saved.is_file():
             return False
         with suppress(ReadingError):
@@ -146,31 +145,31 @@ class _Plan:
 
     def is_in_use(self) -> bool:
         """Whether a live process holds the run directory."""
-        return is_held(self.run_dir / "lock")
+        return is_held(self.run_dir / LOCK)
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
     """The jobs whose run directory does not hold their run, finished or diverged. Raises: ConfigError."""
-    return [plan.job for plan in map(_planned, jobs) if not plan.has_ended_before()]
+    return [entry.job for entry in map(_entry, jobs) if not entry.has_ended_before()]
 
 
-def _planned(job: Job) -> _Plan:
+def _entry(job: Job) -> _Entry:
     try:
         config = compose(job.overrides)
     except ConfigError as error:
         raise ConfigError(f"job {job.name!r}: {error}") from None
     run_dir = Path(config.run_dir)
-    return _Plan(job, config, run_dir, Standing(job.name, run_dir, config.max_steps))
+    return _Entry(job, config, run_dir, Standing(job.name, run_dir, config.max_steps))
 
 
-def _check_run_dirs(plans: Sequence[_Plan]) -> None:
-    owners: dict[Path, _Plan] = {}
-    for plan in plans:
-        owner = owners.setdefault(plan.run_dir.resolve(), plan)
-        if owner is not plan:
+def _check_run_dirs(entries: Sequence[_Entry]) -> None:
+    owners: dict[Path, _Entry] = {}
+    for entry in entries:
+        owner = owners.setdefault(entry.run_dir.resolve(), entry)
+        if owner is not entry:
             raise ConfigError(
-                f"jobs {owner.job.name!r} and {plan.job.name!r} would both write run_dir={plan.run_dir}; leave run_dir "
-                "out and let them differ in what they train, or give each its own"
+                f"jobs {owner.job.name!r} and {entry.job.name!r} would both write run_dir={entry.run_dir}; leave "
+                "run_dir out and let them differ in what they train, or give each its own"
             )
 
 
@@ -178,13 +177,13 @@ class _Runner:
     """Keeps a process in every slot as long as jobs wait."""
 
     def __init__(
-        self, plans: Sequence[_Plan], slots: Sequence[dict[str, str]], script: Path, ranks: int, *, alike: bool
+        self, entries: Sequence[_Entry], slots: Sequence[dict[str, str]], script: Path, ranks: int, *, alike: bool
     ) -> None:
         self._alike = alike
-        self._plans, self._script, self._ranks, self._began = plans, script, ranks, time.monotonic()
-        self._waiting = [plan for plan in plans if not plan.has_ended_before()]
+        self._entries, self._script, self._ranks, self._began = entries, script, ranks, time.monotonic()
+        self._waiting = [entry for entry in entries if not entry.has_ended_before()]
         self._free = list(slots)
-        self.running: list[tuple[_Plan, Process, dict[str, str]]] = []
+        self.running: list[tuple[_Entry, Process, dict[str, str]]] = []
 
     @property
     def is_done(self) -> bool:
@@ -194,41 +193,41 @@ class _Runner:
     @property
     def outcomes(self) -> list[Outcome]:
         """How the jobs ended, those that have."""
-        return [plan.outcome for plan in self._plans if plan.outcome is not None]
+        return [entry.outcome for entry in self._entries if entry.outcome is not None]
 
     def advance(self) -> None:
         """Records what ended, starts what can start."""
         self.collect()
         if self._alike and self._waiting and _is_shared(self.outcomes):
             self._waiting.clear()
-        while self._free and (plan := self._next()) is not None:
-            self._waiting.remove(plan)
-            if not plan.has_ended_before():
-                self._start(plan)
+        while self._free and (entry := self._next()) is not None:
+            self._waiting.remove(entry)
+            if not entry.has_ended_before():
+                self._start(entry)
 
     def collect(self) -> None:
         """Records the processes that ended."""
-        for plan, process, slot in list(self.running):
+        for entry, process, slot in list(self.running):
             if (ending := process.ending()) is not None:
-                plan.settle(Outcome(plan.job, plan.run_dir, *ending), ending.message or "")
-                self.running.remove((plan, process, slot))
+                entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
+                self.running.remove((entry, process, slot))
                 self._free.insert(0, slot)
 
-    def _next(self) -> _Plan | None:
+    def _next(self) -> _Entry | None:
         """The first job whose directory is free; after a while the first one, whose process then says what is wrong."""
         is_late = time.monotonic() - self._began > GRACE_SECONDS
-        return next((plan for plan in self._waiting if is_late or not plan.is_in_use()), None)
+        return next((entry for entry in self._waiting if is_late or not entry.is_in_use()), None)
 
-    def _start(self, plan: _Plan) -> None:
+    def _start(self, entry: _Entry) -> None:
         slot = self._free[0]
         try:
-            process = Process(self._script, plan.job.overrides, plan.run_dir, ranks=self._ranks, environment=slot)
+            process = Process(self._script, entry.job.overrides, entry.run_dir, ranks=self._ranks, environment=slot)
         except OSError as error:
-            plan.settle(Outcome(plan.job, plan.run_dir, "failed", None, str(error), 0.0, 1), str(error))
+            entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(error), 0.0, 1), str(error))
             return
         self._free.remove(slot)
-        self.running.append((plan, process, slot))
-        plan.standing.state, plan.standing.note = "running", f"log {log_path(plan.run_dir)}"
+        self.running.append((entry, process, slot))
+        entry.standing.state, entry.standing.note = "running", f"log {log_path(entry.run_dir)}"
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
@@ -244,28 +243,7 @@ def _is_shared(outcomes: Sequence[Outcome]) -> bool:
     return len(set(words)) < len(words)
 
 
-class _Signals:
-    """Counts the signals that ask to stop, while it is entered; the handlers of before return on exit."""
-
-    def __init__(self) -> None:
-        self.count = self.interrupts = 0
-
-    def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._handle) for number in heeded()}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.interrupts += number == signal.SIGINT
-
-
-def _stop(runner: _Runner, signals: _Signals, display: Display) -> None:
+def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     """Asks the processes to end and waits for them, GRACE_SECONDS at most and not after a second SIGINT."""
     if not runner.running:
         return

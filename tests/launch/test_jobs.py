@@ -21,11 +21,11 @@ import pytest
 from rich.console import Console
 
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
-from reproduce import jobs, processes
-from reproduce.jobs import Interrupted, Job, Outcome, run_jobs
-from reproduce.processes import cuda_devices, environments, log_path, reported
-from reproduce.progress import Standing, line, table
-from reproduce.sweep import best_first, sweep
+from launch import jobs, processes
+from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.processes import cuda_devices, environments, log_path, reported
+from launch.progress import Standing, line, table
+from launch.sweep import best_first, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -288,7 +288,7 @@ def test_a_second_interrupt_at_the_keyboard_kills(
 DRIVER = """
 import sys
 from pathlib import Path
-from reproduce.jobs import Job, run_jobs
+from launch.jobs import Job, run_jobs
 run_jobs([Job("driven", tuple(sys.argv[2:]))], script=Path(sys.argv[1]))
 """
 
@@ -362,12 +362,12 @@ def test_jobs_share_the_devices(
     assert [environment(tmp_path, seed)["CUDA_VISIBLE_DEVICES"] for seed in (20, 21)] == ["GPU-a", "GPU-b"]
 
 
-def test_there_is_room_for_a_job_per_device_or_else_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_jobs_run_at_once_as_there_are_devices_or_else_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [processes.room(ranks) for ranks in (1, 2, 8)] == [6, 3, 1]
+    assert [processes.capacity(ranks) for ranks in (1, 2, 8)] == [6, 3, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    assert [processes.room(ranks) for ranks in (1, 3, 4)] == [4, 1, 1]
+    assert [processes.capacity(ranks) for ranks in (1, 3, 4)] == [4, 1, 1]
 
 
 def test_devices_are_those_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +487,7 @@ def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
 
 
 def test_the_runner_needs_no_torch() -> None:
-    code = "import sys, reproduce.sweep; print('torch' in sys.modules)"
+    code = "import sys, launch.sweep; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
 

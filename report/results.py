@@ -16,7 +16,7 @@ from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 VERDICTS = ("reproduced", "not reproduced", "undecided")
 
 
@@ -28,7 +28,7 @@ class ResultsError(ValueError):
 class Measure:
     """One number with its interval, beside what the paper claims and what no effect would be."""
 
-    name: str  # such as speed_up_steps
+    name: str  # such as step_time
     label: str  # for people: "speed-up in steps, fitted curve"
     unit: str  # "x", "nats per token", "%", "bytes per parameter", "" ...
     estimate: float | None  # None: it could not be measured, note says why
@@ -46,7 +46,7 @@ class Measure:
 
 
 @dataclass
-class Protocol:
+class ProtocolResult:
     """What one protocol found."""
 
     name: str  # "paper", "tuned", or the kind of a claim without training
@@ -133,8 +133,13 @@ class Run:
     flops: float | None
     peak_bytes: float | None = None
     clipped_share: float | None = None  # of steps
-    win_rate: float | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)  # those shown, such as optim/update_ratio: means
     commit: str | None = None
+
+
+def diagnostic_name(key: str) -> str:
+    """For people: that of optim/update_ratio is "update ratio"."""
+    return key.partition("/")[2].replace("_", " ")
 
 
 @dataclass
@@ -162,7 +167,7 @@ class Results:
     rule: str  # how the verdict follows from the numbers, stated before the runs
     verdict: str
     sentence: str
-    protocols: list[Protocol]
+    protocols: list[ProtocolResult]
     difference: str = ""  # between the protocols, in words
     arms: list[Arm] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A train.py process: its command, its share of the machine, its log, and how it ended. Imports no torch."""
+"""A train.py process: its command, its share of the machine, its log, and how it ended."""
 
 import os
 import re
@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import psutil
 
 from configs import ConfigError, ReadingError
-from configs.door import STOPPED
-from reproduce import run_files
+from launch import run_files
+from launch.statuses import EXIT_STATUS
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-EXIT_STATUS = {"finished": 0, "diverged": 3, "stopped": STOPPED}  # train.py's; any other is a failure
 GRACE_SECONDS = 120.0  # for a process to end its step and save
 
 # Becomes the command, in the same process, once the system knows to end it with its parent (PR_SET_PDEATHSIG = 1). Not
@@ -99,9 +98,9 @@ class Process:
 
     def _status(self, code: int, result: dict[str, Any] | None) -> str:
         """What this process wrote to result.json, if it did: torchrun exits with 1 whatever its ranks exited with."""
-        if result is not None and _stamp(self._run_dir) != self._before and result.get("status") in EXIT_STATUS:
+        if result is not None and _stamp(self._run_dir) != self._before and result.get("status") in run_files.STATUSES:
             return str(result["status"])
-        status = next((status for status, known in EXIT_STATUS.items() if known == code), "failed")
+        status = next((status for status in run_files.STATUSES if EXIT_STATUS[status] == code), "failed")
         return "failed" if result is None and status != "stopped" else status
 
     def _message(self, code: int) -> str:
@@ -145,8 +144,8 @@ def cuda_devices() -> list[str]:
     return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
-def room(ranks: int) -> int:
-    """How many jobs of so many ranks the machine has room for: a CUDA device for each rank, a core if there are none.
+def capacity(ranks: int) -> int:
+    """How many jobs of so many ranks can run at once: a CUDA device for each rank, a core if there are none.
 
     With a core each, a job has one thread on every machine, so its last bits do not follow the number of cores.
     """
@@ -191,7 +190,7 @@ def _cores() -> int:
 def _stamp(run_dir: Path) -> tuple[int, int] | None:
     """Changes when result.json is written."""
     try:
-        found = (run_dir / "result.json").stat()
+        found = (run_dir / run_files.RESULT).stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Run directories to numbers: curves, final losses, what they cost, and the losses at equal cost.
+"""Run directories to records: curves, final losses, what they cost, and the losses at equal cost.
 
 A diverged run has no loss (None) and stays: whoever averages must say what becomes of it.
 """
@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from files.reading import number
-from reproduce import run_files
-from reproduce.protocols import Planned
+from launch import run_files
+from reproduce.plans import Planned
 from reproduce.statistics import Interval
+from reproduce.training import DIAGNOSTIC
 
 COLUMNS = ("step", "tokens", "flops", "seconds", "val/loss")
 Losses = Mapping[int, float | None]  # seed -> final val/loss
 Ratios = Mapping[tuple[str, str], Interval]  # (candidate, baseline) -> seconds per step, as a ratio
 
 
-class MeasuresError(ValueError):
+class RecordsError(ValueError):
     """Runs that cannot be compared, or no runs; one clear line."""
 
 
@@ -37,7 +38,7 @@ class Record:
     peak_bytes: float | None = None
     state_bytes: float | None = None
     clipped_share: float | None = None
-    win_rate: float | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)  # optim/...: means over the rows that have them
     environment: dict[str, Any] = field(default_factory=dict)
     ended: float = 0.0  # seconds since the epoch
 
@@ -61,13 +62,12 @@ class Record:
             "flops": self.flops,
             "peak_bytes": self.peak_bytes,
             "clipped_share": self.clipped_share,
-            "win_rate": self.win_rate,
             "commit": (self.environment.get("git") or {}).get("commit"),
         }
 
 
-class Measured(NamedTuple):
-    """A planned run and what came of it."""
+class Recorded(NamedTuple):
+    """A planned run and what its directory says of it."""
 
     plan: Planned
     record: Record
@@ -76,10 +76,10 @@ class Measured(NamedTuple):
 def read(run_dir: Path) -> Record:
     """The record of a run directory.
 
-    Raises: MeasuresError: if there is no run. ReadingError: if one of its files is damaged.
+    Raises: RecordsError: if there is no run. ReadingError: if one of its files is damaged.
     """
     if not run_files.is_run(run_dir):
-        raise MeasuresError(f"{run_dir} holds no run: it has no config.yaml; give the directory of a run")
+        raise RecordsError(f"{run_dir} holds no run: it has no config.yaml; give the directory of a run")
     result, environment = run_files.read_result(run_dir), run_files.read_environment(run_dir)
     rows = _Rows(run_dir)
     step = (result or {}).get("step")
@@ -93,30 +93,30 @@ def read(run_dir: Path) -> Record:
         peak_bytes=rows.last.get("memory/peak_bytes"),
         state_bytes=rows.last.get("optim/state_bytes"),
         clipped_share=rows.clipped_share,
-        win_rate=rows.win_rate,
+        diagnostics=rows.diagnostics,
         environment=environment,
         ended=(run_dir / run_files.RESULT).stat().st_mtime if result else 0.0,
     )
 
 
 def check_same_data(records: Mapping[str, Record]) -> None:
-    """Raises: MeasuresError: if two runs, by name, were validated on different data."""
+    """Raises: RecordsError: if two runs, by name, were validated on different data."""
     known = {name: record.data["val"] for name, record in records.items() if "val" in record.data}
     first = next(iter(known), None)
     for name, checksum in known.items():
         if first is not None and checksum != known[first]:
-            raise MeasuresError(
+            raise RecordsError(
                 f"{first} and {name} have different validation data (checksums {known[first][:12]} and "
                 f"{checksum[:12]}), so their losses do not compare"
             )
 
 
-def losses(runs: Sequence[Measured], arm: str, steps: int) -> dict[int, float | None]:
+def losses(runs: Sequence[Recorded], arm: str, steps: int) -> dict[int, float | None]:
     """Final losses of an arm's runs over so many steps, by seed."""
     return {run.plan.seed: run.record.loss for run in runs if (run.plan.arm, run.plan.steps) == (arm, steps)}
 
 
-def budgets(runs: Sequence[Measured], arm: str) -> dict[int, list[tuple[float, float | None]]]:
+def budgets(runs: Sequence[Recorded], arm: str) -> dict[int, list[tuple[float, float | None]]]:
     """By seed, (steps, final loss) of an arm's runs, each with a full schedule of its own, shortest first."""
     found: dict[int, dict[float, float | None]] = {}
     for run in runs:
@@ -125,14 +125,14 @@ def budgets(runs: Sequence[Measured], arm: str) -> dict[int, list[tuple[float, f
     return {seed: sorted(points.items()) for seed, points in found.items()}
 
 
-def flops_per_step(runs: Sequence[Measured], arm: str) -> float | None:
+def flops_per_step(runs: Sequence[Recorded], arm: str) -> float | None:
     """Of an arm, curvature passes included: the longest run's, in which they are spread best."""
     known = [run for run in runs if run.plan.arm == arm and run.record.flops and run.record.step]
     longest = max(known, key=lambda run: run.record.step, default=None)
     return None if longest is None else (longest.record.flops or 0.0) / longest.record.step
 
 
-def losses_at(runs: Sequence[Measured], arm: str, steps: float) -> dict[int, float | None]:
+def losses_at(runs: Sequence[Recorded], arm: str, steps: float) -> dict[int, float | None]:
     """Final losses that runs over so many steps would have, by seed, between those over fewer and more.
 
     Straight between neighbours on a logarithmic axis of steps. None where a neighbour is missing or diverged.
@@ -163,7 +163,7 @@ def share_near_best(points: Sequence[tuple[float, float | None]], tolerance: flo
     return near / math.log(points[-1][0] / points[0][0])
 
 
-def mean_curves(runs: Sequence[Measured]) -> dict[str, list[float | None]]:
+def mean_curves(runs: Sequence[Recorded]) -> dict[str, list[float | None]]:
     """The mean over runs that differ in the seed alone, row by row; low and high are the extremes of val/loss."""
     curves = [_by_step(run.record.curve) for run in runs if run.record.curve["step"]]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
@@ -196,7 +196,8 @@ class _Rows:
     def __init__(self, run_dir: Path) -> None:
         path = run_dir / run_files.METRICS
         self.last: dict[str, float] = {}
-        self.last_step, self._clipped_at, self._sum, self._n = 0, 0, 0.0, 0
+        self.last_step, self._clipped_at = 0, 0
+        self._sums: dict[str, tuple[float, int]] = {}  # of diagnostics, and of how many rows
         self._evaluations: dict[int, dict[str, float | None]] = {}
         for row in run_files.read_rows(run_dir):
             self.last_step = max(self.last_step, row["step"])
@@ -204,12 +205,11 @@ class _Rows:
                 if (found := run_files.number_in(row, key, path)) is not None:
                     self.last[key] = found
                     self._clipped_at = row["step"] if key == "clipped_steps" else self._clipped_at
-            if (win_rate := run_files.number_in(row, "optim/win_rate", path)) is not None:
-                self._sum, self._n = self._sum + win_rate, self._n + 1
+            self._add_diagnostics(row, path)
             if "val/loss" in row:
                 self._evaluations[row["step"]] = {key: run_files.number_in(row, key, path) for key in COLUMNS}
                 if len(self._evaluations) > self.MOST_EVALUATIONS:
-                    raise MeasuresError(f"{path} has more than {self.MOST_EVALUATIONS:,} evaluations")
+                    raise RecordsError(f"{path} has more than {self.MOST_EVALUATIONS:,} evaluations")
 
     def curve(self) -> dict[str, list[float | None]]:
         """COLUMNS, by rising step."""
@@ -222,9 +222,17 @@ class _Rows:
         return self.last["clipped_steps"] / (self._clipped_at + 1) if "clipped_steps" in self.last else None
 
     @property
-    def win_rate(self) -> float | None:
-        """The mean over rows."""
-        return number(self._sum / self._n) if self._n else None
+    def diagnostics(self) -> dict[str, float]:
+        """Their means over rows."""
+        means = {key: number(total / n) for key, (total, n) in self._sums.items()}
+        return {key: mean for key, mean in means.items() if mean is not None}
+
+    def _add_diagnostics(self, row: Mapping[str, Any], path: Path) -> None:
+        for key in row:
+            found = run_files.number_in(row, key, path) if key.startswith(DIAGNOSTIC) else None
+            if found is not None and key not in self.LAST:
+                total, n = self._sums.get(key, (0.0, 0))
+                self._sums[key] = total + found, n + 1
 
 
 def _by_step(curve: Mapping[str, Sequence[float | None]]) -> dict[float, dict[str, float | None]]:

@@ -10,23 +10,23 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
-STOPPED = 75  # exit status of what the same command continues
+from typing_extensions import override
+
+from configs.door import STOPPED
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
-class StopRequest:
-    """Whether one of SIGNALS came while it was entered; the handlers of before return on exit.
-
-    A second SIGINT interrupts at once, for people at a keyboard.
-    """
+class SignalCounter:
+    """Counts the signals of heeded() while it is entered; the handlers of before return on exit."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.count = self.interrupts = 0  # of all signals; of SIGINT, which a keyboard sends
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
+    def __enter__(self) -> Self:
         self._before = _handle(self._answer)
         return self
 
@@ -39,12 +39,21 @@ class StopRequest:
     @property
     def asked(self) -> bool:
         """Whether a signal came."""
-        return self.signal is not None
+        return self.count > 0
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is signal.SIGINT and number == signal.SIGINT:
+        self.count += 1
+        self.interrupts += number == signal.SIGINT
+
+
+class StopRequest(SignalCounter):
+    """Whether a run is asked to stop. A second SIGINT interrupts at once, for people at a keyboard."""
+
+    @override
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        super()._answer(number, frame)
+        if number == signal.SIGINT and self.interrupts > 1:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
 
 
 def leave_at_once() -> None:

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from reproduce.results import Axis, Figure, Series
+from report.results import Axis, Figure, Series
 
 # For white and for dark pages, same order. Every colour has contrast 3 or more with its page, and every two remain
 # apart (CIE Lab distance 18 or more) for people without red, green or blue cones.

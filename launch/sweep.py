@@ -15,9 +15,9 @@ from rich.text import Text
 
 from files.reading import number
 from files.writing import write_text
-from reproduce.jobs import Job, Outcome, run_jobs
-from reproduce.processes import log_path
-from reproduce.progress import COLOURS
+from launch.jobs import Job, Outcome, run_jobs
+from launch.processes import log_path
+from launch.progress import COLOURS
 
 FOLDER = Path("runs")  # where the runs lie, too, unless run_dir says otherwise
 RESULTS = ("val/loss", "train/loss", "step", "tokens", "seconds", "tokens_per_second")

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from reproduce import results as stored
-from reproduce.figures import PALETTE, FigureError, compact
-from reproduce.report import ledger_table, write_ledger, write_report
-from reproduce.results import Arm, Axis, Figure, Measure, Protocol, Results, Run, Series, Source, Table
+from report import results as stored
+from report.figures import PALETTE, FigureError, compact
+from report.files import write_report
+from report.ledger import ledger_table, write_ledger
+from report.numbers import in_words
+from report.results import Arm, Axis, Figure, Measure, ProtocolResult, Results, Run, Series, Source, Table
 
 NASTY = "</script><script>document.title='owned'</script> | `pipe` <b>β₂ = .99</b> $x$ & “Ünï” 优化"
 FLOPS, SECONDS = "FLOPs, curvature passes included", "seconds in training steps"
@@ -116,7 +118,7 @@ def run(arm: str, seed: int, status: str = "finished") -> Run:
         flops=5.3e13,
         peak_bytes=1.4e9,
         clipped_share=0.125,
-        win_rate=0.41 if arm == "sophiag" else None,
+        diagnostics={"optim/win_rate": 0.41} if arm == "sophiag" else {},
         commit="8f76b3fe77aa00112233",
     )
 
@@ -159,8 +161,12 @@ def rich() -> Results:
         verdict="not reproduced",
         sentence="Against an AdamW tuned with the same budget, SophiaG needed 1.08 times fewer steps, not 2 times.",
         protocols=[
-            Protocol("paper", "The paper's settings.", "undecided", "Too few seeds.", 4, [replace(measures()[0], n=2)]),
-            Protocol("tuned", f"Equal tuning. {NASTY}", "not reproduced", "1.08 times fewer steps.", None, measures()),
+            ProtocolResult(
+                "paper", "The paper's settings.", "undecided", "Too few seeds.", 4, [replace(measures()[0], n=2)]
+            ),
+            ProtocolResult(
+                "tuned", f"Equal tuning. {NASTY}", "not reproduced", "1.08 times fewer steps.", None, measures()
+            ),
         ],
         difference="With the paper's settings both arms were worse by 0.3 nats.",
         arms=[
@@ -334,12 +340,26 @@ def test_an_interval_is_written_to_the_place_it_leaves_certain(
     low: float | None, high: float | None, words: str, tmp_path: Path
 ) -> None:
     measure = replace(measures()[0], low=low, high=high)
-    protocol = Protocol("tuned", "", "not reproduced", "", None, [measure])
+    protocol = ProtocolResult("tuned", "", "not reproduced", "", None, [measure])
     text = ledger_table([replace(rich(), protocols=[protocol])])
     assert words in text
     assert ("interval" in text) == (low != high)  # none is known, or the number is exact
     write_report(replace(rich(), protocols=[protocol], figures=[]), tmp_path)
     assert words in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_number_reads_the_same_in_a_sentence_a_table_and_the_headline(tmp_path: Path) -> None:
+    measure = replace(measures()[0], estimate=0.17649, low=0.0, high=0.35298)
+    words = in_words(measure)
+    assert words == "speed-up in steps, fitted curve is 0.18×, 95 % interval 0.00 to 0.35, claimed 2×"
+    protocol = ProtocolResult("tuned", "", "not reproduced", words, None, [measure])
+    write_report(replace(rich(), protocols=[protocol], sentence=words, figures=[]), tmp_path)
+    for text in (
+        (tmp_path / "report.md").read_text("utf-8"),
+        Words((tmp_path / "report.html").read_text("utf-8")).text,
+    ):
+        assert text.count("0.18×") >= 4  # two sentences, the headline, the table
+        assert "0.176" not in text
 
 
 @pytest.mark.parametrize(("theme", "page"), [("light", "#ffffff"), ("dark", "#14171c")])

@@ -11,7 +11,7 @@ from files.errors import ReadingError, shown
 from files.reading import MIB, number, read_json, read_lines
 
 STATUSES = ("finished", "diverged", "stopped")
-CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "env.json", "metrics.jsonl", "result.json"
+CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = "config.yaml", "env.json", "metrics.jsonl", "result.json", "lock"
 
 
 def is_run(folder: Path) -> bool:

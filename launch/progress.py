@@ -21,6 +21,7 @@ from rich.text import Text
 
 from files.errors import ReadingError
 from files.reading import number, opened
+from launch.run_files import METRICS
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
@@ -45,7 +46,7 @@ class Standing:
     def update(self) -> None:
         """Takes in what the run has written to metrics.jsonl since the last call."""
         try:
-            file = opened(self.run_dir / "metrics.jsonl")
+            file = opened(self.run_dir / METRICS)
         except ReadingError:
             return
         if file is None:
@@ -132,7 +133,7 @@ class Display:
 
 
 def table(standings: Sequence[Standing], rows: int) -> Group:
-    """The jobs that matter most now, in their order, all if there is room for them, and how many are in which state."""
+    """The jobs that matter most now, in their order, all if they fit, and how many are in which state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
     ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])

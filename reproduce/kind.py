@@ -1,0 +1,71 @@
+"""What a kind of claim answers. Each is one file in kinds/, a class found by the file's name and named nowhere else."""
+
+from abc import ABC
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+from report.results import Measure
+from reproduce.claim import Claim, F, Fields
+from reproduce.evidence import Evidence
+from reproduce.fields import ClaimError, nearest
+from reproduce.records import Ratios
+
+if TYPE_CHECKING:
+    from reproduce.protocols import Comparison, Protocol
+
+FOLDER = Path(__file__).parent / "kinds"
+
+
+class Kind(ABC, Generic[F]):
+    """A kind of claim. One that trains has protocols and concludes; one that trains nothing measures."""
+
+    Fields: ClassVar[type[Fields]]  # of its claim files
+    description: ClassVar[str] = ""  # of what is measured, where nothing is trained
+    needs_baseline: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """That of its file, and `kind` in claim files."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def check(self, claim: Claim[F]) -> None:
+        """Raises: ClaimError: if the fields do not fit each other; types and limits have been checked."""
+
+    def protocols(self, claim: Claim[F]) -> "list[Protocol[F]]":
+        """The ways to test it by training, the one that the verdict follows last; none: nothing is trained."""
+        return []
+
+    def time_arms(self, claim: Claim[F]) -> Ratios:
+        """Seconds per step of the arms beside each other's, where the claim is about time."""
+        return {}
+
+    def conclude(self, found: "Comparison[F]") -> Evidence:
+        """What a protocol's runs say."""
+        raise NotImplementedError(f"{self.name} has protocols and must conclude")
+
+    def measure(self, claim: Claim[F]) -> Evidence:
+        """What is found without training."""
+        raise NotImplementedError(f"{self.name} has no protocols and must measure")
+
+    def deciding(self, judged: Sequence[Measure]) -> Sequence[Measure]:
+        """Of the numbers that the claim is about, those that the verdict follows: all must hold."""
+        return judged
+
+
+def names() -> list[str]:
+    """The kinds there are."""
+    return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+@cache
+def named(name: str) -> Kind[Any]:
+    """The kind of that name. Raises: ClaimError: if there is none."""
+    if name not in names():
+        raise ClaimError(f"kind={name!r} does not exist; {nearest(name, names())}")
+    module = import_module(f"{__package__}.kinds.{name}")
+    found = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    (kind,) = (each for each in found if issubclass(each, Kind))
+    return kind()

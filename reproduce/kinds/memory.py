@@ -1,0 +1,92 @@
+"""A claim about bytes of optimizer state: how much of the baseline's an arm saves, at models of full size."""
+
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from report.results import Measure
+from reproduce.claim import Claim, Fields
+from reproduce.evidence import Evidence
+from reproduce.fields import ClaimError, limited
+from reproduce.judging import check_arms_exist
+from reproduce.kind import Kind
+from reproduce.statistics import Interval, decide
+
+ROUNDING = 0.05  # percentage points: papers print one decimal
+
+
+@dataclass
+class Saving:
+    """What the paper says of an arm: [low, high] percent of the baseline's bytes saved; of one size, or of all."""
+
+    arm: str
+    percent_saved: list[float]
+    size: str | None = None
+
+
+@dataclass
+class Settings:
+    """sizes: options of model."""
+
+    sizes: list[str]
+    claims: list[Saving] = field(default_factory=list)
+
+
+@dataclass
+class MemoryFields(Fields):
+    """Of a claim file."""
+
+    settings: Settings = limited()
+
+
+class Memory(Kind[MemoryFields]):
+    """Every saving must hold, at every size that it is about."""
+
+    Fields = MemoryFields
+    description = "the state that the optimizers declare for models of full size; nothing is trained"
+
+    @override
+    def check(self, claim: Claim[MemoryFields]) -> None:
+        sizes = claim.fields.settings.sizes
+        if not sizes:
+            raise ClaimError("settings: sizes is empty; name options of model")
+        for row in claim.fields.settings.claims:
+            check_arms_exist(claim, "settings: claims", row.arm)
+            if row.size is not None and row.size not in sizes:
+                raise ClaimError(f"settings: claims: size={row.size!r} must be a size: {', '.join(sizes)}")
+            if len(row.percent_saved) != 2 or not 0 < row.percent_saved[0] <= row.percent_saved[1] <= 100:
+                raise ClaimError(
+                    f"settings: claims: percent_saved={row.percent_saved} of {row.arm} must be [low, high], in (0, 100]"
+                )
+
+    @override
+    def measure(self, claim: Claim[MemoryFields]) -> Evidence:
+        from reproduce import state  # torch comes with it
+
+        settings = claim.fields.settings
+        found = state.states(claim, settings.sizes)
+        rows = [
+            _saved(claim, row, size, found.percent_saved(claim.arm(row.arm), size))
+            for row in settings.claims
+            for size in ([row.size] if row.size else settings.sizes)
+        ]
+        return Evidence(rows, [found.figure()], [found.table()], [state.NOTE])
+
+
+def _saved(claim: Claim[MemoryFields], row: Saving, size: str, saved: float) -> Measure:
+    """Exact, but compared to the digit that the paper prints."""
+    arm, (low, high) = claim.arm(row.arm), row.percent_saved
+    rounded = Interval(saved, saved - ROUNDING, saved + ROUNDING)
+    printed = f"{low} %" if low == high else f"{low} to {high} %"
+    return Measure(
+        name=f"state_saved_{arm.name}_{size}",
+        label=f"optimizer state saved against {claim.baseline.label}, {arm.label}, {size}",
+        unit="%",
+        estimate=saved,
+        low=saved,
+        high=saved,
+        claimed=low,
+        no_effect=0.0,
+        verdict=decide(rounded, claimed=low, no_effect=0.0),
+        note=f"claimed: {printed}" + ("; more is saved" if saved > high + ROUNDING else ""),
+    )
