@@ -14,7 +14,7 @@ from configs.errors import ConfigError
 from configs.overrides import escaped
 from configs.schema import SEAMS, Seam
 from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, signature
-from files.errors import shown
+from files.errors import one_line, shown
 
 TARGET = "_target_"
 ARGUMENT = Seam("an argument", ())  # the seam of a node inside another one
@@ -144,12 +144,25 @@ def is_trusted(target: str) -> bool:
 def plug_in(node: Mapping[str, Any], /, **arguments: Any) -> Any:
     """The object that a node with _target_ describes.
 
-    Raises: ConfigError: if its constructor does not accept it, in the constructor's own words.
+    Raises: ConfigError: if its constructor does not accept it, whatever it raises, in the constructor's own words.
     """
     try:
         return instantiate(literal(node), **arguments)
     except InstantiationException as error:
-        raise ConfigError(str(error.__cause__ or error).partition("\n")[0]) from error
+        raise ConfigError(_refusal(str(node[TARGET]), error.__cause__ or error)) from error
+
+
+def _refusal(target: str, error: BaseException) -> str:
+    """What a constructor says, after the import path of its class unless its own words name that or a key."""
+    said, kind = one_line(error), type(error).__name__
+    if isinstance(error, ValueError):
+        is_named = target.rpartition(".")[2] in said or said.startswith(tuple(f"{place}." for place in SEAMS))
+        return said if is_named else f"{target}: {said}"
+    return (
+        f"{target}: {said}"
+        if said == kind or isinstance(error, InstantiationException)
+        else f"{target}: {kind}: {said}"
+    )
 
 
 def literal(content: Mapping[str, Any]) -> DictConfig:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from . import groups
 from .base import Optimizer
@@ -39,6 +40,7 @@ class OptimizerSet:
 
     def __init__(self, members: Sequence[torch.optim.Optimizer], names: Mapping[nn.Parameter, str]) -> None:
         self.members, self.names = list(members), dict(names)
+        self._untried = [member for member in members if not isinstance(member, Optimizer)]
         curvatures = (getattr(member, "curvature", None) for member in members)
         self.estimators = [curvature for curvature in curvatures if isinstance(curvature, Curvature)]
 
@@ -53,16 +55,19 @@ class OptimizerSet:
         is_finite: 0-dim, whether the step may be taken. Where not, parameters and state stay as they are, while ours
         count it as a step. On a CPU the tensor is read, on other devices it stays there, unless an optimizer, neither
         ours nor one of torch's fused ones, cannot do without.
+
+        Raises: ValueError: if the first step of an optimizer that is not ours fails: it is not for such a model.
         """
         for member in self.members:
             if isinstance(member, Optimizer):
                 member.measures = measured
-            if is_finite is None:
-                member.step()
-            elif is_finite.device.type == "cpu" or not _stops_on_device(member):
-                _step_if(bool(is_finite), member)
-            else:
-                _step_where(is_finite, member)
+            try:
+                _step(member, is_finite)
+            except Exception as error:
+                if any(member is untried for untried in self._untried) and not _is_of_the_machine(member, error):
+                    raise ValueError(f"optim: in the first step, {_refusal(_path(member), error)}") from error
+                raise
+        self._untried = []
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""
@@ -261,6 +266,10 @@ def _check_role_settings(node: Node, member: torch.optim.Optimizer) -> None:
                 f"optim.role_settings.{role}.{odd[0]}: {node['_target_']} has no such setting for a part of its "
                 f"parameters; it has {', '.join(member.defaults)}"
             )
+        if not isinstance(member, Optimizer):  # others look at the ranges of what their constructor gets alone
+            own = {name: value for name, value in settings.items() if name in _accepted(type(member))}
+            for group in (group for group in member.param_groups if group["role"] == role):
+                _construct({**node, **own}, group["params"])
 
 
 def _construct(node: Any, *arguments: Any) -> Any:
@@ -270,8 +279,16 @@ def _construct(node: Any, *arguments: Any) -> Any:
     settings = {key: _construct(value) for key, value in node.items() if key not in OURS}
     try:
         return locate(node["_target_"])(*arguments, **settings)
-    except TypeError as error:  # of a class that compares what it gets, whatever it is
-        raise ValueError(f"{node['_target_']}: {error}") from error
+    except Exception as error:  # whatever a class raises that is not ours
+        raise ValueError(_refusal(node["_target_"], error)) from error
+
+
+def _refusal(target: str, error: Exception) -> str:
+    """What a class says in one line, after its import path unless its own words name the class."""
+    said, kind = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, ValueError):
+        return said if target.rpartition(".")[2] in said else f"{target}: {said or kind}"
+    return f"{target}: {kind}: {said}" if said else f"{target}: {kind}"
 
 
 def locate(path: str) -> Any:
@@ -282,7 +299,7 @@ def locate(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise ValueError(f"optim._target_={path} cannot be imported: {error}") from None
 
 
@@ -363,6 +380,26 @@ def _empty(
 
 def _stops_on_device(member: torch.optim.Optimizer) -> bool:
     return isinstance(member, Optimizer) or all(group.get("fused") for group in member.param_groups)
+
+
+def _step(member: torch.optim.Optimizer, is_finite: Tensor | None) -> None:
+    if is_finite is None:
+        member.step()
+    elif is_finite.device.type == "cpu" or not _stops_on_device(member):
+        _step_if(bool(is_finite), member)
+    else:
+        _step_where(is_finite, member)
+
+
+def _path(member: torch.optim.Optimizer) -> str:
+    return f"{type(member).__module__}.{type(member).__qualname__}"
+
+
+def _is_of_the_machine(member: torch.optim.Optimizer, error: Exception) -> bool:
+    """Whether memory, a device or another rank may be at fault, not what the optimizer was given."""
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | dist.DistError):
+        return True
+    return any(isinstance(param, DTensor) for group in member.param_groups for param in group["params"])
 
 
 def _step_where(is_finite: Tensor, member: torch.optim.Optimizer) -> None:

@@ -176,7 +176,7 @@ def model_node(config: dict[str, Any], settings: Settings, tokenizer: Tokenizer,
         raise ReadingError(f"{path}: model is none that can be built: it is {shown(node)}")
     target = str(node.get(TARGET))
     if not (is_trusted(target) or target == settings.model):
-        raise ReadingError(f"{path}: model is a foreign class; if you trust it, add {shown(f'model={target}')}")
+        raise ReadingError(f"{path}: model is a foreign class; if you trust it, add '{shown(f'model={target}')}'")
     return {**node, "vocab_size": node.get("vocab_size") or tokenizer.vocab_size}
 
 
@@ -215,8 +215,8 @@ def read_model(node: dict[str, Any], saved: Saved, path: Path) -> LanguageModel:
     return model
 
 
-class TooManyError(Exception):
-    """A model has more parameters than were expected."""
+class TooManyError(BaseException):
+    """A model has more parameters than were expected; no Exception, which whoever constructs it would translate."""
 
 
 @contextmanager

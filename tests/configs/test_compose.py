@@ -301,6 +301,26 @@ def test_a_plug_in_that_refuses_its_arguments_says_so_in_its_own_words() -> None
         plug_in({"_target_": "trainer.Constant", "warmup_steps": 1, "foo": 1}, max_steps=50)
 
 
+class Picky:
+    """Raises what the words stand for."""
+
+    def __init__(self, words: str) -> None:
+        raise {"assert": AssertionError(), "key": KeyError("k"), "run": RuntimeError("a\nb"), "value": ValueError("x")}[
+            words
+        ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("assert", "AssertionError"), ("key", "KeyError: 'k'"), ("run", "RuntimeError: a b"), ("value", "x")],
+)
+def test_whatever_a_plug_ins_constructor_raises_is_one_line_that_names_it(words: str, message: str) -> None:
+    target = f"{__name__}.Picky"
+    with pytest.raises(ConfigError) as caught:
+        plug_in({"_target_": target, "words": words})
+    assert str(caught.value) == f"{target}: {message}"
+
+
 class Sweeps:
     """Stands for the runner of sweeps."""
 
