@@ -241,7 +241,7 @@ def _hint(key: str, config: DictConfig) -> str:
     for group, place in ((group, group.replace("/", ".")) for group in reversed(GROUPS)):
         if not key.startswith(f"{place}."):
             continue
-        files = {path.stem: read_yaml(path) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
+        files = {path.stem: read_yaml(path, may_be_link=True) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
         if found := [name for name, content in files.items() if key.removeprefix(f"{place}.") in flat(content)]:
             return f" ({group}={' or '.join(found)} {'has' if len(found) == 1 else 'have'} it)"
     parent = key.rpartition(".")[0]

@@ -146,7 +146,7 @@ def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
         return _decoded(sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1))
     if settings.prompt_file is not None:
         path = expanded(settings.prompt_file, "prompt_file")
-        text = read_text(path, most_bytes=MOST_PROMPT_BYTES)
+        text = read_text(path, most_bytes=MOST_PROMPT_BYTES, may_be_link=True)
         if text is None:
             raise ConfigError(f"prompt_file={path} does not exist")
         return text

@@ -18,11 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from files.reading import opened, read_text
 from files.writing import finite, write_text
 
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, float]
+MOST_BYTES = 1 << 44  # of a metrics.jsonl, which is continued however long it is
+MOST_ID_BYTES = 1 << 12
 
 
 class Sink(Protocol):
@@ -86,9 +89,16 @@ class JsonLines:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written."""
-    found = (_row(line) for line in path.read_bytes().splitlines(keepends=True))
-    return [row for row in found if row is not None]
+    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written.
+
+    Raises: ReadingError: if it is no file of this folder. FileNotFoundError: if there is none.
+    """
+    file = opened(path, most_bytes=MOST_BYTES)
+    if file is None:
+        raise FileNotFoundError(f"there is no {path}")
+    with file:
+        found = (_row(line) for line in file.read().splitlines(keepends=True))
+        return [row for row in found if row is not None]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -200,7 +210,7 @@ def _run_id(run_dir: Path) -> str:
     file = run_dir / "wandb_id"
     if not file.is_file():
         write_text(file, f"{secrets.token_hex(8)}\n")
-    found = file.read_text().strip()
+    found = (read_text(file, most_bytes=MOST_ID_BYTES) or "").strip()
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
         raise ValueError(f"{file} holds {found[:64]!r}, which is no id of a run; delete it")
     return found

@@ -204,3 +204,15 @@ def test_reading_changes_nothing_on_disk(trained: Path) -> None:
     before = contents()
     assert sample.main([f"run={trained}", "tokens=1"]) == 0
     assert contents() == before
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "tokenizer.json", "checkpoints/step_000003/state.json"])
+def test_a_run_whose_files_lie_elsewhere_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "foreign")
+    (folder / file).rename(tmp_path / "secret")
+    (folder / file).symlink_to(tmp_path / "secret")
+    assert sample.main([f"run={folder}", "tokens=1"]) == 2
+    printed = capsys.readouterr().err
+    assert "is a symbolic link to" in printed and len(printed.splitlines()) == 1

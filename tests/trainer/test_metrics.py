@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from files.errors import ReadingError
 from trainer.metrics import JsonLines, Wandb, read_rows
 
 
@@ -266,3 +267,13 @@ def test_a_damaged_wandb_id_costs_wandb_alone(
     (tmp_path / "wandb_id").write_text("a/b")
     assert initialised(monkeypatch, tmp_path, mode="offline") == {}
     assert "which is no id of a run; delete it" in caplog.text
+
+
+def test_rows_that_lie_elsewhere_are_neither_read_nor_cut(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.write_text("what nobody may lose\n")
+    (run / "metrics.jsonl").symlink_to(elsewhere)
+    with pytest.raises(ReadingError, match="metrics.jsonl is a symbolic link"):
+        JsonLines(run / "metrics.jsonl", 0)
+    assert elsewhere.read_text() == "what nobody may lose\n"
