@@ -1,10 +1,12 @@
 """Files of runs, claims and results as plain data: nothing in them is resolved, imported or run.
 
 Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would keep it
-waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. One that leads out
-of its folder by a symbolic link is refused: what others wrote must not show what only this user may read. may_be_link:
-for files that the user names, or that packages and data sets consist of. The folder itself may be a link. Numbers that are
+waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are
 not finite (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
+
+A file that leads out of its folder by a symbolic link is refused: a directory that others wrote must not show what only
+this user may read. The folder itself may be a link. may_be_link: for files that the user names, or that the packages or
+a data set consist of.
 """
 
 import json

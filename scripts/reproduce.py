@@ -29,7 +29,6 @@ from rich.console import Console
 
 from configs import answer
 from configs.door import BAD_INPUT, STOPPED
-from configs.terminal import protect_output
 from files.paths import expanded
 from reproduce import claims
 from reproduce.claims import Claim, ClaimError
@@ -253,7 +252,6 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    protect_output()
     for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
         signal.signal(number, lambda *_: sys.exit(STOPPED))
     sys.exit(main(sys.argv[1:]))

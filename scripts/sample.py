@@ -88,18 +88,20 @@ def parse(arguments: Sequence[str]) -> Settings:
 def _typed(given: dict[str, str]) -> Settings:
     known = [field.name for field in fields(Settings)]
     texts = {key: value for key, value in given.items() if key in ("run", "prompt", "prompt_file", "model")}
-    try:
-        numbers: Any = OmegaConf.structured(Settings)
-        for key, value in given.items():
-            if key not in known:
-                near = get_close_matches(key, known, 1) or known
-                raise ConfigError(f"unknown key {shown(key)!r}; the nearest valid one is {near[0]!r}")
-            if key not in texts:
+    numbers: Any = OmegaConf.structured(Settings)
+    for key, value in given.items():
+        if key not in known:
+            near = [name for name in known if key and name.startswith(key)] or get_close_matches(key, known, 1)
+            hint = f"the nearest valid one is {near[0]!r}" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"unknown key {shown(key)!r}; {hint}")
+        if key not in texts:
+            try:
                 numbers[key] = None if (key, value) == ("top_k", "null") else value
-        numbers.run = ""
-        found: Settings = OmegaConf.to_object(numbers)  # type: ignore[assignment]  # a Settings
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).partition("\n")[0]) from None
+            except OmegaConfBaseException:
+                wanted = "a number" if key == "temperature" else "a whole number"
+                raise ConfigError(f"{key}={shown(value)} must be {wanted}") from None
+    numbers.run = ""
+    found: Settings = OmegaConf.to_object(numbers)  # type: ignore[assignment]  # a Settings
     for key, text in texts.items():
         setattr(found, key, text)
     return found
@@ -142,6 +144,8 @@ def check_files(paths: Iterable[Path]) -> None:
 
 def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
     """What to continue. Raises: ValueError: if there is no such file, or it is no text."""
+    if settings.prompt_file == "-" and sys.stdin is None:
+        raise ConfigError("prompt_file=- reads standard input, which is closed; give prompt=, or another file")
     if settings.prompt_file == "-":
         return _decoded(sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1))
     if settings.prompt_file is not None:
