@@ -136,9 +136,9 @@ class Wandb:
     of the run, by close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
 
     mode: "online", "offline" or "off"; None: what WANDB_MODE says, else online. project: None: what WANDB_PROJECT says,
-    else nanodescent. WANDB_NAME, WANDB_RUN_ID and WANDB_DIR take the place of the run directory's name, of an id that
-    is drawn once and kept in the file wandb_id there, and of the run directory. settings: the run's configuration, by
-    dotted key.
+    else nanodescent. WANDB_NAME, WANDB_RUN_ID and, if it can be written, WANDB_DIR take the place of the run
+    directory's name, of an id that is drawn once and kept in the file wandb_id there, and of the run directory.
+    settings: the run's configuration, by dotted key.
 
     Raises: ValueError: for another mode.
     """
@@ -158,6 +158,9 @@ class Wandb:
         self._settings: dict[str, Any] = {
             key: value for key, value in ours.items() if not os.environ.get(f"WANDB_{key.upper()}")
         }
+        if self._mode != "off" and "dir" not in self._settings and not _can_be_written(os.environ["WANDB_DIR"]):
+            log.warning("warning: WANDB_DIR=%s cannot be written; wandb writes to %s", os.environ["WANDB_DIR"], run_dir)
+            self._settings["dir"] = str(run_dir)
         self._settings |= {"config": dict(settings), "mode": self._mode}
         self._settings |= {} if project is None else {"project": project}
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
@@ -203,6 +206,14 @@ def _wandb_mode(mode: str | None) -> str:
         where = "the environment's WANDB_MODE" if mode is None else "logging.wandb.mode"
         raise ValueError(f"{where}={chosen!r} must be online, offline or {'disabled' if mode is None else 'off'}")
     return chosen
+
+
+def _can_be_written(folder: str) -> bool:
+    """Whether a folder is or can be made there: the client would silently take one for temporary files instead."""
+    path = os.path.expanduser(folder)  # noqa: PTH111  # as the client does: an unknown user is no error
+    with suppress(OSError):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return os.access(path, os.W_OK)
 
 
 def _run_id(run_dir: Path) -> str:
