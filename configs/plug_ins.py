@@ -13,7 +13,7 @@ from configs.annotations import allows_null, fits, in_words
 from configs.errors import ConfigError
 from configs.overrides import escaped
 from configs.schema import SEAMS, Seam
-from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, signature
+from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, imported, signature
 from files.errors import one_line, shown
 
 TARGET = "_target_"
@@ -222,17 +222,17 @@ def _is_default(value: Any, argument: Argument) -> bool:
     )
 
 
-def _signature(node: Node, *, may_import: bool) -> Signature | None:
+def _signature(node: Node, *, may_import: bool, of_torch: bool = False) -> Signature | None:
     if "." not in node.target:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} must be an import path such as package.Class")
     try:
-        return signature(node.target, may_import=may_import)
+        return imported(node.target) if of_torch else signature(node.target, may_import=may_import)
     except ConfigError as error:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} cannot be used: {error}") from None
 
 
 def _check_class(node: Node) -> None:
-    found = _signature(node, may_import=True)
+    found = _signature(node, may_import=True) or _signature(node, may_import=True, of_torch=True)
     if found is None:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} does not exist")
     if missing := [method for method in node.seam.methods if method not in found.members]:
