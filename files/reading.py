@@ -103,8 +103,9 @@ def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES, may_be_link: bool 
     """
     try:  # the path is checked before, as opening some devices has effects
         _check(path, path.stat(), most_bytes)
-        if not may_be_link:
-            _check_place(path)
+        if not may_be_link and leads_out(path):
+            target = shown(os.path.realpath(path))
+            raise ReadingError(f"{path} is a symbolic link to {target}, out of its folder; put the file itself there")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
         file = os.fdopen(descriptor, "rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -122,12 +123,9 @@ def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES, may_be_link: bool 
     return file
 
 
-def _check_place(path: Path) -> None:
-    if not path.is_symlink():
-        return
-    real = os.path.realpath(path)
-    if not Path(real).is_relative_to(os.path.realpath(path.parent)):
-        raise ReadingError(f"{path} is a symbolic link to {shown(real)}, out of its folder; put the file itself there")
+def leads_out(path: Path) -> bool:
+    """Whether the path is a symbolic link to something outside of its folder."""
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
 
 
 def _check(path: Path, found: os.stat_result, most_bytes: int) -> None:
