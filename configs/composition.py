@@ -163,6 +163,7 @@ def _apply(each: Given, config: DictConfig) -> None:
     """Sets or deletes one key."""
     argument = _argument(each.key, config)
     if argument is None:
+        _refuse_below_a_value(each.key, config)
         nearest, hint = _nearest(each.key, _known(config)), _hint(each.key, config)
         raise ConfigError(f"unknown key {shown(each.key)!r}; {nearest}{hint}")
     if each.is_delete:
@@ -239,9 +240,10 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
             return anything
         known = plug_ins.settings(node, may_import=True)
         if known is None or name in node.content or name in node.seam.besides:
-            return (known or {}).get(name, anything) if not below else anything
+            argument = (known or {}).get(name, anything)
+            return argument if not below or _may_have_keys(node.content.get(name), argument) else None
         found = known.get(name)
-        return anything if found and below else found
+        return anything if found and below and _may_have_keys(None, found) else None if below else found
     parent, _, name = key.rpartition(".")
     if name in (of_group := ARGUMENTS.get(parent, {})):
         return of_group[name]
@@ -250,12 +252,26 @@ def _argument(key: str, config: DictConfig) -> Argument | None:
     return anything if is_new_node or key in _existing(config, "") else None
 
 
+def _refuse_below_a_value(key: str, config: DictConfig) -> None:
+    parent = key.rpartition(".")[0]
+    value = OmegaConf.select(config, parent) if parent in _existing(config, "") else None
+    if value is not None and not isinstance(value, DictConfig):
+        raise ConfigError(
+            f"unknown key {shown(key)!r}: {parent} is the value {shown(value)}; give all of it, {parent}=..."
+        )
+
+
+def _may_have_keys(value: Any, argument: Argument) -> bool:
+    """Whether keys below an argument make sense: it holds a mapping, or nothing and may get one."""
+    return isinstance(value, DictConfig) or (value is None and fits({}, argument.annotation))
+
+
 def _hint(key: str, config: DictConfig) -> str:
     """Which options of its group have the key, else what the class takes that it would be an argument of."""
     for group, place in ((group, group.replace("/", ".")) for group in reversed(GROUPS)):
         if not key.startswith(f"{place}."):
             continue
-        files = {path.stem: read_yaml(path) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
+        files = {path.stem: read_yaml(path, may_be_link=True) or {} for path in sorted((FOLDER / group).glob("*.yaml"))}
         if found := [name for name, content in files.items() if key.removeprefix(f"{place}.") in flat(content)]:
             return f" ({group}={' or '.join(found)} {'has' if len(found) == 1 else 'have'} it)"
     parent = key.rpartition(".")[0]

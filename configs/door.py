@@ -4,7 +4,6 @@ import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -13,6 +12,7 @@ from configs.errors import ConfigError
 from configs.overrides import expand
 from configs.runs import as_yaml
 from configs.schema import RunConfig
+from configs.terminal import protect_output
 from files.errors import one_line
 
 BAD_INPUT, STOPPED = 2, 75
@@ -30,9 +30,10 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
     """What a script does with its arguments; the exit status: work's, or 2 with one line for what it cannot use.
 
     --help prints doc. A file that cannot be written or read is bad input too; an interrupted script ends with 75.
+    Output that cannot be written (a full disk, a reader that has left) changes neither the work nor its status.
     """
+    protect_output()
     try:
-        _show_anything()
         if {"-h", "--help"} & set(arguments):
             print(doc.strip())
             status = 0
@@ -40,13 +41,9 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
             status = work(list(arguments))
         print(end="", flush=True)
         return status
-    except BrokenPipeError:  # of `| head`, which has seen enough
-        _drop_output()
-        return 0
     except KeyboardInterrupt:
         return STOPPED
     except OSError as error:
-        _drop_output()  # it may be what cannot be written
         _say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
     except ValueError as error:
         _say(one_line(error))
@@ -113,16 +110,3 @@ def _say(error: str) -> None:
     """Once on every machine: all ranks that torchrun starts there have the same to say."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr)
-
-
-def _drop_output() -> None:
-    """Lets what still waits for standard output go nowhere: Python would try again, and complain, at its end."""
-    with suppress(OSError, ValueError, AttributeError):  # no file, in a test
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _show_anything() -> None:
-    """Lets a terminal that has no character for something show its code, not end the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")

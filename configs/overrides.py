@@ -44,7 +44,8 @@ def given(text: str) -> Given:
         hint = (
             " (no blanks around =, and quotes around a value with blanks)" if text.strip("=") in ("", "+", "~") else ""
         )
-        raise ConfigError(f"{shown(text)!r} is no override: {EXAMPLE}{hint}")
+        what = "no option of this command" if text.startswith("-") else "no override"
+        raise ConfigError(f"{shown(text)!r} is {what}: {EXAMPLE}{hint}")
     try:
         text.encode()
     except UnicodeEncodeError:

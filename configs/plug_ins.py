@@ -13,8 +13,8 @@ from configs.annotations import allows_null, fits, in_words
 from configs.errors import ConfigError
 from configs.overrides import escaped
 from configs.schema import SEAMS, Seam
-from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, signature
-from files.errors import shown
+from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, imported, signature
+from files.errors import one_line, shown
 
 TARGET = "_target_"
 ARGUMENT = Seam("an argument", ())  # the seam of a node inside another one
@@ -144,12 +144,25 @@ def is_trusted(target: str) -> bool:
 def plug_in(node: Mapping[str, Any], /, **arguments: Any) -> Any:
     """The object that a node with _target_ describes.
 
-    Raises: ConfigError: if its constructor does not accept it, in the constructor's own words.
+    Raises: ConfigError: if its constructor does not accept it, whatever it raises, in the constructor's own words.
     """
     try:
         return instantiate(literal(node), **arguments)
     except InstantiationException as error:
-        raise ConfigError(str(error.__cause__ or error).partition("\n")[0]) from error
+        raise ConfigError(_refusal(str(node[TARGET]), error.__cause__ or error)) from error
+
+
+def _refusal(target: str, error: BaseException) -> str:
+    """What a constructor says, after the import path of its class unless its own words name that or a key."""
+    said, kind = one_line(error), type(error).__name__
+    if isinstance(error, ValueError):
+        is_named = target.rpartition(".")[2] in said or said.startswith(tuple(f"{place}." for place in SEAMS))
+        return said if is_named else f"{target}: {said}"
+    return (
+        f"{target}: {said}"
+        if said == kind or isinstance(error, InstantiationException)
+        else f"{target}: {kind}: {said}"
+    )
 
 
 def literal(content: Mapping[str, Any]) -> DictConfig:
@@ -209,17 +222,17 @@ def _is_default(value: Any, argument: Argument) -> bool:
     )
 
 
-def _signature(node: Node, *, may_import: bool) -> Signature | None:
+def _signature(node: Node, *, may_import: bool, of_torch: bool = False) -> Signature | None:
     if "." not in node.target:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} must be an import path such as package.Class")
     try:
-        return signature(node.target, may_import=may_import)
+        return imported(node.target) if of_torch else signature(node.target, may_import=may_import)
     except ConfigError as error:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} cannot be used: {error}") from None
 
 
 def _check_class(node: Node) -> None:
-    found = _signature(node, may_import=True)
+    found = _signature(node, may_import=True) or _signature(node, may_import=True, of_torch=True)
     if found is None:
         raise ConfigError(f"{node.key}._target_={shown(node.target)} does not exist")
     if missing := [method for method in node.seam.methods if method not in found.members]:

@@ -47,7 +47,7 @@ def signature(target: str, *, may_import: bool) -> Signature | None:
     """
     found = _from_source(target)
     if found is None and may_import and target.partition(".")[0] != "torch":
-        return _imported(target)
+        return imported(target)
     return found
 
 
@@ -278,7 +278,7 @@ def _literal(module: _Module, node: ast.expr | None, depth: int = 0) -> Any:
     return UNKNOWN
 
 
-def _imported(target: str) -> Signature:
+def imported(target: str) -> Signature:
     """By Python's own means. Raises: ConfigError: if it cannot be imported, or is no class."""
     module, _, name = target.rpartition(".")
     try:

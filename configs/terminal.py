@@ -12,12 +12,15 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # a pipe nobody reads, a closed te
 
 
 def protect_output() -> None:
-    """Makes sys.stdout and sys.stderr of this process drop what cannot be written, instead of raising."""
+    """Makes sys.stdout and sys.stderr of this process drop what cannot be written, instead of raising.
+
+    Streams that somebody has put in their places, and those that drop already, stay as they are.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started the process
             setattr(sys, name, _text(os.open(os.devnull, os.O_WRONLY), "utf-8", is_live=False))
-        elif isinstance(stream, io.TextIOWrapper):
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             stream.flush()
             setattr(sys, name, _text(stream.fileno(), stream.encoding, is_live=name == "stderr" or stream.isatty()))
 

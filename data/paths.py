@@ -24,7 +24,7 @@ class Matches:
     """What a pattern matches, each real file once."""
 
     files: list[str] = field(default_factory=list)  # sorted
-    n_links: int = 0  # left out: links, symbolic or hard, to files and folders that are there already
+    n_links: int = 0  # left out: links, symbolic or hard, and mounts of files and folders that are there already
     others: list[str] = field(default_factory=list)  # left out: pipes, devices, broken links, unexpected folders
     unlisted: list[str] = field(default_factory=list)  # folders that cannot be listed, with the reason
 
@@ -54,17 +54,25 @@ def find_files(pattern: Path) -> Matches:
             if status is None or not S_ISDIR(status.st_mode) or not walk.expects_folders:
                 result.others.append(name.path)
             continue
-        # Only a file of several names is known by its number: some network file systems give one number to many files.
-        real = (status.st_dev, status.st_ino) if status.st_nlink > 1 else walk.real(name)
-        if real in seen:
+        real = {_number(status), walk.real(name)}
+        if real & seen:
             result.n_links += 1
             continue
-        seen.add(real)
+        seen |= real
         result.files.append(name.path)
     result.files.sort()
     result.n_links += len(walk.known_links)
     result.unlisted = [f"{folder} ({reason})" for folder, reason in walk.unlisted.items()]
     return result
+
+
+def _number(status: os.stat_result) -> object:
+    """By which a file is the same under another path, such as that of a folder mounted twice.
+
+    Some network file systems give one number to many files, so the times must agree, too, unless it has several names.
+    """
+    number = (status.st_dev, status.st_ino)
+    return number if status.st_nlink > 1 else (*number, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _status(path: str) -> os.stat_result | None:

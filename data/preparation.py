@@ -32,10 +32,11 @@ from data.errors import DataError
 from data.hashing import n_cores
 from data.identity import SourceFile, Status
 from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_meta
+from data.sampling import sample
 from data.shards import ShardWriter, write_meta
 from data.sources import Source, Unit
 from data.splitting import train_tokens, usual_fraction, val_documents
-from data.text import beginning, is_document, readable
+from data.text import is_document, readable
 from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
 from data.verified import describe
 from files.lock import locked
@@ -197,7 +198,7 @@ class _Preparation:
     def _fit(self, units: list[Unit]) -> Tokenizer:
         file = self.path / TOKENIZER_FILE
         if not file.is_file():
-            tokenizer = self.recipe.fit(lambda n_bytes: self._sample(units, n_bytes))
+            tokenizer = self.recipe.fit(lambda n_bytes: sample(units, self._texts, n_bytes))
             write_bytes(file, json.dumps(tokenizer.to_json()).encode())
         return read_tokenizer(file)
 
@@ -205,26 +206,6 @@ class _Preparation:
         """The documents of a unit, ready to be encoded; None for a row without text."""
         for text in self.source.documents(unit):
             yield readable(text) if is_document(text) else None
-
-    def _sample(self, units: Sequence[Unit], n_bytes: int) -> Iterator[str]:
-        """Up to n_bytes of text: from the beginning of every unit as large a share as it has of the corpus.
-
-        A document longer than what is left of the share is truncated; what a unit lacks, the next ones may use.
-        """
-        total, seen, taken = sum(unit.n_bytes for unit in units), 0, 0
-        for unit in units:
-            seen += unit.n_bytes
-            left = (n_bytes * seen // total if total else n_bytes) - taken
-            texts = self._texts(unit) if left > 0 else iter(())
-            for text in texts:
-                if text is None:
-                    continue
-                piece = beginning(text, left)
-                taken, left = taken + len(piece.encode()), left - len(piece.encode())
-                if piece:
-                    yield piece
-                if left <= 0 or len(piece) < len(text):
-                    break
 
     def _check_disk(self, todo: list[tuple[Unit, _Part]]) -> None:
         if not todo:

@@ -136,7 +136,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     path = expanded(path)
     again = "delete the folder and prepare it again"
     try:
-        meta = read_json(path / META_FILE, most_bytes=META_BYTES)
+        meta = read_json(path / META_FILE, most_bytes=META_BYTES, may_be_link=True)
     except ReadingError as error:
         raise DataError(f"{error}: {again}") from error
     if meta is None:

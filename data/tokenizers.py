@@ -160,7 +160,7 @@ def read_tokenizer(file: Path) -> Tokenizer:
     """
     file = expanded(file)
     try:
-        found = read_json(file, most_bytes=MAX_BYTES)
+        found = read_json(file, most_bytes=MAX_BYTES, may_be_link=True)
         if found is None:
             raise ValueError("there is no such file")
         return from_json(found)

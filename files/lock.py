@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 BEAT_SECONDS, STALE_SECONDS = 15.0, 90.0
 POLL_SECONDS = 0.5  # how often a waiting process looks
+READER_SECONDS, READER_POLL_SECONDS = 0.25, 0.005  # in which all that only look at a lock have left it again
 SETTLING_SECONDS = 1.0  # in which all that found an owner dead have written their names
 CLOCK_STEP_SECONDS = 2.0  # by which corrections of the clock shift when a process seems to have begun
 NO_LOCKS = (
@@ -168,9 +169,9 @@ def _waited_for(path: Path, what: str) -> Lock:
 def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
     """The open file, locked, and what stands for the lock where there are none."""
     while True:
-        file = path.open("a+b", buffering=0)
+        file = FileIO(path, "a+", opener=_opened_itself)
         try:
-            if not _flocked(file, fcntl.LOCK_EX):
+            if not _flocked_at_last(file):
                 file.close()
                 raise InUseError(_words(_read(path)))
         except OSError as error:
@@ -183,6 +184,19 @@ def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, None
         file.close()  # its owner deleted it after this process had opened it
+
+
+def _opened_itself(path: str, flags: int) -> int:
+    """Not what a symbolic link leads to: the owner's name would replace its content."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _flocked_at_last(file: FileIO) -> bool:
+    """Whether the lock was to be had; readers that look at it (is_held) hold it for a moment."""
+    until = time.monotonic() + READER_SECONDS
+    while not (is_mine := _flocked(file, fcntl.LOCK_EX)) and time.monotonic() < until:
+        time.sleep(READER_POLL_SECONDS)
+    return is_mine
 
 
 def _flocked(file: FileIO | BinaryIO, kind: int) -> bool:

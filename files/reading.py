@@ -3,6 +3,10 @@
 Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would keep it
 waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are
 not finite (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
+
+A file that leads out of its folder by a symbolic link is refused: a directory that others wrote must not show what only
+this user may read. The folder itself may be a link. may_be_link: for files that the user names, or that the packages or
+a data set consist of.
 """
 
 import json
@@ -28,23 +32,23 @@ MERGE = "tag:yaml.org,2002:merge"
 LONGEST_INT = 30  # digits; of nanoseconds and FLOPs every one counts, of longer numbers none
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any] | None:
+def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES, may_be_link: bool = False) -> dict[str, Any] | None:
     """The object in a JSON file, None if there is no such file.
 
     Raises: ReadingError: if the file is damaged, or holds anything but an object.
     """
-    content = _read(path, most_bytes)
+    content = _read(path, most_bytes, may_be_link)
     return None if content is None else parse_object(content, str(path))
 
 
-def read_yaml(path: Path) -> dict[str, Any] | None:
+def read_yaml(path: Path, *, may_be_link: bool = False) -> dict[str, Any] | None:
     """The mapping in a YAML file, None if there is no such file. Texts stay as they are: ${...} is not resolved.
 
     Scalars mean what OmegaConf takes them for: 1e-3 is a number, a date is a text.
 
     Raises: ReadingError: if the file is damaged, or holds anything but a mapping.
     """
-    content = _read(path, MOST_YAML_BYTES)
+    content = _read(path, MOST_YAML_BYTES, may_be_link)
     if content is None:
         return None
     try:
@@ -76,9 +80,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield parse_object(line, f"{path}, line {number}")
 
 
-def read_text(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> str | None:
+def read_text(path: Path, *, most_bytes: int = MOST_JSON_BYTES, may_be_link: bool = False) -> str | None:
     """The text of a UTF-8 file, None if there is no such file. Raises: ReadingError."""
-    content = _read(path, most_bytes)
+    content = _read(path, most_bytes, may_be_link)
     return None if content is None else _text(content, str(path))
 
 
@@ -92,13 +96,16 @@ def number(value: Any) -> float | None:
         return None
 
 
-def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES) -> BinaryIO | None:
+def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES, may_be_link: bool = False) -> BinaryIO | None:
     """The file, open for reading, None if there is none.
 
-    Raises: ReadingError: if it is no regular file, or too large.
+    Raises: ReadingError: if it is no regular file, too large, or elsewhere.
     """
     try:  # the path is checked before, as opening some devices has effects
         _check(path, path.stat(), most_bytes)
+        if not may_be_link and leads_out(path):
+            target = shown(os.path.realpath(path))
+            raise ReadingError(f"{path} is a symbolic link to {target}, out of its folder; put the file itself there")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
         file = os.fdopen(descriptor, "rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -116,6 +123,11 @@ def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES) -> BinaryIO | None
     return file
 
 
+def leads_out(path: Path) -> bool:
+    """Whether the path is a symbolic link to something outside of its folder."""
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
+
+
 def _check(path: Path, found: os.stat_result, most_bytes: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ReadingError(f"{path} must be a file; it is {_file_kind(found.st_mode)}")
@@ -123,8 +135,8 @@ def _check(path: Path, found: os.stat_result, most_bytes: int) -> None:
         raise ReadingError(f"{path} has {found.st_size:,} bytes; one of that kind has {most_bytes:,} at most")
 
 
-def _read(path: Path, most_bytes: int) -> bytes | None:
-    file = opened(path, most_bytes=most_bytes)
+def _read(path: Path, most_bytes: int, may_be_link: bool) -> bytes | None:
+    file = opened(path, most_bytes=most_bytes, may_be_link=may_be_link)
     if file is None:
         return None
     with file:

@@ -60,9 +60,11 @@ class Process:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # A FIFO in its place is an error, and not waited for.
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        with os.fdopen(descriptor, "ab") as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
-            log.flush()
+        with os.fdopen(descriptor, "ab", buffering=0) as log:
+            try:
+                log.write(f"$ {shlex.join(command)}\n".encode())
+            except OSError as error:  # a full disk, which may have room for what the run needs
+                print(f"warning: {self._log} cannot be written: {error.strerror}", file=sys.stderr)
             self._log_start = log.tell()
             self._popen = subprocess.Popen(
                 [*tied, *command],

@@ -35,14 +35,17 @@ def sweep(script: str, combinations: Sequence[Sequence[str]], *, at_once: int, r
     given = [[each[place].partition("=")[2] for place in places] for each in combinations]
     rows = [(given[index], outcomes[index]) for index in best_first(outcomes)]
     path = FOLDER / f"sweep-{hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]}.csv"
-    write_csv(path, keys, rows)
     console = Console(file=sys.stdout, highlight=False)
     console.width = console.width if console.is_terminal else 1000  # a file has no edge to wrap at
     console.print(summary(keys, rows))
     for outcome in outcomes:
         if outcome.status != "finished":
             print(f"{outcome.status}: {outcome.job.name}: {outcome.message} (log {log_path(outcome.run_dir)})")
-    print(f"summary  {path}")
+    try:
+        write_csv(path, keys, rows)
+        print(f"summary  {path}")
+    except OSError as error:  # a full disk: the table above has all that matters, and the same command tries again
+        print(f"warning: the summary {path} cannot be written: {error.strerror}", file=sys.stderr)
     return next((outcome.exit_status for outcome in outcomes if outcome.status != "finished"), 0)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.loss import cross_entropy
 
 INIT_STD = 0.02
+NO_CHOICE = 1e-20  # a temperature below which the likeliest token is certain; fp32 logits over smaller ones overflow
 
 
 class LanguageModel(nn.Module, ABC):
@@ -75,7 +76,7 @@ class LanguageModel(nn.Module, ABC):
     ) -> Tensor:
         """tokens (B, T) int64 and max_new_tokens sampled ones after them; sees the last block_size tokens only.
 
-        temperature 0 takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
+        temperature 0 (or next to it) takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
         """
         was_training = self.training
         self.eval()
@@ -108,7 +109,7 @@ def widened(parameter: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _sampled(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
     """One token per row, (B, 1)."""
-    if temperature == 0:
+    if temperature < NO_CHOICE:
         return logits.argmax(-1, keepdim=True)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]

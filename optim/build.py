@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .ensemble import OptimizerSet, curvature_of
+from .member import refusal
 
 ROLES = ("embedding", "matrix", "head", "vector")
 OURS = ("_target_", "decay_roles", "role_settings")  # keys that are no arguments
@@ -125,6 +126,9 @@ def _check_role_settings(node: Node, optimizer: torch.optim.Optimizer) -> None:
                 f"optim.role_settings.{role}.{odd[0]}: {node['_target_']} has no such setting for a part of its "
                 f"parameters; it has {', '.join(optimizer.defaults)}"
             )
+        own = {name: value for name, value in settings.items() if name in _accepted(type(optimizer))}
+        for group in (group for group in optimizer.param_groups if group["role"] == role):
+            _construct({**node, **own}, group["params"])  # others check the ranges of what their constructor gets alone
 
 
 def _construct(node: Any, *arguments: Any) -> Any:
@@ -134,8 +138,8 @@ def _construct(node: Any, *arguments: Any) -> Any:
     settings = {key: _construct(value) for key, value in node.items() if key not in OURS}
     try:
         return locate(node["_target_"])(*arguments, **settings)
-    except TypeError as error:  # of a class that compares what it gets, whatever it is
-        raise ValueError(f"{node['_target_']}: {error}") from error
+    except Exception as error:  # whatever a class raises that is not ours
+        raise ValueError(refusal(node["_target_"], error)) from error
 
 
 def locate(path: str) -> Any:
@@ -146,7 +150,7 @@ def locate(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise ValueError(f"optim._target_={path} cannot be imported: {error}") from None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
-from .sharding import Owners, zeros
+from .sharding import Owners, is_sharded, zeros
 
 State = dict[str, Any]  # by name: tensors, and of foreign optimizers also numbers
 Saved = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # by name: shape and dtype of what a checkpoint has
@@ -37,7 +37,8 @@ class Member(Protocol):
     def step_if_finite(self, is_finite: Tensor | None, *, measured: bool) -> None:
         """A step where is_finite, 0-dim, is true (or None); otherwise parameters and state stay as they are.
 
-        measured: the step also notes what diagnostics() then says about it.
+        measured: the step also notes what diagnostics() then says about it. Raises: ValueError: if the first step of a
+        foreign optimizer fails: it is not for such a model.
         """
 
     def diagnostics(self) -> Mapping[str, Tensor]:
@@ -73,11 +74,20 @@ class Member(Protocol):
         """
 
 
+def refusal(target: str, error: Exception) -> str:
+    """What a class says in one line, after its import path unless its own words name the class."""
+    said, kind = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, ValueError):
+        return said if target.rpartition(".")[2] in said else f"{target}: {said or kind}"
+    return f"{target}: {kind}: {said}" if said else f"{target}: {kind}"
+
+
 class ForeignMember(Member):
     """Any torch.optim.Optimizer: without diagnostics, hints or shared work, and with any state it likes."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+        self._has_stepped = False
 
     @property
     @override
@@ -100,11 +110,27 @@ class ForeignMember(Member):
 
     @override
     def step_if_finite(self, is_finite: Tensor | None, *, measured: bool) -> None:
+        try:
+            self._step(is_finite)
+        except Exception as error:  # whatever a class raises that is not ours
+            if self._has_stepped or self._may_be_of_the_machine(error):
+                raise
+            target = f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}"
+            raise ValueError(f"optim: in the first step, {refusal(target, error)}") from error
+        self._has_stepped = True
+
+    def _step(self, is_finite: Tensor | None) -> None:
         is_fused = all(group.get("fused") for group in self.param_groups)
         if is_finite is not None and is_finite.device.type != "cpu" and is_fused:
             step_where(is_finite, self.optimizer)
         elif is_finite is None or is_finite:  # the host waits for it
             self.optimizer.step()
+
+    def _may_be_of_the_machine(self, error: Exception) -> bool:
+        """Whether memory, a device or another rank may be at fault, not what the optimizer was given."""
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | dist.DistError):
+            return True
+        return any(is_sharded(param) for group in self.param_groups for param in group["params"])
 
     @override
     def diagnostics(self) -> Mapping[str, Tensor]:

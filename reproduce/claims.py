@@ -72,7 +72,7 @@ def _content(name: str, folder: Path) -> dict[str, Any]:
         raise ClaimError(f"there is no claim {name!r}; {nearest(name, found)}")
     path = folder / f"{name}.yaml"
     try:
-        content = read_yaml(path)
+        content = read_yaml(path, may_be_link=True)
     except ReadingError as error:
         raise ClaimError(str(error)) from None
     if content is None:

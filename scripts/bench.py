@@ -66,9 +66,8 @@ def main(arguments: list[str]) -> int:
         command = commands.add_parser(name)
         benchmark.add_arguments(command)
         command.add_argument("--json", type=a_path, help="a file for all figures")
-    if {"-h", "--help"} & set(arguments):
-        parser.parse_args(arguments)  # prints the help of the subcommand and ends
-    return answer(arguments, __doc__, lambda given: _benchmark(parser, given))
+    doc = commands.choices.get(arguments[0] if arguments else "", parser).format_help()
+    return answer(arguments, doc, lambda given: _benchmark(parser, given))
 
 
 def _benchmark(parser: argparse.ArgumentParser, arguments: list[str]) -> int:

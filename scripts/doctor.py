@@ -21,8 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from assembly.data import data_path
+from assembly.model import meta_model
 from configs import RunConfig, answer, compose, plug_in
 from data import TokenDataset, load_tokenizer
+from optim import build as optimizers
 from trainer import environment
 
 GIB = 1 << 30
@@ -95,6 +97,18 @@ def check_disk(config: RunConfig) -> Finding:
     return Finding("disk", f"{free:.1f} GiB free", fix if free < WANTED_FREE_GIB else "")
 
 
+def check_model(config: RunConfig) -> Finding:
+    """Whether model, optimizer and schedule take their settings; the model without memory for its parameters."""
+    try:
+        model = meta_model(config, config.model.get("vocab_size") or 1)
+        parameters, roles = dict(model.named_parameters()), model.roles()
+        optimizers.build(config.optim, parameters, roles, seed=config.seed, global_batch=config.global_batch)
+        plug_in(config.schedule, max_steps=config.max_steps)
+    except ValueError as error:
+        return Finding("model, optimizer", "not usable", str(error), is_fatal=True)
+    return Finding("model, optimizer", "take their settings")
+
+
 def check_data(config: RunConfig) -> Finding:
     """Whether the data set is prepared and whole."""
     try:
@@ -121,7 +135,16 @@ def check_tokenizer(config: RunConfig) -> Finding:
     return Finding("tokenizer", "works" if works else "loses text", "" if works else "prepare the data set again")
 
 
-CHECKS = (check_torch, check_device, check_precision, check_compile, check_disk, check_data, check_tokenizer)
+CHECKS = (
+    check_torch,
+    check_device,
+    check_precision,
+    check_compile,
+    check_disk,
+    check_model,
+    check_data,
+    check_tokenizer,
+)
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:

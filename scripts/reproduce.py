@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from rich.console import Console
 
 from configs import answer
-from configs.terminal import protect_output
 from files.paths import expanded
 from launch.processes import capacity
 from launch.statuses import EXIT_STATUS, FAILED
@@ -246,7 +245,6 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    protect_output()
     for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
         signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
     sys.exit(main(sys.argv[1:]))

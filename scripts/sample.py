@@ -88,18 +88,20 @@ def parse(arguments: Sequence[str]) -> Settings:
 def _typed(given: dict[str, str]) -> Settings:
     known = [field.name for field in fields(Settings)]
     texts = {key: value for key, value in given.items() if key in ("run", "prompt", "prompt_file", "model")}
-    try:
-        numbers: Any = OmegaConf.structured(Settings)
-        for key, value in given.items():
-            if key not in known:
-                near = get_close_matches(key, known, 1) or known
-                raise ConfigError(f"unknown key {shown(key)!r}; the nearest valid one is {near[0]!r}")
-            if key not in texts:
+    numbers: Any = OmegaConf.structured(Settings)
+    for key, value in given.items():
+        if key not in known:
+            near = [name for name in known if key and name.startswith(key)] or get_close_matches(key, known, 1)
+            hint = f"the nearest valid one is {near[0]!r}" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"unknown key {shown(key)!r}; {hint}")
+        if key not in texts:
+            try:
                 numbers[key] = None if (key, value) == ("top_k", "null") else value
-        numbers.run = ""
-        found: Settings = OmegaConf.to_object(numbers)  # type: ignore[assignment]  # a Settings
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).partition("\n")[0]) from None
+            except OmegaConfBaseException:
+                wanted = "a number" if key == "temperature" else "a whole number"
+                raise ConfigError(f"{key}={shown(value)} must be {wanted}") from None
+    numbers.run = ""
+    found: Settings = OmegaConf.to_object(numbers)  # type: ignore[assignment]  # a Settings
     for key, text in texts.items():
         setattr(found, key, text)
     return found
@@ -142,11 +144,13 @@ def check_files(paths: Iterable[Path]) -> None:
 
 def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
     """What to continue. Raises: ValueError: if there is no such file, or it is no text."""
+    if settings.prompt_file == "-" and sys.stdin is None:
+        raise ConfigError("prompt_file=- reads standard input, which is closed; give prompt=, or another file")
     if settings.prompt_file == "-":
         return _decoded(sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1))
     if settings.prompt_file is not None:
         path = expanded(settings.prompt_file, "prompt_file")
-        text = read_text(path, most_bytes=MOST_PROMPT_BYTES)
+        text = read_text(path, most_bytes=MOST_PROMPT_BYTES, may_be_link=True)
         if text is None:
             raise ConfigError(f"prompt_file={path} does not exist")
         return text
@@ -176,7 +180,7 @@ def model_node(config: dict[str, Any], settings: Settings, tokenizer: Tokenizer,
         raise ReadingError(f"{path}: model is none that can be built: it is {shown(node)}")
     target = str(node.get(TARGET))
     if not (is_trusted(target) or target == settings.model):
-        raise ReadingError(f"{path}: model is a foreign class; if you trust it, add {shown(f'model={target}')}")
+        raise ReadingError(f"{path}: model is a foreign class; if you trust it, add '{shown(f'model={target}')}'")
     return {**node, "vocab_size": node.get("vocab_size") or tokenizer.vocab_size}
 
 
@@ -215,8 +219,8 @@ def read_model(node: dict[str, Any], saved: Saved, path: Path) -> LanguageModel:
     return model
 
 
-class TooManyError(Exception):
-    """A model has more parameters than were expected."""
+class TooManyError(BaseException):
+    """A model has more parameters than were expected; no Exception, which whoever constructs it would translate."""
 
 
 @contextmanager

@@ -626,3 +626,23 @@ def test_evaluation_sees_the_same_tokens_every_time(
 def test_the_run_directory_is_released_at_the_end(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("a") == 0
     RunDirectory(tmp_path / "a", resume="auto", differences=lambda path: []).close()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "result.json", "lock"])
+def test_a_run_directory_whose_files_lie_elsewhere_is_refused_and_nothing_there_is_touched(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run("a")
+    file, elsewhere = tmp_path / "a" / name, tmp_path / "elsewhere"
+    if file.exists():
+        file.rename(elsewhere)
+    else:
+        elsewhere.write_text("{}")
+    file.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    assert run("a") == 2
+    printed = capsys.readouterr().err.strip()
+    assert "symbolic link" in printed and len(printed.splitlines()) == 1
+    assert elsewhere.read_bytes() == before

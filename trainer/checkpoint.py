@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from files.reading import read_json
+from files.reading import leads_out, read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
 from trainer.ranks import Ranks, is_lost_peer
@@ -291,8 +291,8 @@ def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
     try:
         files: dict[str, Any] = _object(path / MANIFEST)["files"]
         entries = list(path.iterdir())
-        if odd := sorted(entry.name for entry in entries if not entry.is_file()):
-            return {}, f"{odd[0]} is no regular file"
+        if odd := sorted(entry.name for entry in entries if not entry.is_file() or leads_out(entry)):
+            return {}, f"{odd[0]} is no regular file of this folder"
         there = {entry.name for entry in entries} - {MANIFEST}
         if odd := sorted(there ^ files.keys()):
             return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"

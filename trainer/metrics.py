@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from files.reading import opened, read_text
 from files.writing import finite, release, reserve, write_text
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 RESERVED_BYTES = 1 << 19  # about a thousand rows
 
 Row = Mapping[str, float]
+MOST_BYTES = 1 << 44  # of a metrics.jsonl, which is continued however long it is
+MOST_ID_BYTES = 1 << 12
 
 
 class Sink(Protocol):
@@ -93,9 +96,16 @@ class JsonLines:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written."""
-    found = (_row(line) for line in path.read_bytes().splitlines(keepends=True))
-    return [row for row in found if row is not None]
+    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written.
+
+    Raises: ReadingError: if it is no file of this folder. FileNotFoundError: if there is none.
+    """
+    file = opened(path, most_bytes=MOST_BYTES)
+    if file is None:
+        raise FileNotFoundError(f"there is no {path}")
+    with file:
+        found = (_row(line) for line in file.read().splitlines(keepends=True))
+        return [row for row in found if row is not None]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -133,9 +143,9 @@ class Wandb:
     of the run, by close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
 
     mode: "online", "offline" or "off"; None: what WANDB_MODE says, else online. project: None: what WANDB_PROJECT says,
-    else nanodescent. WANDB_NAME, WANDB_RUN_ID and WANDB_DIR take the place of the run directory's name, of an id that
-    is drawn once and kept in the file wandb_id there, and of the run directory. settings: the run's configuration, by
-    dotted key.
+    else nanodescent. WANDB_NAME, WANDB_RUN_ID and, if it can be written, WANDB_DIR take the place of the run
+    directory's name, of an id that is drawn once and kept in the file wandb_id there, and of the run directory.
+    settings: the run's configuration, by dotted key.
 
     Raises: ValueError: for another mode.
     """
@@ -155,6 +165,9 @@ class Wandb:
         self._settings: dict[str, Any] = {
             key: value for key, value in ours.items() if not os.environ.get(f"WANDB_{key.upper()}")
         }
+        if self._mode != "off" and "dir" not in self._settings and not _can_be_written(os.environ["WANDB_DIR"]):
+            log.warning("warning: WANDB_DIR=%s cannot be written; wandb writes to %s", os.environ["WANDB_DIR"], run_dir)
+            self._settings["dir"] = str(run_dir)
         self._settings |= {"config": dict(settings), "mode": self._mode}
         self._settings |= {} if project is None else {"project": project}
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
@@ -202,12 +215,20 @@ def _wandb_mode(mode: str | None) -> str:
     return chosen
 
 
+def _can_be_written(folder: str) -> bool:
+    """Whether a folder is or can be made there: the client would silently take one for temporary files instead."""
+    path = os.path.expanduser(folder)  # noqa: PTH111  # as the client does: an unknown user is no error
+    with suppress(OSError):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return os.access(path, os.W_OK)
+
+
 def _run_id(run_dir: Path) -> str:
     """The id of the run, the same whenever it continues; unlike the folder's name it is unique and legal."""
     file = run_dir / "wandb_id"
     if not file.is_file():
         write_text(file, f"{secrets.token_hex(8)}\n")
-    found = file.read_text().strip()
+    found = (read_text(file, most_bytes=MOST_ID_BYTES) or "").strip()
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
         raise ValueError(f"{file} holds {found[:64]!r}, which is no id of a run; delete it")
     return found

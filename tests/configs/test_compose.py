@@ -90,6 +90,15 @@ ROOT = Path(__file__).parents[2]
         ("~optim.rho", "unknown key 'optim.rho'"),
         ("~schedule.warmup_steps", "schedule.warmup_steps is missing: trainer.Cosine needs it"),
         ("++c", "'++c' is no override"),
+        ("-m", "'-m' is no option of this command"),
+        ("optim.betas.x=1", "unknown key 'optim.betas.x': optim.betas is the value [0.9, 0.95]; give all of it"),
+        ("optim.eps.x=1", "unknown key 'optim.eps.x'"),
+        ("model.n_layer.x=1", "unknown key 'model.n_layer.x': model.n_layer is the value"),
+        ("optim._target_=torch.nn.Linear", "torch.nn.Linear is not an optimizer: it has no step()"),
+        (
+            "optim._target_=torch.nowhere.Adam",
+            "cannot be imported: ModuleNotFoundError: No module named 'torch.nowhere'",
+        ),
         ("runs/folder", "'runs/folder' is no override"),
         ("optim@there=adamw", "unknown key 'optim@there'"),
         ("hydra.run.dir=x", "unknown key 'hydra.run.dir'"),
@@ -303,6 +312,26 @@ def test_a_plug_in_that_refuses_its_arguments_says_so_in_its_own_words() -> None
         plug_in(compose(["schedule.warmup_steps=9"]).schedule, max_steps=5)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'foo'"):
         plug_in({"_target_": "trainer.Constant", "warmup_steps": 1, "foo": 1}, max_steps=50)
+
+
+class Picky:
+    """Raises what the words stand for."""
+
+    def __init__(self, words: str) -> None:
+        raise {"assert": AssertionError(), "key": KeyError("k"), "run": RuntimeError("a\nb"), "value": ValueError("x")}[
+            words
+        ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("assert", "AssertionError"), ("key", "KeyError: 'k'"), ("run", "RuntimeError: a b"), ("value", "x")],
+)
+def test_whatever_a_plug_ins_constructor_raises_is_one_line_that_names_it(words: str, message: str) -> None:
+    target = f"{__name__}.Picky"
+    with pytest.raises(ConfigError) as caught:
+        plug_in({"_target_": target, "words": words})
+    assert str(caught.value) == f"{target}: {message}"
 
 
 class Sweeps:

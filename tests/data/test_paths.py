@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data import paths
 from data.paths import find_files
 from files.errors import PathError
 from files.paths import expanded
@@ -130,6 +131,26 @@ def test_a_hard_link_is_the_same_file(tmp_path: Path) -> None:
     matches = find_files(tmp_path / "*.txt")
     assert found(tmp_path, "*.txt") == ["a.txt", "b.txt"]
     assert matches.n_links == 1
+
+
+def test_a_folder_that_is_mounted_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.txt", "b.txt", "mount/a.txt", "mount/b.txt", "mount/c.txt")
+    monkeypatch.setattr(
+        paths, "_status", lambda path: Path(path if path.endswith("c.txt") else path.replace("/mount", "")).stat()
+    )
+    assert found(tmp_path, "**/*.txt") == ["a.txt", "b.txt", "mount/c.txt"]
+
+
+def test_files_that_a_file_system_gives_one_number_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.txt", "bc.txt")
+
+    def numbered(path: str) -> os.stat_result:
+        fields = list(Path(path).stat())
+        fields[1] = 7
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(paths, "_status", numbered)
+    assert found(tmp_path, "*.txt") == ["a.txt", "bc.txt"]
 
 
 def test_equal_files_are_different_files(tmp_path: Path) -> None:

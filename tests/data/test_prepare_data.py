@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from data import BPE, GPT2, Bytes, Files, OpenWebText, PySource, Synthetic
 from data.loader import ORDERS
 from scripts import prepare_data
 
+ROOT = Path(__file__).parents[2]
 OPTIONS = [
     ("pysource", PySource, BPE),
     ("openwebtext", OpenWebText, GPT2),
@@ -62,3 +65,13 @@ def test_the_command_fails_with_one_line_and_status_2(
     printed = capsys.readouterr().err.strip()
     assert printed.startswith(message)
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_changes_neither_the_work_nor_its_status(tmp_path: Path) -> None:
+    script = '"$0" scripts/prepare_data.py data=synthetic data.source.n_documents=20 "data.root=$1"'
+    for n, end in enumerate((" > /dev/full", " | head -1; exit ${PIPESTATUS[0]}", " >&- 2>&-")):
+        root = tmp_path / str(n)
+        command = ["bash", "-c", script + end, sys.executable, str(root)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+        assert list(root.glob("*/dataset.json"))

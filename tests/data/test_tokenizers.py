@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
 from corpora import Texts, prepared
 
-from data import BPE, GPT2, Bytes, DataError, PySource, load_tokenizer, read_tokenizer
+from data import BPE, GPT2, Bytes, DataError, Files, PySource, load_tokenizer, read_tokenizer
+from data.sampling import sample
+from data.sources import Unit
 from data.tokenizers import (
     LONGEST_ENCODED_WORD,
     LONGEST_TRAINED_WORD,
@@ -187,7 +191,7 @@ def test_a_poor_corpus_yields_a_smaller_vocabulary(caplog: pytest.LogCaptureFixt
     assert "the corpus yields 258 token ids, fewer than vocab_size=1000" in caplog.text
 
 
-def sample_taken(source: Texts, root: Path, megabytes: float) -> list[str]:
+def sample_taken(source: Texts | Files, root: Path, megabytes: float) -> list[str]:
     """What a tokenizer that learns from the corpus gets to see."""
     seen: list[str] = []
 
@@ -214,6 +218,42 @@ def test_what_a_unit_lacks_of_its_share_others_may_use(tmp_path: Path) -> None:
     texts: list[str | None] = [None] * 10 + ["x" * 10_000] * 10
     seen = sample_taken(Texts(texts, per_unit=10, n_bytes=100), tmp_path, 0.02)
     assert sum(map(len, seen)) == 20_000
+
+
+def rows_of(kind: str, folder: Path, texts: list[str]) -> Files:
+    """The texts as one file of that kind."""
+    folder.mkdir()
+    path = folder / f"all{kind}"
+    if kind == ".jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    elif kind == ".parquet":
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=1, use_dictionary=False)
+    else:
+        for n, text in enumerate(texts):
+            (folder / f"{n}.txt").write_text(text)
+    return Files(pattern=f"{folder}/*{kind}", text="text")
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_sample_has_its_size_however_few_and_long_the_documents_are(tmp_path: Path, kind: str, n: int) -> None:
+    texts = ["abcdefgh"[i] * (6_000_000 // n) for i in range(n)]
+    seen = sample_taken(rows_of(kind, tmp_path / "corpus", texts), tmp_path / "data", 1.0)
+    assert 990_000 <= sum(map(len, seen)) <= 1_000_000
+    of_each = [sum(len(piece) for piece in seen if piece[0] == text[0]) for text in texts]
+    assert min(of_each) >= 1_000_000 // (4 * n)
+
+
+def test_what_is_left_over_continues_where_documents_were_truncated() -> None:
+    texts = {"long": "".join(f"{i:06d}" for i in range(1000)), "short": "x" * 10}
+    units = [Unit(("long",), 0, 0, 100), *[Unit(("none",), 0, 0, 1000)] * 5, Unit(("short",), 0, 0, 10)]
+    seen = list(sample(units, lambda unit: [texts.get(unit.paths[0])], 3000))
+    assert "".join(seen).replace("x" * 10, "") == texts["long"][:2990]
+
+
+def test_a_sample_larger_than_the_corpus_is_the_corpus() -> None:
+    units = [Unit(("a",), 0, 0, 10), Unit(("b",), 0, 0, 10)]
+    assert list(sample(units, lambda unit: [unit.paths[0] * 3, None, "c"], 10**9)) == ["aaa", "c", "bbb", "c"]
 
 
 def test_a_sample_smaller_than_the_number_of_units_takes_some_text(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(lock, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "READER_SECONDS", 0.01)
 
 
 def refuse_locks(patch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
@@ -205,3 +206,31 @@ def test_who_is_waited_for_is_said_once(file: Path, caplog: pytest.LogCaptureFix
         pass
     said = [message for message in caplog.messages if "waiting" in message]
     assert said == [f"another process is preparing (process {os.getpid()} has {file}): waiting for it"]
+
+
+def test_whoever_looks_at_a_lock_refuses_it_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "READER_SECONDS", 5.0)
+    path, is_over = tmp_path / "lock", threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            is_held(path)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(300):
+            Lock(path).release()
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "lock").symlink_to(tmp_path / "notes")
+    with pytest.raises(OSError, match="symbolic link"):
+        Lock(tmp_path / "lock")
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -121,3 +121,36 @@ def test_nothing_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_last_line_half_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text('{"a": 1}\n\n{"a": 2}\n{"a": ')
     assert lines(tmp_path / "file") == [{"a": 1}, {"a": 2}]
+
+
+READERS = [read_json, read_yaml, read_text, lines]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_link_out_of_the_folder_is_refused_in_one_line(read: Read, tmp_path: Path) -> None:
+    secret, run = tmp_path / "secret", tmp_path / "run"
+    secret.write_text("{a: b}\n" if read is read_yaml else '{"auths": "token"}\n')
+    run.mkdir()
+    (run / "way").symlink_to(tmp_path)
+    for place, target in (("absolute", secret), ("relative", Path("../secret")), ("twice", Path("way/secret"))):
+        (run / place).symlink_to(target)
+        with pytest.raises(ReadingError, match=f"{place} is a symbolic link to .*secret, out of its folder") as caught:
+            read(run / place)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_link_within_the_folder_and_a_folder_that_is_a_link_are_read(read: Read, tmp_path: Path) -> None:
+    run = tmp_path / "scratch" / "run"
+    run.mkdir(parents=True)
+    (run / "file").write_text("{a: b}\n" if read is read_yaml else '{"a": "b"}\n')
+    (run / "other").symlink_to("file")
+    (tmp_path / "run").symlink_to(run)
+    assert read(run / "other") == read(tmp_path / "run" / "other") == read(tmp_path / "run" / "file")
+
+
+def test_a_file_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "text")
+    assert read_text(tmp_path / "a" / "link", may_be_link=True) == "x"

@@ -1,6 +1,7 @@
 """The job runner, mostly with a stand-in for train.py that starts in milliseconds."""
 
 import csv
+import errno
 import fcntl
 import json
 import math
@@ -571,3 +572,21 @@ def test_a_standing_takes_in_whatever_the_rows_are(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").unlink()
     os.mkfifo(tmp_path / "metrics.jsonl")
     standing.update()
+
+
+def test_a_full_disk_costs_a_sweep_its_csv_and_not_its_verdict(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reproduce.sweep.write_text", refuse)
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "5.log").symlink_to("/dev/full")
+    combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 3)]
+    assert sweep(str(script), combinations, at_once=2, ranks=1) == 0
+    printed = capsys.readouterr()
+    assert "0.3000" in printed.out and "0.5000" in printed.out and "summary" not in printed.out
+    assert "warning: runs/5.log cannot be written: No space left on device" in printed.err
+    assert "cannot be written: No space left on device" in printed.err.splitlines()[-1]

@@ -287,6 +287,60 @@ def test_settings_reach_the_constructor_and_lists_become_tuples() -> None:
     assert isinstance(optimizer.optimizers[0], torch.optim.AdamW)
 
 
+class Odd(torch.optim.SGD):
+    """Refuses what is negative with an exception that says nothing, as others' classes may."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        if lr < 0:
+            raise AssertionError
+        super().__init__(params, lr)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**ADAMW, "fused": True, "foreach": True}, r"torch.optim.AdamW: RuntimeError: `fused` and `foreach` cannot"),
+        ({**ADAMW, "lr": -1}, "torch.optim.AdamW: Invalid learning rate: -1"),
+        ({**ADAMW, "lr": "a"}, "torch.optim.AdamW: TypeError: "),
+        ({"_target_": f"{__name__}.Odd", "lr": -1}, rf"^{__name__}.Odd: AssertionError$"),
+        ({"_target_": "optim.Lion", "lr": -1}, "^Lion: lr=-1 must be >= 0"),
+        ({**ADAMW, "role_settings": {"matrix": {"lr": -1}}}, "torch.optim.AdamW: Invalid learning rate: -1"),
+        ({"_target_": "optim.Lion", "role_settings": {"matrix": {"lr": -1}}}, "^Lion: lr=-1 must be >= 0"),
+    ],
+)
+def test_whatever_a_constructor_raises_is_one_line_that_names_the_class(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        built(config, gpt())
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_role_that_a_class_would_refuse_for_all_are_no_second_optimizer() -> None:
+    optimizer = built({**ADAMW, "role_settings": {"matrix": {"lr": 0.5}, "head": {"lr": 0.1}}}, gpt())
+    assert {group["role"]: group["lr"] for group in optimizer.param_groups}["matrix"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("SparseAdam", "RuntimeError: SparseAdam does not support dense gradients"), ("LBFGS", "TypeError: .*closure")],
+)
+def test_an_optimizer_whose_first_step_fails_is_not_for_the_model(target: str, reason: str) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.grad = torch.ones(2, 2)
+    config = {"_target_": f"torch.optim.{target}", "lr": 0.1}
+    optimizer = build(config, {"weight": model.weight}, {"weight": "matrix"}, seed=1, global_batch=1)
+    with pytest.raises(ValueError, match=rf"^optim: in the first step, torch\.optim\..*{target}: {reason}"):
+        optimizer.step(is_finite=torch.tensor(True))
+
+
+def test_a_later_step_that_fails_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gpt()
+    optimizer = built({"_target_": "torch.optim.SGD", "lr": 0.1}, model)
+    optimizer.step()
+    monkeypatch.setattr(optimizer.members[0], "step", lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+
+
 def test_zero_grad_forgets_every_gradient() -> None:
     model = gpt()
     optimizer = built({"roles": {"matrix": LION_LIKE, "embedding,vector,head": ADAMW}}, model)

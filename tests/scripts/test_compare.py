@@ -203,3 +203,21 @@ def test_bad_input_gets_one_line(
     write_run("a")
     assert compare.main(arguments(*(tmp_path / name for name in names), out=tmp_path / "out")) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "env.json", "metrics.jsonl", "result.json"])
+def test_a_run_whose_files_lie_elsewhere_is_refused_unread(
+    write_run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    run, other = write_run("a"), write_run("b")
+    (run / file).rename(tmp_path / "secret")
+    (run / file).symlink_to(tmp_path / "secret")
+    assert compare.main(arguments(run, other, out=tmp_path / "out")) == 2
+    printed = capsys.readouterr()
+    assert f"{file} is a symbolic link to" in printed.err and len(printed.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_directory_may_be_a_link(write_run: Write, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(write_run("scratch/a"))
+    assert compare.main(arguments(tmp_path / "link", write_run("b"), out=tmp_path / "out")) == 0

@@ -53,6 +53,21 @@ def test_missing_data_name_the_command_that_makes_them(tmp_path: Path, capsys: p
     assert "scripts/prepare_data.py" in lines(capsys)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.foreach=true", "`fused` and `foreach` cannot be"),
+        ("model.n_head=3", "model.n_embd=16 must be a multiple"),
+        ("schedule.warmup_steps=99", "schedule.warmup_steps=99 must lie in"),
+    ],
+)
+def test_what_a_constructor_will_refuse_is_told(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert doctor.main([*tiny, override]) == 2
+    assert message in lines(capsys).replace(" │ ", " ").replace("│ ", "")
+
+
 def test_an_absent_gpu_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert doctor.main(["device=cuda"]) == 2

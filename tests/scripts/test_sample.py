@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import train
-from configs import compose
+from configs import ConfigError, compose
 from model import GPT
 from scripts import sample
 from trainer.checkpoint import Saved
@@ -94,7 +94,7 @@ def test_several_samples_differ_and_more_of_them_change_none(trained: Path, caps
         (lambda run: [], "run=<run directory> is missing"),
         (lambda run: ["run=nowhere"], "run=nowhere is no run directory"),
         (lambda run: [f"run={run}", "token=3"], "unknown key 'token'; the nearest valid one is 'tokens'"),
-        (lambda run: [f"run={run}", "tokens=many"], "Value 'many' of type 'str' could not be converted to Integer"),
+        (lambda run: [f"run={run}", "tokens=many"], "tokens=many must be a whole number"),
         (lambda run: [f"run={run}", "top_k=0"], "top_k=0 must be >= 1"),
         (lambda run: [f"run={run}", "temperature=-1"], "temperature=-1.0 must be >= 0"),
         (lambda run: [f"run={run}", "temperature=nan"], "temperature=nan must be >= 0"),
@@ -204,3 +204,49 @@ def test_reading_changes_nothing_on_disk(trained: Path) -> None:
     before = contents()
     assert sample.main([f"run={trained}", "tokens=1"]) == 0
     assert contents() == before
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "tokenizer.json", "checkpoints/step_000003/state.json"])
+def test_a_run_whose_files_lie_elsewhere_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "foreign")
+    (folder / file).rename(tmp_path / "secret")
+    (folder / file).symlink_to(tmp_path / "secret")
+    assert sample.main([f"run={folder}", "tokens=1"]) == 2
+    printed = capsys.readouterr().err
+    assert "is a symbolic link to" in printed and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("n=two", "n=two must be a whole number"),
+        ("tokens=1.5", "tokens=1.5 must be a whole number"),
+        ("temperature=warm", "temperature=warm must be a number"),
+        ("top_k=few", "top_k=few must be a whole number"),
+        ("temp=1", "unknown key 'temp'; the nearest valid one is 'temperature'"),
+        ("toks=1", "unknown key 'toks'; the nearest valid one is 'tokens'"),
+        ("zzz=1", "unknown key 'zzz'; there are run, prompt, prompt_file, n, "),
+    ],
+)
+def test_what_is_wrong_names_its_key(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sample.parse(["run=r", argument])
+    assert str(caught.value).startswith(message)
+
+
+def test_a_temperature_next_to_0_is_as_0(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = set()
+    for temperature in ("0", "1e-320", "1e-39", "1e-30"):
+        assert sample.main([f"run={trained}", "prompt=a", "tokens=9", f"temperature={temperature}"]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1
+
+
+def test_a_closed_standard_input_is_one_line(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert sample.main([f"run={trained}", "prompt_file=-"]) == 2
+    assert capsys.readouterr().err.startswith("error: prompt_file=- reads standard input, which is closed")

@@ -92,6 +92,12 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def link_away(path: Path) -> None:
+    elsewhere = path.parents[2] / f"{path.parents[1].name}-{path.name}"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
 DAMAGES = {
     "bit flip in tensors": lambda path: flip_a_bit(path / TENSORS),
     "bit flip in state": lambda path: flip_a_bit(path / STATE),
@@ -102,6 +108,9 @@ DAMAGES = {
     "manifest of another kind": lambda path: (path / MANIFEST).write_text("[]"),
     "a file too many": lambda path: (path / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b""),
     "a pickle in place of tensors": lambda path: replace_by_a_pickle(path),
+    "tensors that lie elsewhere": lambda path: link_away(path / TENSORS),
+    "a state that lies elsewhere": lambda path: link_away(path / STATE),
+    "a manifest that lies elsewhere": lambda path: link_away(path / MANIFEST),
 }
 
 

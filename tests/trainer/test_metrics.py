@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from files.errors import ReadingError
 from trainer.metrics import JsonLines, Wandb, read_rows
 
 
@@ -250,6 +251,7 @@ def test_without_wandbs_variables_our_defaults_hold(tmp_path: Path, monkeypatch:
 def test_wandbs_variables_win_over_our_defaults_and_the_configuration_over_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     found = {"MODE": "offline", "PROJECT": "theirs", "NAME": "n", "RUN_ID": "r1", "DIR": "d", "RESUME": "must"}
     for name, value in found.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -286,3 +288,24 @@ def test_a_damaged_wandb_id_costs_wandb_alone(
     (tmp_path / "wandb_id").write_text("a/b")
     assert initialised(monkeypatch, tmp_path, mode="offline") == {}
     assert "which is no id of a run; delete it" in caplog.text
+
+
+def test_rows_that_lie_elsewhere_are_neither_read_nor_cut(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.write_text("what nobody may lose\n")
+    (run / "metrics.jsonl").symlink_to(elsewhere)
+    with pytest.raises(ReadingError, match="metrics.jsonl is a symbolic link"):
+        JsonLines(run / "metrics.jsonl", 0)
+    assert elsewhere.read_text() == "what nobody may lose\n"
+
+
+def test_a_wandb_folder_that_cannot_be_written_gives_way_to_the_run_directory_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_DIR", "/proc/nowhere")
+    assert initialised(monkeypatch, tmp_path, mode="offline")["dir"] == str(tmp_path)
+    assert f"warning: WANDB_DIR=/proc/nowhere cannot be written; wandb writes to {tmp_path}" in caplog.messages
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "new" / "folder"))  # which the client would not make either
+    assert "dir" not in initialised(monkeypatch, tmp_path, mode="offline")
+    assert (tmp_path / "new" / "folder").is_dir()

@@ -1,0 +1,62 @@
+"""What of a corpus a tokenizer learns from: text from all its parts, as much as was asked for if there is as much."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from data.sources import Unit
+from data.text import beginning
+
+# Of the sample, by which it may be smaller: characters and shares do not come out even.
+UNEVEN = 0.01
+
+
+@dataclass
+class _Excerpt:
+    """How much of a unit, from its beginning, is in the sample."""
+
+    unit: Unit
+    documents: int = 0  # taken in full
+    characters: int = 0  # of the document after them
+    is_all: bool = False
+
+    def more(self, texts: Iterable[str | None], n_bytes: int) -> Iterator[str]:
+        """Up to n_bytes more of the unit's texts; a document that is longer is truncated."""
+        for text in islice((text for text in texts if text is not None), self.documents, None):
+            piece = beginning(text[self.characters :], n_bytes)
+            n_bytes -= len(piece.encode())
+            if piece:
+                yield piece
+            if self.characters + len(piece) < len(text):
+                self.characters += len(piece)
+                return
+            self.documents, self.characters = self.documents + 1, 0
+            if n_bytes <= 0:
+                return
+        self.is_all = True
+
+
+def sample(units: Sequence[Unit], texts: Callable[[Unit], Iterable[str | None]], n_bytes: int) -> Iterator[str]:
+    """Up to n_bytes of text: from the beginning of every unit as large a share as it has of the corpus.
+
+    What a unit lacks, the next ones may use. A unit may hold the beginning of one document that is longer than many
+    units, which hold none then: what is left over at the end goes to the units that were not taken in full, in equal
+    shares, then to the first of them. texts: of a unit, in order; None is skipped.
+    """
+    total, seen, taken = sum(unit.n_bytes for unit in units), 0, 0
+    excerpts = [_Excerpt(unit) for unit in units]
+    for excerpt in excerpts:
+        seen += excerpt.unit.n_bytes
+        left = (n_bytes * seen // total if total else n_bytes) - taken
+        for piece in excerpt.more(texts(excerpt.unit), left) if left > 0 else ():
+            taken += len(piece.encode())
+            yield piece
+    if n_bytes - taken <= UNEVEN * n_bytes:
+        return
+    for divides in (True, False):
+        rest = [excerpt for excerpt in excerpts if not excerpt.is_all]
+        for n, excerpt in enumerate(rest):
+            left = (n_bytes - taken) // (len(rest) - n if divides else 1)
+            for piece in excerpt.more(texts(excerpt.unit), left) if left > 0 else ():
+                taken += len(piece.encode())
+                yield piece
