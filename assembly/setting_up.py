@@ -1,6 +1,7 @@
 """A run made from its configuration."""
 
 import json
+import sys
 from contextlib import ExitStack
 
 import torch
@@ -93,6 +94,8 @@ def begin(run: Run, stack: ExitStack) -> None:
     n_parameters, where = parameter_count(run.model), environment.device_name(strategy.device)
     ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
+    if remark := getattr(run.schedule, "remark", ""):  # anyone's class needs apply() alone
+        print(f"warning: {remark}", file=sys.stderr)
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
     run.sinks = [*always_there(run), *plugged]

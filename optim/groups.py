@@ -59,16 +59,51 @@ def check_keys(owner: str, group: Group, settings: Collection[str], also: Iterab
             )
 
 
-def check_form(owner: str, state_dict: Mapping[str, Any]) -> None:
+def check_form(owner: str, state_dict: Any) -> None:
     """Raises ValueError for what is no state_dict of an optimizer."""
-    state, found = state_dict.get("state"), state_dict.get("param_groups")
+    content = state_dict if isinstance(state_dict, Mapping) else {}
+    state, found = content.get("state"), content.get("param_groups")
     has_state = isinstance(state, Mapping) and all(isinstance(each, Mapping) for each in state.values())
-    has_groups = isinstance(found, list) and all(isinstance(each, Mapping) and "params" in each for each in found)
+    has_groups = isinstance(found, list) and all(isinstance(each, Mapping) and _is_saved(each) for each in found)
     if not (has_state and has_groups):
+        what = type(state_dict).__name__ if content is not state_dict else ", ".join(map(repr, content)) or "nothing"
         raise ValueError(
             f"{owner}: load_state_dict takes what state_dict() gave: state by parameter under 'state', and groups with "
-            f"'params' under 'param_groups'; this has {', '.join(map(repr, state_dict)) or 'nothing'}"
+            f"'params' under 'param_groups'; this has {what}"
         )
+
+
+def _is_saved(group: Group) -> bool:
+    """Whether it lists its parameters by number, and their names if it has any."""
+    names = group.get("param_names", [])
+    return (
+        isinstance(group.get("params"), list | tuple)
+        and isinstance(names, list | tuple)
+        and all(isinstance(name, str) for name in names)
+    )
+
+
+def check_kinds(owner: str, group: Group, saved: Group) -> None:
+    """Raises ValueError for a saved setting that is of another kind than the group's: no number where that has one."""
+    for key, value in saved.items():
+        if key in (*NO_SETTINGS, ROLE):
+            continue
+        ours, theirs = _kind(group.get(key)), _kind(value)
+        if "nothing" not in (ours, theirs) and ours != theirs:
+            raise ValueError(f"{owner}: the saved optimizer state has {key}={value!r:.80}, which should be {ours}")
+
+
+def _kind(value: Any) -> str:
+    """In words."""
+    value = plain(value)
+    if value is None:
+        return "nothing"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_kind, value))})"
+    for kind, words in ((bool, "true or false"), (int | float, "a number"), (str, "a text")):
+        if isinstance(value, kind):
+            return words
+    return f"a {type(value).__name__}"
 
 
 def check_same(owner: str, groups: Sequence[Group], saved: Sequence[Group], settings: Collection[str]) -> None:

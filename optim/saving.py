@@ -66,11 +66,12 @@ class SavedRule(StatefulRule):
 
         Raises: ValueError: if groups or state do not belong to these parameters; then nothing has changed.
         """
-        state_dict = dict(state_dict)  # hooks may change it
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = before(self, state_dict) or state_dict
         owner = type(self).__name__
         groups.check_form(owner, state_dict)
+        state_dict = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+            groups.check_form(owner, state_dict)
         saved, states = state_dict["param_groups"], state_dict["state"]
         groups.check_same(owner, self.param_groups, saved, self.settings)
         saved_ids = [i for group in saved for i in group["params"]]
@@ -97,6 +98,8 @@ class SavedRule(StatefulRule):
         Raises: ValueError: if a group has other keys or values than such a group may have, or the names, shapes or
         dtypes of a state are not those of the spec.
         """
+        for ours, theirs in zip(self.param_groups, saved, strict=True):
+            groups.check_kinds(type(self).__name__, ours, theirs)
         fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
         for ours, group in zip(self.param_groups, fresh, strict=True):
             groups.check_keys(type(self).__name__, group, self.settings, also=ours)
@@ -148,4 +151,7 @@ class SavedRule(StatefulRule):
 
 def _kind(tensor: object) -> object:
     """What the spec determines of a tensor of state."""
-    return (tuple(tensor.shape), tensor.dtype) if isinstance(tensor, Tensor) else tensor
+    if not isinstance(tensor, Tensor):
+        return tensor
+    is_dense = tensor.layout is torch.strided and not tensor.is_meta
+    return (tuple(tensor.shape), tensor.dtype) if is_dense else f"{tensor.layout} on {tensor.device}"

@@ -10,6 +10,7 @@ from data import TokenDataset, eval_batches, load_tokenizer
 from optim.build import build
 from reproduce.claim import Claim
 from reproduce.composed import composed
+from reproduce.fields import ClaimError
 from reproduce.forecast import model_of
 from reproduce.protocols import expected, of
 from trainer import environment
@@ -35,7 +36,8 @@ def _text(config: RunConfig, keys: tuple[str, ...]) -> str:
 
 def _check_machine(config: RunConfig) -> None:
     environment.pick_precision(config.precision, environment.pick_device(config.device))
-    plug_in(config.schedule, max_steps=config.max_steps)
+    if remark := getattr(plug_in(config.schedule, max_steps=config.max_steps), "remark", ""):
+        raise ClaimError(f"a run would measure nothing: {remark}")
     model = model_of(config)
     parameters = dict(model.named_parameters())
     build(config.optim, parameters, model.roles(), seed=config.seed, global_batch=config.global_batch)

@@ -526,7 +526,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
         (["model=llama_nano", "model.n_embd=10"], "model.n_embd=10 / model.n_head=2 must be even"),
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
         (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
-        (["schedule.warmup_steps=99"], "schedule.warmup_steps=99 must lie in 0..max_steps=12"),
+        (["schedule.warmup_steps=-1"], "schedule.warmup_steps=-1 must be >= 0"),
         (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
         (["resume=must"], "resume=must, but run_dir="),
         (["logging=wandb", "logging.wandb.mode=on"], "logging.wandb.mode='on' must be online, offline or off"),
@@ -543,6 +543,14 @@ def test_bad_input_gets_one_line_and_leaves_the_directory_free(
     assert message in printed
     assert len(printed.splitlines()) == 1
     assert run("bad") == 0
+
+
+def test_a_trial_shorter_than_the_warm_up_runs_and_says_so(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("w", "max_steps=3", "schedule.warmup_steps=20", "log_every=1", "optim.lr=0.01") == 0
+    assert "warning: max_steps=3 ends within the warm-up (schedule.warmup_steps=20)" in capsys.readouterr().err
+    assert [row["lr"] for row in metrics(tmp_path / "w") if "lr" in row] == pytest.approx([0.0005, 0.001, 0.0015])
 
 
 def test_another_configuration_is_refused_with_the_differing_keys(

@@ -51,7 +51,7 @@ class RunDirectory:
         self._lock = self._acquired()
         try:
             self._check(resume, differences)
-        except RunDirectoryError:
+        except ValueError:  # also of a file of the run that cannot be read
             self.close()
             raise
         self._lock.sign()

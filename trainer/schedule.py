@@ -18,13 +18,14 @@ class Schedule(ABC):
     """A linear warm-up over warmup_steps, then whatever after_warmup says.
 
     Step n gets (n + 1) / warmup_steps of the peak, so the first update moves and step warmup_steps - 1 is at the peak.
+    A run may end before that, as a short trial does.
 
-    Raises: ValueError: if warmup_steps lies outside 0..max_steps, or a fraction outside [0, 1].
+    Raises: ValueError: if warmup_steps is negative, or a fraction lies outside [0, 1].
     """
 
     def __init__(self, *, max_steps: int, warmup_steps: int) -> None:
-        if not 0 <= warmup_steps <= max_steps:
-            raise ValueError(f"schedule.warmup_steps={warmup_steps} must lie in 0..max_steps={max_steps}")
+        if warmup_steps < 0:
+            raise ValueError(f"schedule.warmup_steps={warmup_steps} must be >= 0")
         self.max_steps, self.warmup_steps = max_steps, warmup_steps
 
     def factor(self, step: int) -> float:
@@ -36,6 +37,16 @@ class Schedule(ABC):
     @abstractmethod
     def after_warmup(self, step: int) -> float:
         """The factor for a step >= warmup_steps."""
+
+    @property
+    def remark(self) -> str:
+        """What is odd about a run with this schedule, in a sentence; empty if nothing is."""
+        if self.warmup_steps <= self.max_steps:
+            return ""
+        return (
+            f"max_steps={self.max_steps} ends within the warm-up (schedule.warmup_steps={self.warmup_steps}): the "
+            "learning rate never reaches its peak"
+        )
 
     def apply(self, optimizer: HasGroups, step: int) -> float:
         """Sets every group's lr to factor(step) times its peak; returns the first group's, for the log.

@@ -336,7 +336,7 @@ def test_a_later_step_that_fails_is_no_bad_input(monkeypatch: pytest.MonkeyPatch
     model = gpt()
     optimizer = built({"_target_": "torch.optim.SGD", "lr": 0.1}, model)
     optimizer.step()
-    monkeypatch.setattr(optimizer.members[0], "step", lambda: 1 // 0)
+    monkeypatch.setattr(optimizer.optimizers[0], "step", lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         optimizer.step()
 

@@ -166,9 +166,41 @@ def test_torchs_distributed_checkpoint_tools_carry_the_state(rule: str, flat: bo
 
 
 def test_what_is_no_state_dict_is_refused() -> None:
-    for wrong in ({}, {"state": {}}, {"state": {0: [1]}, "param_groups": []}, {"state": {}, "param_groups": [{}]}):
+    odd_groups: list[Any] = [{}, {"params": None}, {"params": [0], "param_names": [1]}]
+    wrongs: list[Any] = [None, [], {}, {"state": {}}, {"state": {0: [1]}, "param_groups": []}]
+    for wrong in (*wrongs, *({"state": {}, "param_groups": [group]} for group in odd_groups)):
         with pytest.raises(ValueError, match="Heavyball: load_state_dict takes what state_dict\\(\\) gave"):
             Heavyball([parameter()]).load_state_dict(wrong)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_settings_of_another_kind_are_refused_and_change_nothing(rule: str) -> None:
+    optimizer = made(rule, torch.nn.Linear(4, 3).parameters())
+    before = copy.deepcopy(optimizer.param_groups[0])
+    for key, value in before.items():
+        if key in ("params", "param_names", "role") or value is None:
+            continue
+        other = 0.5 if isinstance(value, bool | str) else True
+        for odd in ([1], {}, torch.tensor([1.0, 1.0]), other, *([] if isinstance(value, str) else ["x"])):
+            saved = copy.deepcopy(optimizer.state_dict())
+            saved["param_groups"][0][key] = odd
+            with pytest.raises(ValueError, match=f"the saved optimizer state has {key}="):
+                optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0].keys() == before.keys()
+    assert all(optimizer.param_groups[0][key] == value for key, value in before.items() if key != "params")
+
+
+def test_state_without_numbers_is_refused() -> None:
+    param = parameter()
+    optimizer = Heavyball([param])
+    step(optimizer, param, 1)
+    for odd in ("meta", "sparse"):
+        saved = copy.deepcopy(optimizer.state_dict())
+        for name, tensor in saved["state"][0].items():
+            if tensor.ndim:
+                saved["state"][0][name] = tensor.to("meta") if odd == "meta" else tensor.to_sparse()
+        with pytest.raises(ValueError, match="of a parameter of shape .* should be .*, is torch"):
+            Heavyball([parameter()]).load_state_dict(saved)
 
 
 Groups = list[dict[str, Any]]

@@ -58,7 +58,7 @@ def test_missing_data_name_the_command_that_makes_them(tmp_path: Path, capsys: p
     [
         ("optim.foreach=true", "`fused` and `foreach` cannot be"),
         ("model.n_head=3", "model.n_embd=16 must be a multiple"),
-        ("schedule.warmup_steps=99", "schedule.warmup_steps=99 must lie in"),
+        ("schedule.warmup_steps=-1", "schedule.warmup_steps=-1 must be >= 0"),
     ],
 )
 def test_what_a_constructor_will_refuse_is_told(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from files.errors import ReadingError
 from trainer.run_directory import RunDirectory, RunDirectoryError
 
 
@@ -164,6 +165,18 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunDirectoryError, match="holds thesis.tex and no run"):
         open_(tmp_path)
+
+
+def test_a_run_whose_configuration_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
+    def unreadable(path: Path) -> list[str]:
+        raise ReadingError(f"{path}: no YAML")
+
+    used(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for _ in range(2):  # it is not in use the second time
+        with pytest.raises(ReadingError, match="no YAML"):
+            open_(tmp_path, differences=unreadable)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

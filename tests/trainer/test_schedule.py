@@ -56,7 +56,7 @@ def test_apply_depends_on_the_step_alone(schedule: Schedule) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Constant(max_steps=5, warmup_steps=6), r"schedule.warmup_steps=6 must lie in 0..max_steps=5"),
+        (lambda: Constant(max_steps=5, warmup_steps=-1), r"schedule.warmup_steps=-1 must be >= 0"),
         (
             lambda: Cosine(max_steps=5, warmup_steps=0, final_lr_fraction=1.5),
             r"schedule.final_lr_fraction=1.5 must lie",
