@@ -1,11 +1,9 @@
-"""One training run: python train.py [group=option] [key=value ...], see README and configs/schema.py.
+"""One training run: python train.py [group=option] [key=value ...], which also continues one that was interrupted.
 
 Several ranks: torchrun --standalone --nproc_per_node=N train.py parallel=ddp (or fsdp2).
--m runs every combination of overrides with several values (optim=adamw,soap seed=0,1), each as a process of its own:
---at-once N of them at a time, --ranks N under torchrun. Finished ones are skipped, broken ones continued; a summary,
-best first, is printed and written as CSV. --cfg prints the resolved configuration.
-Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (the same command continues); of a sweep 0 if
-all finished, 75, or that of the first that failed. torchrun itself exits with 1 unless all is well: see result.json.
+A sweep (-m) skips runs that have finished and continues broken ones; a summary, best first, is printed, and written as
+CSV. Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (the same command continues); of a sweep 0
+if all finished, 75, or that of the first that failed. torchrun itself exits with 1 unless all is well: see result.json.
 """
 
 from configs import from_command_line

@@ -11,6 +11,7 @@ reading.py            files of runs, as plain data
 from configs.composition import FOLDER, GROUPS, compose, settings
 from configs.door import Sweep, answer, from_command_line
 from configs.errors import ConfigError
+from configs.help import run_help
 from configs.overrides import expand
 from configs.plug_ins import plug_in
 from configs.runs import as_yaml, differences, flat, identity, read_config
@@ -35,5 +36,6 @@ __all__ = [
     "identity",
     "plug_in",
     "read_config",
+    "run_help",
     "settings",
 ]

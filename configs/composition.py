@@ -74,6 +74,25 @@ def known_keys(overrides: Sequence[str] = ()) -> list[str]:
     return _known(plug_ins.literal(plain(compose(overrides))))
 
 
+def of_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """What the chosen options and their constructors' defaults say, as plain data; ??? where a value must be given.
+
+    Raises: ConfigError: if an option does not exist.
+    """
+    config = deepcopy(_base(FOLDER, _choices([given(each) for each in overrides]))[0])
+    plug_ins.fill(config)
+    found = OmegaConf.to_container(config)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def default_options() -> dict[str, str]:
+    """By group, the option of a run without overrides; of several the first."""
+    listed = (read_yaml(FOLDER / "config.yaml") or {})["defaults"]
+    several = {group: names[0] for each in listed if isinstance(each, dict) for group, names in each.items()}
+    return {**several, **_base(FOLDER, ())[1]}
+
+
 def settings(overrides: Sequence[str]) -> dict[str, Any]:
     """identity() of the configuration, less the arguments that nobody set or that are set to their defaults.
 
@@ -164,6 +183,10 @@ def _apply(each: Given, config: DictConfig) -> None:
     argument = _argument(each.key, config)
     if argument is None:
         _refuse_below_a_value(each.key, config)
+        if each.key.partition(".")[0] == "hydra":
+            raise ConfigError(
+                f"{shown(each.key)}: Hydra's own settings are not used; run_dir=... names a run's directory"
+            )
         nearest, hint = _nearest(each.key, _known(config)), _hint(each.key, config)
         raise ConfigError(f"unknown key {shown(each.key)!r}; {nearest}{hint}")
     if each.is_delete:

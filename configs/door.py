@@ -3,12 +3,14 @@
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from configs.composition import compose
 from configs.errors import ConfigError
+from configs.help import FLAGS, run_help
 from configs.overrides import expand
 from configs.runs import as_yaml
 from configs.schema import RunConfig
@@ -26,7 +28,24 @@ class Sweep(Protocol):
         """at_once: processes at a time. ranks: of each, under torchrun if > 1."""
 
 
-def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int]) -> int:
+Doc = str | Callable[[Sequence[str]], str]  # the text of --help, or what makes it of the arguments beside it
+HELP = ("-h", "--help")
+# Hydra's own flags that are none here, and what to do instead.
+INSTEAD = {
+    (
+        "--config-dir",
+        "-cd",
+    ): "options are files of configs/<group>/: put yours there, or set keys on the command line",
+    ("--config-name", "-cn"): "there is one configuration: choose options by group=option",
+    ("--config-path", "-cp"): "there is one configuration: choose options by group=option",
+    ("--resolve",): "--cfg shows values resolved anyway; leave it out",
+    ("--package", "-p"): "--cfg shows all; leave it out",
+    ("--info", "-i", "--hydra-help"): "--cfg shows the configuration, --help the options",
+    ("--run", "-r"): "leave it out: a run is what is done without -m",
+}
+
+
+def answer(arguments: Sequence[str], doc: Doc, work: Callable[[list[str]], int]) -> int:
     """What a script does with its arguments; the exit status: work's, or 2 with one line for what it cannot use.
 
     --help prints doc. A file that cannot be written or read is bad input too; an interrupted script ends with 75.
@@ -34,8 +53,9 @@ def answer(arguments: Sequence[str], doc: str, work: Callable[[list[str]], int])
     """
     protect_output()
     try:
-        if {"-h", "--help"} & set(arguments):
-            print(doc.strip())
+        if set(HELP) & set(arguments):
+            beside = [each for each in arguments if each not in HELP]
+            print(doc.strip() if isinstance(doc, str) else doc(beside))
             status = 0
         else:
             status = work(list(arguments))
@@ -56,7 +76,9 @@ def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> RunC
     sweep: what -m runs, on the script and the combinations of overrides; None: the script has no -m.
     """
     found: list[RunConfig] = []
-    status = answer(sys.argv[1:], doc, lambda arguments: _asked_for(arguments, script, sweep, found))
+    status = answer(
+        sys.argv[1:], partial(run_help, doc, more=FLAGS), lambda arguments: _asked_for(arguments, script, sweep, found)
+    )
     if not found:
         sys.exit(status)
     return found[0]
@@ -88,16 +110,33 @@ def _asked(arguments: Sequence[str]) -> Namespace:
     """The flags, and the overrides around them."""
     parser = _Arguments(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
-    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("--cfg", action="store_true")  # a value is taken off before
     parser.add_argument("--at-once", type=_count)
     parser.add_argument("--ranks", type=_count)
     parser.add_argument("overrides", nargs="*")
-    asked = parser.parse_intermixed_args(arguments)
+    asked = parser.parse_intermixed_args(list(_without_hydras(arguments)))
     if asked.cfg and asked.multirun:
         parser.error("--cfg shows the configuration of one run; leave out -m and give every key one value")
     if (asked.at_once or asked.ranks) and not asked.multirun:
         parser.error("--at-once and --ranks are for sweeps; add -m")
     return asked
+
+
+def _without_hydras(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, less the value of --cfg. Raises: ConfigError: for a flag of Hydra's that is none here."""
+    before = ""
+    for each in arguments:
+        for flags, instead in INSTEAD.items():
+            if each.partition("=")[0] in flags and each.startswith("-"):
+                raise ConfigError(f"{each.partition('=')[0]} is no option of this command: {instead}")
+        if before == "--cfg" and each in ("job", "hydra", "all"):
+            if each != "job":
+                raise ConfigError(f"--cfg {each}: Hydra's own configuration is not used; --cfg job shows the run's")
+        elif each.startswith("--cfg="):
+            yield from _without_hydras(["--cfg", each.removeprefix("--cfg=")])
+        else:
+            yield each
+        before = each
 
 
 def _count(text: str) -> int:

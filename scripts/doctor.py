@@ -9,6 +9,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from assembly.data import data_path
 from assembly.model import meta_model
-from configs import RunConfig, answer, compose, plug_in
+from configs import RunConfig, answer, compose, plug_in, run_help
 from data import TokenDataset, load_tokenizer
 from optim import build as optimizers
 from trainer import environment
@@ -158,7 +159,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
 
 def main(arguments: list[str]) -> int:
     """Prints the findings; the exit status, 2 if something keeps the run from starting."""
-    return answer(arguments, __doc__, _main)
+    return answer(arguments, partial(run_help, __doc__), _main)
 
 
 def _main(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ is, an unfinished one continued. Exit status: 0, or 2 if you have to act.
 import logging
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs import answer, compose, plug_in
+from configs import answer, compose, plug_in, run_help
 from data import prepare
 from data.shards import read_meta
 
 
 def main(overrides: list[str]) -> int:
     """Prepares and reports; the exit status, 2 if the user has to act."""
-    return answer(overrides, __doc__, _main)
+    return answer(overrides, partial(run_help, __doc__, groups=("data", "data/tokenizer")), _main)
 
 
 def _main(overrides: list[str]) -> int:

@@ -101,7 +101,7 @@ ROOT = Path(__file__).parents[2]
         ),
         ("runs/folder", "'runs/folder' is no override"),
         ("optim@there=adamw", "unknown key 'optim@there'"),
-        ("hydra.run.dir=x", "unknown key 'hydra.run.dir'"),
+        ("hydra.run.dir=x", "hydra.run.dir: Hydra's own settings are not used"),
         ("logging.wandb.project=x", "(logging=wandb has it)"),
         ("logging=[jsonl,wand]", "logging=wand does not exist; the nearest valid one is 'wandb'"),
         ("logging=jsonl,wandb", "give them as a list 'logging=[jsonl,wandb]'"),
@@ -308,8 +308,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
 
 
 def test_a_plug_in_that_refuses_its_arguments_says_so_in_its_own_words() -> None:
-    with pytest.raises(ConfigError, match="schedule.warmup_steps=9 must lie in 0..max_steps=5"):
-        plug_in(compose(["schedule.warmup_steps=9"]).schedule, max_steps=5)
+    with pytest.raises(ConfigError, match="schedule.warmup_steps=-1 must be >= 0"):
+        plug_in(compose(["schedule.warmup_steps=-1"]).schedule, max_steps=5)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'foo'"):
         plug_in({"_target_": "trainer.Constant", "warmup_steps": 1, "foo": 1}, max_steps=50)
 
@@ -414,7 +414,7 @@ def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         command_line(monkeypatch, "seed=3", "-h")
     assert not ended.value.code
-    assert capsys.readouterr().out == "What it does.\n"
+    assert capsys.readouterr().out.startswith("What it does.\n\nOptions, ")
 
 
 OWN = """
