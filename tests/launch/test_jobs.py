@@ -581,7 +581,7 @@ def test_a_full_disk_costs_a_sweep_its_csv_and_not_its_verdict(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reproduce.sweep.write_text", refuse)
+    monkeypatch.setattr("launch.sweep.write_text", refuse)
     (tmp_path / "runs").mkdir(exist_ok=True)
     (tmp_path / "runs" / "5.log").symlink_to("/dev/full")
     combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 3)]

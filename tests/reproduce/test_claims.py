@@ -172,7 +172,7 @@ def test_a_wrong_expectation_is_found_before_anything_runs(
 def test_a_claim_file_runs_nothing_of_its_own_and_looks_nothing_up(
     override: str, message: str, write_claim: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("configs.signatures._imported", lambda target: pytest.fail(f"imports {target}"))
+    monkeypatch.setattr("configs.signatures.imported", lambda target: pytest.fail(f"imports {target}"))
     for place in ("overrides", "paper"):
         arms = deepcopy(ARMS)
         arms["b"][place] = [*arms["b"][place], override]
