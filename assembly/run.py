@@ -9,7 +9,6 @@ from torch import Tensor
 from configs import RunConfig
 from data import Batch, TokenDataset, TokenLoader, eval_batches
 from model import LanguageModel
-from model.flops import flops_per_token
 from optim.ensemble import OptimizerSet
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
@@ -33,6 +32,7 @@ class Run:
     strategy: Strategy
     loader: TokenLoader
     model: LanguageModel
+    flops_per_token: int
     optimizer: OptimizerSet
     schedule: Schedule
     store: CheckpointStore
@@ -66,7 +66,7 @@ def counters(run: Run) -> dict[str, float]:
         "step": run.step,
         "tokens": run.step * run.config.global_batch * seq_len,
         "seconds": run.clock.seconds,
-        "flops": run.strategy.sequences_computed * seq_len * flops_per_token(run.model),
+        "flops": run.strategy.sequences_computed * seq_len * run.flops_per_token,
     }
 
 

@@ -12,7 +12,7 @@ from assembly.run import READING, Run, data_checksums, divergence_of, eval_slice
 from assembly.sinks import always_there, close_with, plugged_in
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
-from model.flops import parameter_count
+from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
@@ -62,6 +62,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         strategy=strategy,
         loader=loader,
         model=model,
+        flops_per_token=flops_per_token(model),
         optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
         schedule=plug_in(config.schedule, max_steps=config.max_steps),
         store=CheckpointStore(

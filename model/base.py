@@ -6,7 +6,8 @@ data's number of token ids, unless the option sets it.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,15 @@ class LanguageModel(nn.Module, ABC):
     Raises: ValueError: if a number is out of range.
     """
 
-    def __init__(self, *, vocab_size: int | None, block_size: int, vocab_multiple: int) -> None:
+    role_of: ClassVar[Mapping[str, str]]  # by module: "embedding" or "head"; the others have matrices and vectors
+    residual: ClassVar[tuple[str, ...]]  # ends of the names of weights that write to the residual stream
+
+    def __init__(self, *, vocab_size: int | None, block_size: int, n_embd: int, vocab_multiple: int) -> None:
         super().__init__()
         if vocab_size is None:
             raise ValueError("model.vocab_size is missing: pass the number of token ids of the data")
         require_positive(vocab_size=vocab_size, block_size=block_size, vocab_multiple=vocab_multiple)
-        self.vocab_size, self.block_size = vocab_size, block_size
+        self.vocab_size, self.block_size, self.n_embd = vocab_size, block_size, n_embd
         self.padded_vocab_size = -(-vocab_size // vocab_multiple) * vocab_multiple
 
     @property
@@ -39,13 +43,30 @@ class LanguageModel(nn.Module, ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The modules that are alike, in order: what is sharded, compiled and recomputed one by one."""
 
-    @abstractmethod
     def roles(self) -> dict[str, str]:
         """What each parameter is, by name: "embedding" (a tied head too), "matrix", "head" or "vector"."""
+        return {
+            name: self.role_of.get(name.split(".")[0], "matrix" if parameter.ndim == 2 else "vector")
+            for name, parameter in self.named_parameters()
+        }
 
-    @abstractmethod
     def forward_flops_per_token(self, seq_len: int | None = None) -> int:
         """Operations of the forward pass, as flops.py counts, over the tokens of a sequence (None: of block_size)."""
+        T, C = seq_len or self.block_size, self.n_embd
+        in_blocks = sum(p.numel() for block in self.blocks for p in block.parameters() if p.ndim == 2)
+        scores_and_values = len(self.blocks) * 2 * T * C
+        return 2 * (in_blocks + C * self.padded_vocab_size + scores_and_values)
+
+    def reset_parameters(self) -> None:
+        """GPT-2's initialisation: N(0, 0.02), residual projections 1/sqrt(2 n_layer) of that, biases 0, gains 1."""
+        residual_std = INIT_STD / math.sqrt(2 * len(self.blocks))
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=residual_std if name.endswith(self.residual) else INIT_STD)
 
     @abstractmethod
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

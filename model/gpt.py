@@ -5,12 +5,13 @@ Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn, ..., ln_f), linear weigh
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from model.base import INIT_STD, LanguageModel, require_multiple, require_positive, widened
+from model.base import LanguageModel, require_multiple, require_positive, widened
 
 
 class LayerNorm(nn.LayerNorm):
@@ -92,6 +93,9 @@ class GPT(LanguageModel):
     Raises: ValueError: if the numbers do not fit together.
     """
 
+    role_of: ClassVar = {"wte": "embedding", "wpe": "embedding", "head": "head"}
+    residual: ClassVar = ("c_proj.weight",)
+
     def __init__(
         self,
         *,
@@ -108,9 +112,9 @@ class GPT(LanguageModel):
         qk_norm: bool = False,
         vocab_multiple: int = 64,
     ) -> None:
-        super().__init__(vocab_size=vocab_size, block_size=block_size, vocab_multiple=vocab_multiple)
+        super().__init__(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, vocab_multiple=vocab_multiple)
         _check(n_layer, n_head, n_embd, dropout, gelu)
-        self.n_embd, self.dropout = n_embd, dropout
+        self.dropout = dropout
         self.wte = nn.Embedding(self.padded_vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         of_layer = [layer + 1 if scale_attn_by_inverse_layer_idx else 1 for layer in range(n_layer)]
@@ -128,36 +132,10 @@ class GPT(LanguageModel):
             self.head.weight = self.wte.weight
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02), residual projections 1/sqrt(2 n_layer) of that, biases 0, gains 1."""
-        residual_std = INIT_STD / math.sqrt(2 * len(self.h))
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim == 1:
-                nn.init.ones_(parameter)
-            else:
-                nn.init.normal_(parameter, std=residual_std if name.endswith("c_proj.weight") else INIT_STD)
-
     @property
     @override
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.h)
-
-    @override
-    def roles(self) -> dict[str, str]:
-        of_module = {"wte": "embedding", "wpe": "embedding", "head": "head"}
-        return {
-            name: of_module.get(name.split(".")[0], "matrix" if parameter.ndim == 2 else "vector")
-            for name, parameter in self.named_parameters()
-        }
-
-    @override
-    def forward_flops_per_token(self, seq_len: int | None = None) -> int:
-        T, C, n_layer = seq_len or self.block_size, self.n_embd, len(self.h)
-        matrices = n_layer * 12 * C * C + C * self.padded_vocab_size
-        scores_and_values = n_layer * 2 * T * C
-        return 2 * (matrices + scores_and_values)
 
     @override
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -4,15 +4,15 @@ Parameter names are those of Meta's code (tok_embeddings, layers.0.attention.wq,
 (out, in).
 """
 
-import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from model.base import INIT_STD, LanguageModel, require_multiple, require_positive, widened
+from model.base import LanguageModel, require_multiple, require_positive, widened
 
 
 class RMSNorm(nn.Module):
@@ -109,6 +109,9 @@ class Llama(LanguageModel):
     Raises: ValueError: if the numbers do not fit together.
     """
 
+    role_of: ClassVar = {"tok_embeddings": "embedding", "output": "head"}
+    residual: ClassVar = ("wo.weight", "w2.weight")
+
     def __init__(
         self,
         *,
@@ -124,11 +127,11 @@ class Llama(LanguageModel):
         norm_eps: float = 1e-5,
         vocab_multiple: int = 64,
     ) -> None:
-        super().__init__(vocab_size=vocab_size, block_size=block_size, vocab_multiple=vocab_multiple)
+        super().__init__(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, vocab_multiple=vocab_multiple)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         n_hidden = -(-8 * n_embd // 3 // 64) * 64 if n_hidden is None else n_hidden
         _check(n_layer, n_head, n_kv_head, n_embd, n_hidden, rope_base, norm_eps)
-        self.n_embd, self.D, self.rope_base = n_embd, n_embd // n_head, rope_base
+        self.D, self.rope_base = n_embd // n_head, rope_base
         self.tok_embeddings = nn.Embedding(self.padded_vocab_size, n_embd)
         self.layers = nn.ModuleList(
             Block(n_embd, Attention(n_embd, n_head, n_kv_head), FeedForward(n_embd, n_hidden), norm_eps)
@@ -140,34 +143,10 @@ class Llama(LanguageModel):
             self.output.weight = self.tok_embeddings.weight
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """N(0, 0.02), residual projections 1/sqrt(2 n_layer) of that, gains 1."""
-        residual_std = INIT_STD / math.sqrt(2 * len(self.layers))
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
-                nn.init.ones_(parameter)
-            else:
-                nn.init.normal_(parameter, std=residual_std if name.endswith(("wo.weight", "w2.weight")) else INIT_STD)
-
     @property
     @override
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.layers)
-
-    @override
-    def roles(self) -> dict[str, str]:
-        of_module = {"tok_embeddings": "embedding", "output": "head"}
-        return {
-            name: of_module.get(name.split(".")[0], "matrix" if parameter.ndim == 2 else "vector")
-            for name, parameter in self.named_parameters()
-        }
-
-    @override
-    def forward_flops_per_token(self, seq_len: int | None = None) -> int:
-        T, C = seq_len or self.block_size, self.n_embd
-        matrices = sum(p.numel() for p in self.layers.parameters() if p.ndim == 2) + C * self.padded_vocab_size
-        scores_and_values = len(self.layers) * 2 * T * C
-        return 2 * (matrices + scores_and_values)
 
     @override
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from model import GPT
-from model.gpt import INIT_STD
+from model.base import INIT_STD
 
 TINY = {"vocab_size": 50, "n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12}
 
