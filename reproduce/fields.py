@@ -99,14 +99,22 @@ def _below(parent: str, name: str) -> str:
     return f"{parent}.{name}" if parent else name
 
 
-def _check_inner(hint: Any, value: Any, where: str, key: str) -> None:
-    """Checks the mappings in a value that become dataclasses, so that what is wrong in one is named by its key."""
+def _check_inner(hint: Any, value: Any, where: str, key: str, *, is_inside: bool = False) -> None:
+    """Checks what lies in a value: mappings that become dataclasses, so that what is wrong in one is named by its key.
+
+    And that a list of numbers or texts holds no lists or mappings, which OmegaConf lets through.
+    """
+    if hint in WORDS and isinstance(value, list | Mapping) and is_inside:
+        raise ClaimError(f"{where}: {key}={shown(value)} must be {in_words(hint)}")
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         typed(hint, value, where, at=key)
     if get_origin(hint) is list and isinstance(value, list):
         (each,) = get_args(hint)
         for n, row in enumerate(value):
-            _check_inner(each, row, where, f"{key}[{n}]")
+            _check_inner(each, row, where, f"{key}[{n}]", is_inside=True)
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        for name, row in value.items():
+            _check_inner(get_args(hint)[1], row, where, f"{key}.{name}", is_inside=True)
 
 
 def _set(node: DictConfig, name: str, value: Any, where: str, key: str, words: str) -> None:
