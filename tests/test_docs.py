@@ -99,6 +99,15 @@ NOT_RUN = {
     ),
 }
 
+# OpenWebText from a folder.
+OFFLINE = [
+    "data/tokenizer=bytes",
+    "data.source.folder=parquet",
+    "data.source.expected_documents=null",
+    "data.source.limit_documents=30",
+    "data.val_fraction=0.2",
+]
+
 # In place of a command's own arguments, where they ask for more runs than it takes to try them.
 FEWER = {
     "python train.py -m optim.lr=1e-3,2e-3 seed=1,2": ["optim.lr=1e-3", "seed=1"],
@@ -153,7 +162,7 @@ def test_a_fence_and_inline_code_are_read_as_commands() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that commands are called in: it has a corpus of texts, one of parquet, and a name for the checkout."""
+    """The folder that commands are called in, with the same texts in corpus/ as .txt and in parquet/."""
     texts = [f"Chapter {i}. " + "The quick brown fox jumps over the lazy dog. " * 20 for i in range(40)]
     (tmp_path / "corpus").mkdir()
     for i, text in enumerate(texts):
@@ -171,20 +180,10 @@ def small(tiny: list[str]) -> Callable[[list[str]], list[str]]:
     def small(arguments: list[str]) -> list[str]:
         given = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
         added = [each for each in tiny if not (each.startswith("data=") and "data" in given)]
-        if given.get("data") == "openwebtext":
-            added += OFFLINE
-        return [*added, "max_steps=2", *(["data/tokenizer=bytes"] if "data" in given else [])]
+        added += {"openwebtext": OFFLINE, "files": ["data/tokenizer=bytes"]}.get(given.get("data", ""), [])
+        return [*added, "max_steps=2"]
 
     return small
-
-
-OFFLINE = [
-    "data/tokenizer=bytes",
-    "data.source.folder=parquet",
-    "data.source.expected_documents=null",
-    "data.source.limit_documents=30",
-    "data.val_fraction=0.2",
-]
 
 
 def call_train(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
