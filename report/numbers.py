@@ -27,6 +27,15 @@ def estimate_and_interval(measure: Measure) -> str:
     return with_unit(estimate(measure), measure.unit) + (f" ({words})" if words else "")
 
 
+def estimate_and_claimed(measure: Measure) -> str:
+    """The number, and the one that the paper claims, in as few words as they need."""
+    if measure.estimate is None:
+        return "not measured"
+    unit = measure.unit.removesuffix(" per token")
+    claimed = "" if measure.claimed is None else f", claimed {with_unit(digits(measure.claimed), unit)}"
+    return with_unit(estimate(measure), unit) + claimed
+
+
 def estimate(measure: Measure) -> str:
     """The number without its unit, to the place that its interval leaves certain."""
     if measure.estimate is not None and measure.unit == NATS and (measure.low, measure.high) == (None, None):

@@ -6,7 +6,7 @@ jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
-ledger   of claim=all: the folder for the reports of all claims, docs/claims
+ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
 --dry-run   only says what would run, and what it costs
 
 Any other key=value goes to every run, for example data.root=/scratch. The same command continues what was interrupted.
@@ -40,6 +40,7 @@ from reproduce.fields import ClaimError
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
 
+ROOT, LEDGER = Path(__file__).resolve().parents[1], "docs/claims"
 COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
 OWN = ("claim", "scale", *PATHS, *COUNTS)
 MOST = 9999
@@ -108,7 +109,7 @@ def parse(arguments: Sequence[str]) -> Request:
         claim=settings["claim"],
         scale=settings["scale"],
         out=paths.get("out"),
-        ledger=paths.get("ledger", Path("docs/claims")),
+        ledger=paths.get("ledger", Path(LEDGER)),
         jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
@@ -220,6 +221,7 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
     from report.ledger import write_ledger as write_table
+    from report.ledger import write_short_table
 
     rows: list[Results] = []
     for name, folder in folders.items():
@@ -236,6 +238,8 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
         rows.append(results)
         print(f"{name:22} {results.verdict}")
     print(f"ledger  {write_table(rows, ledger)}")
+    if ledger.resolve() == ROOT / LEDGER:
+        write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
 
 
 def _count(key: str, value: str) -> int:

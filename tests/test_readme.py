@@ -1,12 +1,19 @@
-"""What README says of claims is what docs/claims holds."""
+"""README: its table of claims is that of docs/claims, its links lead somewhere, its rows fit a laptop."""
 
+import re
 from pathlib import Path
 
-from report.ledger import ledger_table
+import pytest
+
+from report.ledger import BEGIN, END, ledger_table, short_table
 from report.results import Results, read
 from reproduce import claims
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def committed() -> list[Results]:
@@ -18,6 +25,28 @@ def test_the_ledger_has_every_claim_at_nano() -> None:
     assert found == {(name, "nano") for name in claims.names()}
 
 
-def test_readme_and_the_ledger_show_the_same_table() -> None:
-    assert ledger_table(committed(), beside="docs/claims/") in (ROOT / "README.md").read_text("utf-8")
+def test_the_ledger_and_readmes_short_table_show_what_the_results_say() -> None:
     assert ledger_table(committed()) in (ROOT / "docs" / "claims" / "README.md").read_text("utf-8")
+    table = short_table(committed(), beside="docs/claims/")
+    assert f"{BEGIN}{table}{END}" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_row_of_a_table_is_longer_than_a_line_on_a_laptop(page: Path) -> None:
+    rows = [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
+    assert max(map(len, rows), default=0) <= 115
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_of_the_checkout(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"^\[[^\]]+\]: <?([^>\n]+)>?$", text, re.MULTILINE)
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("group", ("model", "optim", "data"))
+def test_the_options_of_a_group_are_all_told(group: str) -> None:
+    told = "".join(page.read_text("utf-8") for page in PAGES if page.parent.name == "docs")
+    for option in (ROOT / "configs" / group).glob("*.yaml"):
+        assert re.search(rf"`{option.stem}`|^\| {option.stem} \|", told, re.MULTILINE), option

@@ -17,7 +17,7 @@ import pytest
 from report import results as stored
 from report.figures import PALETTE, FigureError, compact
 from report.files import write_report
-from report.ledger import ledger_table, write_ledger
+from report.ledger import BEGIN, END, ledger_table, write_ledger, write_short_table
 from report.numbers import in_words
 from report.results import Arm, Axis, Figure, Measure, ProtocolResult, Results, Run, Series, Source, Table
 
@@ -378,7 +378,23 @@ def test_the_ledger_links_every_claim_to_its_report(tmp_path: Path) -> None:
     assert "[sophia_2x](<sophia_2x-nano/report.md>)" in text
     for told in (rich().source.sentence, "1.08× (95 % interval 1.02 to 1.15)", "2025-11-21", "Intel Xeon, 2 threads"):
         assert told in text
-    assert "(<docs/claims/soap_40_35-nano/report.md>)" in ledger_table([other], beside="docs/claims/")
+
+
+def test_the_short_table_has_a_line_for_every_claim_and_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    other = replace(rich(), claim="soap_40_35", title="SOAP | [twice]", verdict="undecided", protocols=[])
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    for _ in range(2):
+        write_short_table([rich(), other], path, beside="docs/claims/")
+    text = path.read_text("utf-8")
+    assert text.startswith(f"before\n{BEGIN}") and text.endswith(f"{END}after\n") and "old" not in text
+    assert "Scale nano: 2 claims: 0 reproduced, 1 not reproduced, 1 undecided." in text
+    assert f"| [{rich().title}] | not reproduced | 1.08×, claimed 2× |" in text
+    assert r"| [SOAP \| \[twice\]] | undecided | – |" in text
+    assert r"[SOAP \| \[twice\]]: <docs/claims/soap_40_35-nano/report.md>" in text
+    path.write_text("no table is wanted here\n")
+    write_short_table([other], path, beside="")
+    assert path.read_text("utf-8") == "no table is wanted here\n"
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from report.ledger import BEGIN, END
 from report.results import read
 from scripts import reproduce as command
 
@@ -56,6 +57,17 @@ def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_a
     assert {"report.md", "results.json", "state_bytes.png"} <= names
     assert "report.html" not in names  # it holds all of plotly's code
     assert "logicnest-nano/report.md" in (tmp_path / "ledger" / "README.md").read_text()
+
+
+def test_the_readme_beside_the_ledger_shows_its_verdicts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}{END}")
+    folders = {"logicnest": ROOT / "docs" / "claims" / "logicnest-nano"}
+    command.write_ledger(folders, tmp_path / "elsewhere")
+    assert "logicnest" not in readme.read_text()
+    command.write_ledger(folders, tmp_path / "docs" / "claims")
+    assert "<docs/claims/logicnest-nano/report.md>" in readme.read_text()
 
 
 def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
