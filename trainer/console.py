@@ -5,11 +5,12 @@ import time
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import override
 
-from trainer.metrics import Row
+from trainer.metrics import Row, Sink
 
 
-class Console:
+class Console(Sink):
     """The console sink.
 
     max_steps: where the bar ends. first_step: where it starts. tokens_per_step turns steps into tokens/s, measured
@@ -34,8 +35,8 @@ class Console:
         self._task = self._progress.add_task("training", total=max_steps, completed=first_step, status="")
         self._progress.start()
 
+    @override
     def write(self, row: Row) -> None:
-        """See metrics.Sink."""
         self._losses |= {key: row[key] for key in ("train/loss", "val/loss") if key in row}
         status = self._status(row)
         self._progress.update(self._task, completed=row["step"], status=status)
@@ -43,8 +44,8 @@ class Console:
             self._console.print(f"step {int(row['step'])}/{self._max_steps}  {status}{self._eta(row)}")
         self._last = row
 
+    @override
     def close(self) -> None:
-        """See metrics.Sink."""
         self._progress.stop()
 
     def _status(self, row: Row) -> str:
