@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from data.descriptors import descriptor_budget
 from data.errors import DataError, MissingSource
@@ -92,16 +93,16 @@ class PySource(Source):
         self.megabytes = megabytes
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         return {"megabytes": self.megabytes, "python": platform.python_version()}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source."""
         return _group_files(self._sizes())
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         for path in unit.paths:
             with _opened(path) as file:
                 raw = file.read()
@@ -109,8 +110,8 @@ class PySource(Source):
                 if is_document(text := raw.decode()):
                     yield text
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source."""
         return [path for path, _ in self._sizes()]
 
     def _sizes(self) -> list[tuple[str, int]]:
@@ -156,20 +157,21 @@ class Synthetic(Source):
         self._successors = rng.integers(0, n_words, (n_words, branching)).tolist()
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         names = ("n_documents", "seed", "n_words", "branching")
         return {name: getattr(self, name) for name in names}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are document indices."""
+        """The corpus in pieces, whose start and stop are indices of documents."""
         cuts = range(0, self.n_documents, 500)
         spans = ((start, min(start + 500, self.n_documents)) for start in cuts)
         size = self.words_per_document * 6
         return [Unit((), start, stop, (stop - start) * size, stop - start) for start, stop in spans]
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str]:
-        """See Source."""
         for index in range(unit.start, unit.stop):
             rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
             word = int(rng.integers(self.n_words))
@@ -197,12 +199,13 @@ class Files(Source):
         self.pattern, self.text = pattern, text
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         return {"pattern": self.pattern, "text": self.text}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
+        """The corpus in pieces, whose start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
         matches = self._matches()
         matches.log_omissions()
         texts, lines, rows = self._by_kind(matches)
@@ -214,16 +217,16 @@ class Files(Source):
         line_units = [unit for path in lines for unit in _line_units(path)]
         return [*_group_files(sizes), *line_units, *_parquet_units(rows, self.text)]
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         if unit.paths[0].endswith(".parquet"):
             return _parquet_texts(unit, self.text)
         if unit.paths[0].endswith(".jsonl"):
             return _line_texts(unit, self.text)
         return (_file_text(path) for path in unit.paths)
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source."""
         return [path for paths in self._by_kind(self._matches()) for path in paths]
 
     def _matches(self) -> Matches:
@@ -281,13 +284,15 @@ class OpenWebText(Source):
         self.limit_documents, self.expected_documents = limit_documents, expected_documents
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source; a folder is another way to the same documents, so it does not count."""
+        """What decides the documents; a folder is another way to the same ones, so it does not count."""
         names = ("dataset", "revision", "limit_documents", "expected_documents")
         return {name: getattr(self, name) for name in names}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are row groups."""
+        """The corpus in pieces, whose start and stop are row groups."""
         units = _parquet_units(self._folder_files(is_logged=True) if self.folder else self._hub_files(), "text")
         found = sum(unit.n_documents or 0 for unit in units)
         if self.limit_documents is not None:
@@ -300,12 +305,13 @@ class OpenWebText(Source):
             )
         return units
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         return _parquet_texts(unit, "text")
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source: none if the documents come from the hub; with a limit those that it reaches."""
+        """The files of folder, with a limit those that it reaches; none if the documents come from the hub."""
         if not self.folder:
             return []
         found = self._folder_files()
@@ -314,8 +320,8 @@ class OpenWebText(Source):
         units = _first_documents(_parquet_units(found, "text"), self.limit_documents)
         return list(dict.fromkeys(path for unit in units for path in unit.paths))
 
+    @override
     def verdict(self, meta: Mapping[str, Any]) -> str | None:
-        """See Source."""
         found, reference = meta["splits"]["val"]["n_tokens"], self.reference_tokens["val"]
         if found == reference:
             return f"the validation set is the reference one by its count of {reference:,} tokens"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from data.errors import DataError
 from data.hashing import sha256_of
@@ -84,18 +85,18 @@ class BytePairs(Tokenizer):
         self.vocab_size = self.eot + 1
         self._of_thread = threading.local()
 
+    @override
     def encode_document(self, text: str) -> np.ndarray:
-        """See Tokenizer."""
         encode = partial(self._encoding().encode_to_numpy, disallowed_special=())
         ids = [encode(piece) for piece in split_long_words(readable(text), LONGEST_ENCODED_WORD)]
         return np.concatenate([*ids, np.array([self.eot], np.uint32)])
 
+    @override
     def token_bytes(self, id: int) -> bytes:
-        """See Tokenizer."""
         return self.tokens[id]
 
+    @override
     def to_json(self) -> dict[str, Any]:
-        """See Tokenizer."""
         return {"kind": "byte_pairs", "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
 
     def _encoding(self) -> "tiktoken.Encoding":
@@ -122,17 +123,17 @@ class PlainBytes(Tokenizer):
     vocab_size = 257
     eot = 256
 
+    @override
     def encode_document(self, text: str) -> np.ndarray:
-        """See Tokenizer."""
         ids = np.frombuffer(readable(text).encode(), np.uint8)
         return np.append(ids.astype(np.uint32), np.uint32(self.eot))
 
+    @override
     def token_bytes(self, id: int) -> bytes:
-        """See Tokenizer."""
         return bytes([id])
 
+    @override
     def to_json(self) -> dict[str, Any]:
-        """See Tokenizer."""
         return {"kind": "bytes"}
 
 
@@ -188,8 +189,8 @@ class Bytes(Recipe):
 
     name = "bytes"
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe."""
         return PlainBytes()
 
 
@@ -209,12 +210,13 @@ class BPE(Recipe):
         self.vocab_size, self.sample_megabytes = vocab_size, sample_megabytes
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Recipe."""
         return {"vocab_size": self.vocab_size, "sample_megabytes": self.sample_megabytes}
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe.
+        """The tokenizer learnt from the sample.
 
         Raises: DataError: if the corpus has no text.
         """
@@ -253,8 +255,9 @@ class GPT2(Recipe):
     def __init__(self, vocab_dir: str | None) -> None:
         self.vocab_dir = vocab_dir
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe.
+        """The tokenizer that GPT-2 has, whatever the corpus.
 
         Raises: DataError: if the file is nowhere to be had, or is another one.
         """

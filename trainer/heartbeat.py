@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from typing_extensions import override
+
 from trainer.ranks import Ranks
 
 CONTINUES = "the same command continues from the last checkpoint, timeout_seconds sets how long is too long"
@@ -78,13 +80,13 @@ class Heartbeat(Watch):
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
 
+    @override
     def beat(self) -> None:
-        """See Watch."""
         self._progress += 1
 
+    @override
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """See Watch."""
         thread = threading.get_ident()
         outer = self._busy.get(thread)
         self._busy[thread] = Busy(what, time.monotonic(), self._timeout)
@@ -97,8 +99,9 @@ class Heartbeat(Watch):
             else:
                 self._busy[thread] = outer
 
+    @override
     def close(self) -> None:
-        """See Watch; not if it is ending the process, which it is to do in its own words."""
+        """Ends the watch, unless it is about to end the process: then this waits, so that its message comes."""
         self._over.set()
         self._thread.join(None if self._is_ending else self._period)  # else no longer: the store may hang
 

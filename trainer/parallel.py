@@ -25,6 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from typing_extensions import override
 
 from trainer.heartbeat import Heartbeat, Watch
 from trainer.ranks import Ranks, started_processes
@@ -199,19 +200,20 @@ class Single(Strategy):
             raise ValueError(f"parallel=single, but {n} processes were started; use parallel=ddp or parallel=fsdp2")
         super().__init__(Ranks(), device=device, precision=precision, compiled=compiled)
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         if self.compiled:
             model.compile()
 
+    @override
     def close(self) -> None:
-        """See Strategy."""
+        pass
 
+    @override
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
         return self._accumulate(batches, loss_fn, sequences, self._model)
 
 
@@ -229,8 +231,8 @@ class Joined(Strategy):
         self.watch = Heartbeat(ranks, timeout_seconds)
         ranks.busy = self.watch.busy
 
+    @override
     def close(self) -> None:
-        """See Strategy."""
         self.watch.close()
         self.ranks.leave()
 
@@ -262,14 +264,14 @@ class DDP(Joined):
         self._powersgd: PowerSGD | None = None
 
     @property
+    @override
     def group(self) -> dist.ProcessGroup | None:
-        """See Strategy."""
         return dist.group.WORLD if self.world_size > 1 else None
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         if self.compiled:
             model.compile()
@@ -281,14 +283,13 @@ class DDP(Joined):
             self._powersgd = PowerSGD()
             self._replica.register_comm_hook(self._powersgd.state, powerSGD_hook.powerSGD_hook)
 
+    @override
     def keep_finite(self, is_finite: Tensor) -> None:
-        """See Strategy."""
         if self._powersgd is not None:
             self._powersgd.keep_finite(is_finite)
 
+    @override
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
-
         def on_last(is_last: bool) -> AbstractContextManager[Any]:
             return nullcontext() if is_last else self._replica.no_sync()
 
@@ -297,8 +298,9 @@ class DDP(Joined):
         )  # scaled, as torch's averages
         return self._summed(total)
 
+    @override
     def extra_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy; the model runs without torch's wrapper, whose hooks then do nothing."""
+        """As forward_backward, without torch's wrapper around the model, whose hooks may compress gradients."""
         total = self._accumulate(batches, loss_fn, sequences, self._model)
         self._sum_gradients()
         return self._summed(total)
@@ -348,10 +350,10 @@ class FSDP2(Joined):
         super().__init__(**settings)
         self._shape = (n,) if mesh is None else tuple(mesh)
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         names = ("shard",) if len(self._shape) == 1 else ("replicate", "shard")
         mesh = init_device_mesh(self.device.type, self._shape, mesh_dim_names=names)
@@ -364,8 +366,8 @@ class FSDP2(Joined):
         fully_shard(model, mesh=mesh)
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody changes the logits
 
+    @override
     def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
         assert isinstance(self._model, FSDPModule)
         synchronizes = self._model.set_requires_gradient_sync
 

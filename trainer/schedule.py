@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 
 class HasGroups(Protocol):
     """What a schedule needs of an optimizer."""
@@ -66,8 +68,8 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The peak."""
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return 1.0
 
 
@@ -78,16 +80,16 @@ class Linear(Schedule):
         super().__init__(max_steps=max_steps, warmup_steps=warmup_steps)
         self.final = _fraction("final_lr_fraction", final_lr_fraction)
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return 1 - (1 - self.final) * self.progress(step)
 
 
 class Cosine(Linear):
     """Half a cosine from the peak to final_lr_fraction of it at max_steps (Loshchilov and Hutter 2017)."""
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * self.progress(step))) / 2
 
 
@@ -107,8 +109,8 @@ class WSD(Schedule):
                 f"(decay_fraction={decay_fraction}) must fit into max_steps={max_steps}"
             )
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         remaining = self.max_steps - step
         return 1.0 if remaining >= self.decay_steps else self.final + (1 - self.final) * remaining / self.decay_steps
 

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+from typing_extensions import override
 
 from files.writing import fsync
 from trainer.heartbeat import Watch
@@ -48,8 +49,9 @@ class StreamingWriter(HuggingFaceStorageWriter):
         self.folder, self._watch = folder, watch
         self.digests: dict[str, dict[str, Any]] = {}
 
+    @override
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """See torch's StorageWriter. Raises: OSError: if the disk does not take it."""
+        """Writes this rank's tensors to one file. Raises: OSError: if the disk does not take it."""
         if plan.items:
             name = f"shard-{plan.storage_data['shard_index']:05d}-model-00001-of-00001.safetensors"
             tensors: dict[str, Any] = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
@@ -67,8 +69,8 @@ class WatchedReader(HuggingFaceStorageReader):
         super().__init__(str(folder))
         self._folder, self._watch = folder, watch
 
+    @override
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """See torch's StorageReader."""
         with self._watch.busy(f"reading {self._folder}"):
             return super().read_data(plan, planner)
 
