@@ -45,7 +45,7 @@ from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.clock import Clock
 from trainer.parallel import Strategy
-from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
+from trainer.ranks import MainRankError, is_lost_rank, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
 
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
@@ -218,7 +218,7 @@ def run_and_leave(config: RunConfig) -> None:
         if os.environ.get("RANK", "0") == "0":
             print("stopped; the same command continues", flush=True)
     except RuntimeError as error:
-        if not is_lost_peer(error):
+        if not is_lost_rank(error):
             raise
         wait_for_the_cause(1)
         print(f"error: rank {os.environ.get('RANK')} {LOST}", file=sys.stderr)

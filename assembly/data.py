@@ -46,6 +46,6 @@ def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strat
         seed=config.seed,
         order=config.data.order,
         device=strategy.device,
-        rank=strategy.rank,
-        world_size=strategy.world_size,
+        data_rank=strategy.data_rank,
+        data_ranks=strategy.data_ranks,
     )

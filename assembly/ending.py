@@ -90,7 +90,7 @@ def sample(run: Run) -> str:
     for _ in range(config.sample_tokens):
         with strategy.autocast():
             tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
-        strategy.watch.beat()
+        strategy.watch.progress()
     return tokenizer.decode(tokens[0].tolist())
 
 

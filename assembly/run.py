@@ -53,8 +53,8 @@ def eval_slice(run: Run) -> Iterator[Batch]:
         n_sequences=run.config.eval_sequences,
         micro_batch=run.config.micro_batch,
         device=run.strategy.device,
-        rank=run.strategy.rank,
-        world_size=run.strategy.world_size,
+        data_rank=run.strategy.data_rank,
+        data_ranks=run.strategy.data_ranks,
     )
     return run.strategy.watch.each(READING, batches)
 
@@ -85,5 +85,5 @@ def divergence_of(config: RunConfig, strategy: Strategy, saved: dict[str, Any] |
 def full_parameters(run: Run) -> Iterator[tuple[str, Tensor]]:
     """The model's parameters in the order of their names, gathered where they are sharded."""
     for name, parameter in sorted(run.model.named_parameters()):
-        yield name, run.strategy.whole(parameter)
-        run.strategy.watch.beat()
+        yield name, run.strategy.full_tensor(parameter)
+        run.strategy.watch.progress()

@@ -9,7 +9,7 @@ import torch
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
 from assembly.run import READING, Run, data_checksums, divergence_of, eval_slice
-from assembly.sinks import always_there, close_with, plugged_in
+from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
 from model.flops import parameter_count
@@ -48,7 +48,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"
     )
-    stack.callback(close_patiently, strategy, loader)
+    stack.callback(close_loader, strategy, loader)
     torch.manual_seed(config.seed)
     model = model_of(config, vocab_size_of(config, train_data.vocab_size))
     roles = model.roles()
@@ -85,7 +85,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     Raises: ValueError: if the run directory cannot be written, or a sink does not take its settings.
     """
     config, strategy, path = run.config, run.strategy, run.directory.path
-    plugged = plugged_in(run)
+    plugged = configured_sinks(run)
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
     tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
@@ -98,11 +98,11 @@ def begin(run: Run, stack: ExitStack) -> None:
         print(f"warning: {remark}", file=sys.stderr)
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
-    run.sinks = [*always_there(run), *plugged]
-    close_with(stack, run)
+    run.sinks = [*built_in_sinks(run), *plugged]
+    close_on_exit(stack, run)
 
 
-def close_patiently(strategy: Strategy, loader: TokenLoader) -> None:
+def close_loader(strategy: Strategy, loader: TokenLoader) -> None:
     """Closes the loader, however long a disk makes it wait."""
     with strategy.watch.busy(READING):
         loader.close()

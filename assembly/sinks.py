@@ -17,13 +17,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def plugged_in(run: Run) -> list[Sink]:
+def configured_sinks(run: Run) -> list[Sink]:
     """The sinks that the configuration names; nothing is written yet. Raises: ValueError: if one refuses a setting."""
     settings = {"run_dir": run.directory.path, "settings": flat(run.config)}
     return [plug_in(node, **settings) for node in run.config.logging.values()]
 
 
-def always_there(run: Run) -> list[Sink]:
+def built_in_sinks(run: Run) -> list[Sink]:
     """metrics.jsonl and the console. Raises: RunDirectoryError: if the file cannot be written."""
     path = run.directory.path / "metrics.jsonl"
     try:
@@ -32,7 +32,7 @@ def always_there(run: Run) -> list[Sink]:
         raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def close_with(stack: ExitStack, run: Run) -> None:
+def close_on_exit(stack: ExitStack, run: Run) -> None:
     """Makes the stack close the sinks, however long a disk or a network makes that wait."""
 
     def close(sink: Sink) -> None:

@@ -2,7 +2,7 @@
 
 Where flock works, the system frees the lock when its owner ends, however it ends. Some mounts of Lustre and NFS refuse
 flock. There a second file, with .owner at the end of its name, names the owner, who renews its time every
-BEAT_SECONDS. One that has not for STALE_SECONDS counts as gone, one on the same machine as soon as its process is. So
+RENEW_SECONDS. One that has not for STALE_SECONDS counts as gone, one on the same machine as soon as its process is. So
 an owner that was suspended for as long may find that another has taken its place; and of two that follow a dead owner,
 one that is suspended between two adjacent calls may not notice the other.
 """
@@ -30,7 +30,7 @@ from files.reading import opened
 log = logging.getLogger(__name__)
 
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-BEAT_SECONDS, STALE_SECONDS = 15.0, 90.0
+RENEW_SECONDS, STALE_SECONDS = 15.0, 90.0
 POLL_SECONDS = 0.5  # how often a waiting process looks
 READER_SECONDS, READER_POLL_SECONDS = 0.25, 0.005  # in which all that only look at a lock have left it again
 SETTLING_SECONDS = 1.0  # in which all that found an owner dead have written their names
@@ -146,7 +146,7 @@ class _Claim:
             raise InUseError(_words(found))
 
     def _renew(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._over.wait(RENEW_SECONDS):
             with suppress(OSError):
                 if _read(self._path) != self._me:
                     log.warning("warning: %s names another owner: this process was taken for gone", self._path)
@@ -178,7 +178,7 @@ def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
             if error.errno not in NO_FLOCK:
                 raise
             claim = _Claim(_owner_file(path))
-            log.warning(NO_LOCKS, path.parent, error.strerror, BEAT_SECONDS)
+            log.warning(NO_LOCKS, path.parent, error.strerror, RENEW_SECONDS)
             return file, claim
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -26,7 +26,7 @@ from launch.processes import (
     log_path,
     read_result,
 )
-from launch.progress import Display, Standing
+from launch.progress import Display, JobProgress
 from launch.run_files import CONFIG, LOCK
 from launch.statuses import EXIT_STATUS
 from launch.stopping import SignalCounter
@@ -92,7 +92,7 @@ def run_jobs(
         on_cuda = any(entry.config.device != "cpu" for entry in entries)
         slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
         runner = _Runner(entries, slots, script, ranks, alike=alike)
-        with Display([entry.standing for entry in entries], show=show) as display:
+        with Display([entry.progress for entry in entries], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
         display.say("interrupted; the same command continues")
@@ -117,14 +117,14 @@ class _Entry:
     job: Job
     config: RunConfig
     run_dir: Path
-    standing: Standing
+    progress: JobProgress
     outcome: Outcome | None = None
 
     def settle(self, outcome: Outcome, note: str) -> None:
         """Records how it ended."""
         self.outcome = outcome
-        self.standing.update()
-        self.standing.state, self.standing.note = outcome.status, note
+        self.progress.update()
+        self.progress.state, self.progress.note = outcome.status, note
 
     def has_ended_before(self) -> bool:
         """Settles the job if the run directory holds this very run and it has ended."""
@@ -159,7 +159,7 @@ def _entry(job: Job) -> _Entry:
     except ConfigError as error:
         raise ConfigError(f"job {job.name!r}: {error}") from None
     run_dir = Path(config.run_dir)
-    return _Entry(job, config, run_dir, Standing(job.name, run_dir, config.max_steps))
+    return _Entry(job, config, run_dir, JobProgress(job.name, run_dir, config.max_steps))
 
 
 def _check_run_dirs(entries: Sequence[_Entry]) -> None:
@@ -227,7 +227,7 @@ class _Runner:
             return
         self._free.remove(slot)
         self.running.append((entry, process, slot))
-        entry.standing.state, entry.standing.note = "running", f"log {log_path(entry.run_dir)}"
+        entry.progress.state, entry.progress.note = "running", f"log {log_path(entry.run_dir)}"
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:

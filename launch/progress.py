@@ -30,7 +30,7 @@ COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": 
 
 
 @dataclass
-class Standing:
+class JobProgress:
     """How far a job is. state: "waiting", "running", or an Outcome's status; note: what else there is to say."""
 
     name: str
@@ -82,10 +82,10 @@ class Standing:
 
 
 class Display:
-    """Shows standings while it is entered: a live table on a terminal, lines elsewhere, nothing if not show."""
+    """Shows jobs while it is entered: a live table on a terminal, lines elsewhere, nothing if not show."""
 
-    def __init__(self, standings: Sequence[Standing], *, show: bool) -> None:
-        self._standings, self._show = standings, show
+    def __init__(self, jobs: Sequence[JobProgress], *, show: bool) -> None:
+        self._jobs, self._show = jobs, show
         self._console = Console(file=sys.stdout, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if show and self._console.is_terminal else None
         self._refreshed = -REFRESH_SECONDS
@@ -109,11 +109,11 @@ class Display:
         if not self._show or (now - self._refreshed < REFRESH_SECONDS and not at_once):
             return
         self._refreshed = now
-        for standing in self._standings:
-            if standing.state == "running" or not standing.step:
-                standing.update()
+        for progress in self._jobs:
+            if progress.state == "running" or not progress.step:
+                progress.update()
         if self._live:
-            self._live.update(table(self._standings, self._console.height - 6), refresh=True)
+            self._live.update(table(self._jobs, self._console.height - 6), refresh=True)
         else:
             self._print_news(now)
 
@@ -123,47 +123,47 @@ class Display:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def _print_news(self, now: float) -> None:
-        for index, standing in enumerate(self._standings):
+        for index, progress in enumerate(self._jobs):
             state, said = self._said.get(index, ("waiting", now))
-            if standing.state == state and (state != "running" or now - said < LINE_SECONDS):
+            if progress.state == state and (state != "running" or now - said < LINE_SECONDS):
                 continue
-            self._said[index] = standing.state, now
-            self.say(f"[{index + 1}/{len(self._standings)}] {standing.name}: {line(standing)}")
+            self._said[index] = progress.state, now
+            self.say(f"[{index + 1}/{len(self._jobs)}] {progress.name}: {line(progress)}")
         sys.stdout.flush()
 
 
-def table(standings: Sequence[Standing], rows: int) -> Group:
+def table(jobs: Sequence[JobProgress], rows: int) -> Group:
     """The jobs that matter most now, in their order, all if they fit, and how many are in which state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
-    ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
+    ranked = sorted(range(len(jobs)), key=lambda index: (urgency.index(jobs[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
-    counts = Counter(standing.state for standing in standings)
+    counts = Counter(progress.state for progress in jobs)
     counted = ", ".join(f"{counts[state]} {state}" for state in urgency if counts[state])
-    if hidden := len(standings) - len(shown):
+    if hidden := len(jobs) - len(shown):
         counted += f" ({hidden} not shown)"
     made = Table(box=box.SIMPLE_HEAD)
     made.add_column("job", overflow="ellipsis", no_wrap=True)
     made.add_column("state", no_wrap=True)
     for column in ("step", "val/loss", "ETA"):
         made.add_column(column, justify="right", no_wrap=True)
-    for standing in (standings[index] for index in shown):
+    for progress in (jobs[index] for index in shown):
         made.add_row(
-            Text(standing.name),
-            Text(standing.state, style=COLOURS.get(standing.state, "")),
-            f"{standing.step}/{standing.max_steps}" if standing.step else "",
-            "" if standing.val_loss is None else f"{standing.val_loss:.4f}",
-            standing.eta,
+            Text(progress.name),
+            Text(progress.state, style=COLOURS.get(progress.state, "")),
+            f"{progress.step}/{progress.max_steps}" if progress.step else "",
+            "" if progress.val_loss is None else f"{progress.val_loss:.4f}",
+            progress.eta,
         )
     return Group(made, Text(f"  {counted}"))
 
 
-def line(standing: Standing) -> str:
+def line(progress: JobProgress) -> str:
     """How a job stands, in words."""
-    parts = [standing.state]
-    if standing.step:
-        parts.append(f"step {standing.step}/{standing.max_steps}")
-    if standing.val_loss is not None:
-        parts.append(f"val/loss {standing.val_loss:.4f}")
-    if standing.eta:
-        parts.append(f"ETA {standing.eta}")
-    return ", ".join(parts) + (f" ({standing.note})" if standing.note else "")
+    parts = [progress.state]
+    if progress.step:
+        parts.append(f"step {progress.step}/{progress.max_steps}")
+    if progress.val_loss is not None:
+        parts.append(f"val/loss {progress.val_loss:.4f}")
+    if progress.eta:
+        parts.append(f"ETA {progress.eta}")
+    return ", ".join(parts) + (f" ({progress.note})" if progress.note else "")

@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class SignalCounter:
-    """Counts the signals of heeded() while it is entered; the handlers of before return on exit."""
+    """Counts the signals of stop_signals() while it is entered; the handlers of before return on exit."""
 
     def __init__(self) -> None:
         self.count = self.interrupts = 0  # of all signals; of SIGINT, which a keyboard sends
@@ -82,10 +82,10 @@ def interruptible() -> Iterator[None]:
 
 def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
     """Returns the handlers of before."""
-    return {number: signal.signal(number, handler) for number in heeded()}
+    return {number: signal.signal(number, handler) for number in stop_signals()}
 
 
-def heeded() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """SIGNALS without SIGHUP, which says that the terminal is closed, where nohup made the process ignore it."""
     is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (is_nohup and number is signal.SIGHUP)]

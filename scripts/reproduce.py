@@ -31,7 +31,7 @@ from configs import answer
 from files.paths import expanded
 from launch.processes import capacity
 from launch.statuses import EXIT_STATUS, FAILED
-from launch.stopping import heeded
+from launch.stopping import stop_signals
 from report.results import Results, read
 from reproduce import claims
 from reproduce.claim import Claim
@@ -245,6 +245,6 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
+    for number in set(stop_signals()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
         signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
     sys.exit(main(sys.argv[1:]))

@@ -518,7 +518,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
     [
         (
             ["micro_batch=3"],
-            "global_batch=8 must be a multiple of micro_batch * world_size = 3 * 1 = 3; nearest: 6 or 9",
+            "global_batch=8 must be a multiple of micro_batch * ranks = 3 * 1 = 3; nearest: 6 or 9",
         ),
         (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
         (["model.n_layer=0"], "model.n_layer=0 must be >= 1"),
