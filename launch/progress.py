@@ -1,4 +1,4 @@
-"""How far jobs are, from their run directories, and what a person watches of it: a live table, or plain lines."""
+"""Reads how far jobs are from their run directories, and shows it: a live table on a terminal, else lines."""
 
 import json
 import os
@@ -25,13 +25,13 @@ from launch.run_files import METRICS
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
-MOST_BYTES = 1 << 20  # of rows taken in at a time; the last ones tell how far a run is
+MOST_BYTES = 1 << 20  # read at a time; only the last rows are needed
 COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "stopped": "yellow"}
 
 
 @dataclass
 class JobProgress:
-    """How far a job is. state: "waiting", "running", or an Outcome's status; note: what else there is to say."""
+    """How far a job is. state: "waiting", "running", or an Outcome's status; note: is shown beside it."""
 
     name: str
     run_dir: Path
@@ -41,10 +41,10 @@ class JobProgress:
     step: int = 0
     seconds: float = 0.0  # of training
     val_loss: float | None = None
-    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes taken in
+    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes read
 
     def update(self) -> None:
-        """Takes in what the run has written to metrics.jsonl since the last call."""
+        """Reads what the run has written to metrics.jsonl since the last call."""
         try:
             file = opened(self.run_dir / METRICS)
         except ReadingError:
@@ -63,7 +63,7 @@ class JobProgress:
                 self._take(json.loads(line))
 
     def _take(self, row: Any) -> None:
-        """One row; what is not as it should be is left out, as others say so."""
+        """Reads one row; damaged values are left out here, and reported by those who read the file to its end."""
         if not isinstance(row, dict):
             return
         step, seconds, val_loss = (number(row.get(key)) for key in ("step", "seconds", "val/loss"))
@@ -73,7 +73,7 @@ class JobProgress:
 
     @property
     def eta(self) -> str:
-        """The time that the steps left will take, evaluations aside; empty if nothing can be said."""
+        """The time that the remaining steps will take, without evaluations; empty if it is not known."""
         if self.state != "running" or not self.step:
             return ""
         with suppress(OverflowError):
@@ -82,7 +82,7 @@ class JobProgress:
 
 
 class Display:
-    """Shows jobs while it is entered: a live table on a terminal, lines elsewhere, nothing if not show."""
+    """Shows the progress of jobs while it is entered; show: false shows nothing."""
 
     def __init__(self, jobs: Sequence[JobProgress], *, show: bool) -> None:
         self._jobs, self._show = jobs, show
@@ -104,7 +104,7 @@ class Display:
             self._live.stop()
 
     def refresh(self, *, at_once: bool = False) -> None:
-        """Shows how the jobs stand, unless that was done a moment ago."""
+        """Updates what is shown, at most every REFRESH_SECONDS unless at_once."""
         now = time.monotonic()
         if not self._show or (now - self._refreshed < REFRESH_SECONDS and not at_once):
             return
@@ -133,7 +133,7 @@ class Display:
 
 
 def table(jobs: Sequence[JobProgress], rows: int) -> Group:
-    """The jobs that matter most now, in their order, all if they fit, and how many are in which state."""
+    """Returns a table of the most urgent jobs, at most so many rows, and the number of jobs in each state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
     ranked = sorted(range(len(jobs)), key=lambda index: (urgency.index(jobs[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
@@ -158,7 +158,7 @@ def table(jobs: Sequence[JobProgress], rows: int) -> Group:
 
 
 def line(progress: JobProgress) -> str:
-    """How a job stands, in words."""
+    """Returns how far a job is, as a line."""
     parts = [progress.state]
     if progress.step:
         parts.append(f"step {progress.step}/{progress.max_steps}")

@@ -152,7 +152,7 @@ def test_a_run_killed_while_it_is_shown_has_its_result(
         (tmp_path / "killed" / "result.json").unlink()
 
 
-@pytest.mark.parametrize("what", ["sample", "plot_loss", "tell"])
+@pytest.mark.parametrize("what", ["sample", "plot_loss", "print_summary"])
 def test_what_fails_after_the_last_step_costs_the_run_nothing(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
@@ -331,7 +331,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly.setting_up, "open_data", lambda *arguments: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as left:
-            train.run_and_leave(run.config("s"))  # type: ignore[attr-defined]
+            train.run_and_exit(run.config("s"))  # type: ignore[attr-defined]
     assert left.value.code == 75
     assert "the same command continues" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
@@ -340,7 +340,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
 
 
 def test_a_signal_while_modules_are_imported_gives_the_same_status() -> None:
-    program = "import os, signal; from launch.stopping import leave_at_once; leave_at_once(); os.kill(os.getpid(), 15)"
+    program = "import os, signal; from launch.stopping import exit_at_once; exit_at_once(); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 75
 
 

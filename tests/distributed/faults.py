@@ -37,7 +37,7 @@ def train(config: DictConfig, faults: Mapping[int, Sequence[Fault]]) -> None:
     for fault in faults.get(int(os.environ["RANK"]), ()):
         fault()
     try:
-        training.run_and_leave(config)
+        training.run_and_exit(config)
     except Exception:
         traceback.print_exc()
         os._exit(1)

@@ -12,7 +12,7 @@ from laws import G, T, V
 from torch import Tensor
 
 from assembly.data import open_data
-from assembly.run import Run, eval_slice
+from assembly.run import Run, validation_batches
 from configs import compose
 from data import Batch
 from trainer.parallel import DDP, FSDP2, Single, Strategy
@@ -95,7 +95,9 @@ def test_loader_and_evaluation_read_the_share_of_the_data_rank(tiny: list[str], 
     loader.close()
     assert read == [[4, 5, 6, 7]]  # of a global batch of 8
     run = SimpleNamespace(config=config, strategy=strategy, val_data=val_data, model=laws.gpt())
-    assert [list(batch.indices) for batch in eval_slice(cast(Run, run))] == [[4, 5]]  # of 6, in micro-batches of 4
+    assert [list(batch.indices) for batch in validation_batches(cast(Run, run))] == [
+        [4, 5]
+    ]  # of 6, in micro-batches of 4
 
 
 @pytest.mark.xdist_group("ranks")
