@@ -14,7 +14,7 @@ from model.base import INIT_STD, LanguageModel, require_multiple, require_positi
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's, for parameters narrower than the input too."""
+    """torch's LayerNorm, also for parameters in a narrower dtype than the input."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; one matrix makes queries, keys and values. (B, T, C) to (B, T, C)."""
+    """Causal multi-head self-attention; one matrix computes queries, keys and values. (B, T, C) to (B, T, C)."""
 
     def __init__(
         self, n_embd: int, n_head: int, *, bias: bool, dropout: float, qk_norm: bool, divide_scores_by: int
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel):
-    """GPT-2 and the options of it that papers vary.
+    """GPT-2, with options for what papers vary.
 
     bias: of linear layers and layer norms. tied_head: the head is the token embedding.
     scale_attn_by_inverse_layer_idx: layer i's scores are divided by i + 1, as in Mistral's GPT-2. gelu: "tanh", GPT-2's
@@ -129,7 +129,7 @@ class GPT(LanguageModel):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02), residual projections 1/sqrt(2 n_layer) of that, biases 0, gains 1."""
+        """Initialises as GPT-2: N(0, 0.02), residual projections 1/sqrt(2 n_layer) of that, biases 0, gains 1."""
         residual_std = INIT_STD / math.sqrt(2 * len(self.h))
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):

@@ -1,7 +1,19 @@
-"""What a run needs besides model, data and optimizer: schedule, strategy, run directory, checkpoints, metrics.
+"""What a run needs beside model, data and optimizer.
 
-Plug-ins that configs name by import path are exported here. Importing this package is cheap: torch comes with the
-modules that use it.
+parallel.py        strategies: device, precision, communication between ranks
+ranks.py           which rank this process is, and agreeing with the others
+heartbeat.py       ends a run that hangs, and names the rank
+schedule.py        learning-rate schedules
+divergence.py      notices that a run diverges
+run_directory.py   who may write a run directory, and its files
+checkpoint.py      writes, verifies and reads checkpoints; tensor_files.py: their safetensors files
+metrics.py         rows of metrics and metrics.jsonl; console.py, wandb.py, tensorboard.py: other sinks
+plot.py            the picture of the loss curve
+environment.py     device, precision, and what env.json records; allocator.py: settings of the C allocator
+clock.py           the seconds spent in training steps
+
+Classes that configs name by import path are exported here. Importing this package is cheap: it imports torch only
+with the modules that use it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a person watches: a live progress bar on a terminal, plain lines elsewhere."""
+"""The console as a sink: a live progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -11,10 +11,9 @@ from trainer.metrics import Row, Sink
 
 
 class Console(Sink):
-    """The console sink.
+    """Shows losses, tokens/s between two rows, and the remaining time.
 
-    max_steps: where the bar ends. first_step: where it starts. tokens_per_step turns steps into tokens/s, measured
-    between rows.
+    max_steps: where the bar ends. first_step: where it starts.
     """
 
     def __init__(self, *, max_steps: int, first_step: int) -> None:

@@ -24,27 +24,27 @@ log = logging.getLogger(__name__)
 RESERVED_BYTES = 1 << 19  # about a thousand rows
 
 Row = Mapping[str, float]
-MOST_BYTES = 1 << 44  # of a metrics.jsonl, which is continued however long it is
+MOST_BYTES = 1 << 44  # of a metrics.jsonl; in effect no limit, as a run continues its file however long it is
 
 
 class Sink(Protocol):
-    """Somewhere rows go."""
+    """A destination of rows."""
 
     def write(self, row: Row) -> None:
-        """Takes one row; must not block training and must not raise for its own troubles."""
+        """Writes one row; must neither block training nor raise when the destination fails."""
 
     def close(self) -> None:
-        """Ends the sink."""
+        """Writes what is still waiting, and closes the sink."""
 
 
 class JsonLines(Sink):
-    """metrics.jsonl: the record that everything else is derived from.
+    """metrics.jsonl, from which plots, tables and reports are made.
 
-    step: the step the run continues at; rows of that step and later belong to work that was lost, and go. Values that
-    JSON has no number for (a diverged loss) are written as null. Rows that a full disk does not take are kept and
-    written with a later one, at the end in room that was reserved for them at the beginning.
+    step: the step at which the run continues; rows of that step and later are removed, as these steps are done again.
+    Values that are not finite (a diverged loss) are written as null. While the disk is full rows are kept in memory and
+    written with a later one; close() writes them to disk space that was reserved at the beginning.
 
-    Raises: OSError: if rows of lost work cannot be removed.
+    Raises: OSError: if rows cannot be removed.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -78,7 +78,7 @@ class JsonLines(Sink):
         release(self._path)
 
     def _written(self) -> OSError | None:
-        """Writes what waits; why that failed, if it did: the file then ends with the last row that is complete."""
+        """Writes the waiting rows; returns the error if that fails. The file then still ends with a complete row."""
         content = b"".join(self._waiting)
         try:
             if self._file.write(content) < len(content):
@@ -93,9 +93,9 @@ class JsonLines(Sink):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl; lines that are none are left out, as one that a killed run left half written.
+    """Returns the rows of a metrics.jsonl, without damaged lines: a killed run may leave an incomplete one.
 
-    Raises: ReadingError: if it is no file of this folder. FileNotFoundError: if there is none.
+    Raises: ReadingError: if it is a link to another folder, or no file. FileNotFoundError: if there is none.
     """
     file = opened(path, most_bytes=MOST_BYTES)
     if file is None:
@@ -125,7 +125,7 @@ def _line(row: Row) -> str:
 
 
 def _make_content(path: Path, content: bytes) -> None:
-    """Makes that the file's content; one that only has to end earlier needs no room on the disk for it."""
+    """Replaces the file's content; if it only has to become shorter, this needs no disk space."""
     before = path.read_bytes() if path.is_file() else b""
     if before != content and before.startswith(content):
         os.truncate(path, len(content))

@@ -23,14 +23,14 @@ MOST_ID_BYTES = 1 << 12
 
 
 class Wandb(Sink):
-    """Weights & Biases, beside the run directory and never in its way.
+    """Sends the rows to Weights & Biases.
 
-    A thread of its own starts the client and sends the rows, so a slow or absent network delays nothing but the end
-    of the run, by close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
+    A thread starts the client and sends the rows, so a slow or absent network delays only the end of the run, by
+    close_seconds at most. Without an account (no API key) mode "online" warns and stays off.
 
-    mode: "online", "offline" or "off"; None: what WANDB_MODE says, else online. project: None: what WANDB_PROJECT says,
-    else nanodescent. WANDB_NAME, WANDB_RUN_ID and, if it can be written, WANDB_DIR take the place of the run
-    directory's name, of an id that is drawn once and kept in the file wandb_id there, and of the run directory.
+    mode: "online", "offline" or "off"; None: WANDB_MODE, else online. project: None: WANDB_PROJECT, else nanodescent.
+    The run's name is WANDB_NAME, else that of the run directory; its id WANDB_RUN_ID, else a random one that is kept
+    in the file wandb_id of the run directory; its folder WANDB_DIR if that can be written, else the run directory.
     settings: the run's configuration, by dotted key.
 
     Raises: ValueError: for another mode.
@@ -87,14 +87,14 @@ class Wandb(Sink):
             while (row := self._rows.get()) is not None:
                 run.log({key: value for key, value in row.items() if key != "step"}, step=int(row["step"]))
             run.finish()
-        except Exception as error:  # whatever goes wrong there must not touch the run
+        except Exception as error:  # no error of the client may end the run
             log.warning("wandb is off from here on: %s: %s", type(error).__name__, error)
 
 
 def _chosen_mode(mode: str | None) -> str:
-    words = {"disabled": "off", "dryrun": "offline", "run": "online", "shared": "online", "": "online"}  # the client's
+    names = {"disabled": "off", "dryrun": "offline", "run": "online", "shared": "online", "": "online"}  # the client's
     chosen = os.environ.get("WANDB_MODE", "").lower() if mode is None else mode
-    chosen = words.get(chosen, chosen) if mode is None else chosen
+    chosen = names.get(chosen, chosen) if mode is None else chosen
     if chosen not in ("online", "offline", "off"):
         where = "the environment's WANDB_MODE" if mode is None else "logging.wandb.mode"
         raise ValueError(f"{where}={chosen!r} must be online, offline or {'disabled' if mode is None else 'off'}")
@@ -102,7 +102,7 @@ def _chosen_mode(mode: str | None) -> str:
 
 
 def _can_be_written(folder: str) -> bool:
-    """Whether a folder is or can be made there: the client would silently take one for temporary files instead."""
+    """Whether the folder can be written, made if need be: else the client would silently use a temporary one."""
     path = os.path.expanduser(folder)  # noqa: PTH111  # as the client does: an unknown user is no error
     with suppress(OSError):
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _can_be_written(folder: str) -> bool:
 
 
 def _run_id(run_dir: Path) -> str:
-    """The id of the run, the same whenever it continues; unlike the folder's name it is unique and legal."""
+    """Returns the id of the run, the same whenever it continues; a folder's name may not be unique, or not allowed."""
     file = run_dir / "wandb_id"
     if not file.is_file():
         write_text(file, f"{secrets.token_hex(8)}\n")
@@ -125,6 +125,6 @@ def _has_account() -> bool:
         return True
     import wandb
 
-    with suppress(Exception):  # a client without an account raises, or returns None, as its version has it
+    with suppress(Exception):  # without an account some versions raise, others return None
         return wandb.api.api_key is not None
     return False

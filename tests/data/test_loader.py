@@ -190,7 +190,7 @@ def test_an_error_of_the_prefetch_thread_surfaces_with_its_step(loader: Loader, 
     reading = loader(global_batch=48, micro_batch=48)
     for file in counting.path.glob("train_*.bin"):
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="was cut short while in use"):
+    with pytest.raises(DataError, match="was truncated while in use"):
         for step in range(3):
             reading.batches(step)
 
