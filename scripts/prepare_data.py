@@ -22,7 +22,7 @@ from data.shards import read_meta
 
 
 def main(overrides: list[str]) -> int:
-    """Prepares and reports; the exit status, 2 if the user has to act."""
+    """Prepares the data set and prints what it holds; returns the exit status, 2 for bad input."""
     return answer(overrides, __doc__, _main)
 
 

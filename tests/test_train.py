@@ -100,32 +100,32 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     run: Callable[..., int], tmp_path: Path, optimizer: str
 ) -> None:
-    assert run("whole", f"optim={optimizer}") == 0
+    assert run("uninterrupted", f"optim={optimizer}") == 0
     for step in (1, 4, 8, 11):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             kill_at(patch, step)
             run("killed", f"optim={optimizer}")
     assert run("killed", f"optim={optimizer}") == 0
-    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "killed") == ends(tmp_path / "uninterrupted")
 
 
 def test_another_architecture_trains_and_continues_bit_for_bit(run: Callable[..., int], tmp_path: Path) -> None:
     llama = ("model=llama_nano", "model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=16")
-    assert run("whole", *llama) == 0
+    assert run("uninterrupted", *llama) == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 7)
-        run("cut", *llama)
-    assert run("cut", *llama) == 0
-    ends_of = [ends(tmp_path / name) for name in ("whole", "cut")]
+        run("interrupted", *llama)
+    assert run("interrupted", *llama) == 0
+    ends_of = [ends(tmp_path / name) for name in ("uninterrupted", "interrupted")]
     assert ends_of[0] == ends_of[1]
-    rows = metrics(tmp_path / "whole")
+    rows = metrics(tmp_path / "uninterrupted")
     assert rows[-1]["val/loss"] < rows[0]["val/loss"]
 
 
 def test_a_run_killed_after_its_last_step_still_ends_the_same(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("whole") == 0
+    assert run("uninterrupted") == 0
 
     def killed(*arguments: Any) -> None:
         raise Killed
@@ -135,7 +135,7 @@ def test_a_run_killed_after_its_last_step_still_ends_the_same(
         run("killed")
     assert not (tmp_path / "killed" / "result.json").exists()
     assert run("killed") == 0
-    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "killed") == ends(tmp_path / "uninterrupted")
 
 
 def test_a_run_killed_while_it_is_shown_has_its_result(
@@ -318,9 +318,9 @@ def test_the_same_command_continues_after_a_signal(
     assert process.returncode == 0, printed
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert run("whole", longer) == 0
+    assert run("uninterrupted", longer) == 0
     torch.set_num_threads(threads)
-    assert ends(tmp_path / "signalled") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "signalled") == ends(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
@@ -360,9 +360,9 @@ def test_runs_that_differ_in_micro_batch_consume_the_same_tokens_and_agree(
         assert run(f"m{micro_batch}", f"micro_batch={micro_batch}", "model.dropout=0") == 0
     assert len(seen[1]) == len(seen[4]) == 12
     assert all(torch.equal(one, other) for one, other in zip(seen[1], seen[4], strict=True))
-    whole, cut = ([row["train/loss"] for row in metrics(tmp_path / m) if "train/loss" in row] for m in ("m8", "m2"))
+    eight, two = ([row["train/loss"] for row in metrics(tmp_path / m) if "train/loss" in row] for m in ("m8", "m2"))
     # fp32 sums in another order: a few ulps (1.2e-7) of a loss near 5, carried through 12 steps.
-    assert cut == pytest.approx(whole, rel=1e-5)
+    assert two == pytest.approx(eight, rel=1e-5)
 
 
 def poison(patch: pytest.MonkeyPatch, step: int, factor: float, steps: float = math.inf) -> None:
@@ -589,7 +589,7 @@ def test_a_directory_in_use_is_refused(
 def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert run("whole") == 0
+    assert run("uninterrupted") == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
         run("a")
@@ -597,7 +597,7 @@ def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
     file.write_bytes(file.read_bytes()[:100])
     assert run("a") == 0
     assert "step_000006 is damaged" in caplog.text
-    assert ends(tmp_path / "a") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "a") == ends(tmp_path / "uninterrupted")
 
 
 def test_other_data_than_the_run_began_with_are_refused(

@@ -149,6 +149,6 @@ def leave_digest(folder: Path) -> None:
 
 def _wrap(place: str, wrapper: Callable[..., Any]) -> None:
     owner, _, name = place.rpartition(".")
-    whole = pkgutil.resolve_name(owner)
-    function = getattr(whole, name)
-    setattr(whole, name, lambda *arguments, **settings: wrapper(function, *arguments, **settings))
+    found = pkgutil.resolve_name(owner)
+    function = getattr(found, name)
+    setattr(found, name, lambda *arguments, **settings: wrapper(function, *arguments, **settings))

@@ -291,7 +291,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def told() -> dict[str, Any]:
-    """What hosts tell each other."""
+    """What ranks tell each other."""
     strategy = open_strategy("ddp")
     ranks, order = strategy.ranks, []
 

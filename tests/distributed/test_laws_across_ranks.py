@@ -149,8 +149,8 @@ def test_hutchinson_is_refused_where_there_is_no_second_derivative() -> None:
 def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds() -> None:
     ranks = world.run(4, laws.bytes_held, "fsdp2", SHARDED)
     for option in SHARDED:
-        whole = float(alone("bytes_held", option)["bytes"])
-        shares = [float(found[option]["bytes"]) / whole for found in ranks]
+        full = float(alone("bytes_held", option)["bytes"])
+        shares = [float(found[option]["bytes"]) / full for found in ranks]
         assert max(shares) <= 0.30, (option, shares)
 
 

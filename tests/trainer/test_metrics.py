@@ -22,10 +22,10 @@ def write(path: Path, first: int, last: int) -> None:
 
 
 def test_a_continued_run_leaves_the_rows_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    write(tmp_path / "whole.jsonl", 0, 9)
-    write(tmp_path / "cut.jsonl", 0, 7)
-    write(tmp_path / "cut.jsonl", 4, 9)
-    assert (tmp_path / "cut.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    write(tmp_path / "uninterrupted.jsonl", 0, 9)
+    write(tmp_path / "interrupted.jsonl", 0, 7)
+    write(tmp_path / "interrupted.jsonl", 4, 9)
+    assert (tmp_path / "interrupted.jsonl").read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
 
 
 def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_value_that_is_no_number_is_null(tmp_path: Path) -> None:
 def test_rows_that_a_full_disk_does_not_take_are_written_once_there_is_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "whole.jsonl", 0, 9)
+    write(tmp_path / "uninterrupted.jsonl", 0, 9)
     sink = JsonLines(tmp_path / "metrics.jsonl", 0)
     for step in range(9):
         if step == 4:  # in the middle of a line
@@ -69,7 +69,7 @@ def test_rows_that_a_full_disk_does_not_take_are_written_once_there_is_room(
             signal.signal(signal.SIGXFSZ, handler)
         sink.write(row(step, **{"train/loss": 1 / (step + 1)}))
     sink.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
     (record,) = caplog.records
     assert "metrics.jsonl cannot be written: " in record.getMessage()
 
@@ -78,7 +78,7 @@ def test_rows_that_wait_till_the_end_go_where_room_was_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full as long as the reserved room is taken."""
-    write(tmp_path / "whole.jsonl", 0, 9)
+    write(tmp_path / "uninterrupted.jsonl", 0, 9)
     sink, written = JsonLines(tmp_path / "metrics.jsonl", 0), JsonLines._written
     reserved = tmp_path / ".metrics.jsonl.reserved"
     assert reserved.stat().st_size > 100_000
@@ -91,7 +91,7 @@ def test_rows_that_wait_till_the_end_go_where_room_was_reserved(
         sink.write(row(step, **{"train/loss": 1 / (step + 1)}))
     assert read_rows(tmp_path / "metrics.jsonl") == []
     sink.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "metrics.jsonl").read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
 
 
 def test_rows_that_are_lost_at_the_end_are_counted(

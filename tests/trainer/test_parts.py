@@ -88,12 +88,12 @@ def test_limits_can_be_left_out() -> None:
 
 def test_a_watch_continues_where_its_state_was_saved() -> None:
     pairs = [(2.0, 1.0), (2.5, 1.0), (math.nan, 1.0), (math.nan, 1.0), (2.0, 1.0)]
-    whole, first = watch(), watch()
-    observed(whole, pairs)
+    uninterrupted, first = watch(), watch()
+    observed(uninterrupted, pairs)
     observed(first, pairs[:3])
     second = watch(saved=json.loads(json.dumps(first.state())))
     observed(second, pairs[3:])
-    assert second.state() == whole.state()
+    assert second.state() == uninterrupted.state()
     assert second.step is not None
 
 
