@@ -29,10 +29,10 @@ PADDING = -1  # the index of a sequence that is computed but not counted
 
 
 class ForwardBackward(Protocol):
-    """The training path; see the module."""
+    """A strategy's backward pass, as the module describes it."""
 
     def __call__(self, batches: Sequence[Any], loss_fn: LossFn, sequences: int) -> Tensor:
-        """Returns the mean."""
+        """Adds the gradient of the mean to .grad, and returns the mean."""
 
 
 class TakesCurvature(Protocol):

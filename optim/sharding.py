@@ -263,7 +263,7 @@ class Owners:
         return work, list(torch.split(received, list(incoming)))
 
     def _n_bytes(self, param: Tensor, rank: int) -> int:
-        """Of the rows of param that a rank of the group holds: as many as torch.chunk gives it."""
+        """The bytes of the rows of param that a rank of the group holds: as many as torch.chunk gives it."""
         rows, most = param.shape[0], -(-param.shape[0] // self.world_size)
         held = max(0, min(most, rows - rank * most))
         return held * (param.numel() // max(rows, 1)) * param.element_size()

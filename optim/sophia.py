@@ -127,7 +127,7 @@ class Sophia(RuleOptimizer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """As torch's; the counts are no longer one tensor, which whoever loads in place would fill several times."""
+        """Returns torch's state_dict with a tensor per count: a shared one would be filled several times on loading."""
         found = super().state_dict()
         own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
         return found | {"state": own}

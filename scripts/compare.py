@@ -1,6 +1,6 @@
 """Compares runs: python scripts/compare.py RUN RUN ... [--different-data] [out=compare], each RUN a run directory.
 
-A pattern stands for what it matches, 'runs/sweep*/*' for all runs of a sweep; files and folders that are no run are
+A pattern names what it matches, 'runs/sweep*/*' all runs of a sweep; files and folders that are no run are
 skipped, and said to be. How the configurations differ comes first, then curves and final losses, as text here and as a
 report in out. Runs with different validation data are refused, for their losses do not compare; --different-data shows
 them all the same. Nothing in a run directory is changed or run. Exit status: 0, or 2 for bad input.

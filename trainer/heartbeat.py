@@ -187,12 +187,12 @@ class Heartbeat(Watch):
         return Status(int(messages), int(progress), int(alone), where)
 
     def _end(self) -> None:
-        everyone = range(self._ranks.world_size)
+        all_ranks = range(self._ranks.world_size)
         try:
             with self._limit():
-                before = [self._status_of(rank) for rank in everyone]
+                before = [self._status_of(rank) for rank in all_ranks]
                 self._keep_sending(3 * self._period)
-                after = [self._status_of(rank) for rank in everyone]
+                after = [self._status_of(rank) for rank in all_ranks]
         except RuntimeError:
             self._end_alone()
             return
@@ -200,7 +200,7 @@ class Heartbeat(Watch):
             return  # a rank made progress after all
         self._is_ending = True
         line, named = diagnose(before, after, self._ranks.rank, self._timeout)
-        if self._ranks.rank == min((rank for rank in everyone if rank not in named), default=0):
+        if self._ranks.rank == min((rank for rank in all_ranks if rank not in named), default=0):
             self._report(line)
         else:
             self._wait_for_report()
