@@ -35,7 +35,7 @@ class TokenLoader:
     gapless grid once per epoch, in another order each epoch. data_rank, data_ranks: which of how many equal shares of
     the global batch to read. A thread reads the next step ahead.
 
-    Raises: DataError: if the settings do not fit together or the data.
+    Raises: DataError: if the settings do not fit each other or the data.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TokenLoader:
         self._ahead: dict[int, Future[Tensor]] = {}
 
     def batches(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of the global batch of `step`, in order, on the device."""
+        """Returns this rank's micro-batches of the global batch of `step`, in order, on the device."""
         ahead = self._ahead.get(step)  # if another step was read ahead, this one is read now
         windows = self._read(step) if ahead is None else ahead.result()
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}

@@ -1,4 +1,4 @@
-"""How runs are started: as processes of train.py, several at a time, under torchrun or SLURM.
+"""Starts runs as processes of train.py, several at a time, under torchrun or SLURM.
 
 jobs.py        runs several train.py: finished ones are skipped, broken ones continued
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended

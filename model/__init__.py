@@ -1,4 +1,4 @@
-"""Architectures.
+"""Model architectures, their loss, and what they cost.
 
 base.py    LanguageModel, the interface of all
 gpt.py     GPT-2

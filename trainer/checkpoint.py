@@ -74,7 +74,7 @@ class Saved:
     watch: Watch
 
     def group(self, prefix: str) -> dict[str, TensorMetadata]:
-        """The metadata of the tensors whose names begin with prefix and a dot; the names are given without both."""
+        """Returns the metadata of the tensors named <prefix>.<name>, by <name>."""
         return {n.removeprefix(f"{prefix}."): m for n, m in self.metadata.items() if n.startswith(f"{prefix}.")}
 
     def read_into(self, tensors: Mapping[str, Tensor]) -> None:
@@ -162,7 +162,7 @@ class CheckpointStore:
             self._thread = None
 
     def newest(self, *, set_aside: bool = False) -> Saved | None:
-        """The newest checkpoint that is not damaged, None if there never was one.
+        """Returns the newest checkpoint that is not damaged, None if there never was one.
 
         A damaged one is reported and the one before it is tried. set_aside: also rename damaged ones to <name>.damaged,
         which only the process that trains may do. Without it nothing on disk is changed, and the run may go on saving
@@ -243,7 +243,7 @@ class CheckpointStore:
         return bool(names)
 
     def _together(self, function: Any) -> list[Any]:
-        """What function returns on every rank; fails on all if it fails on one."""
+        """Calls function on every rank and returns all results; fails on all ranks if it fails on one."""
         value, failure = None, None
         try:
             with self._watch.busy("writing a checkpoint"):
@@ -336,7 +336,7 @@ def _is_finite(part: Tensor) -> bool:
 
 
 def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """The sha256 of names, shapes, dtypes and bits of the parameters: full tensors, in the order of their names."""
+    """Returns the sha256 of names, shapes, dtypes and bits of the parameters: full tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, parameter in parameters:
         tensor = parameter.detach().cpu().contiguous()

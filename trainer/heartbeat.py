@@ -1,4 +1,4 @@
-"""Noticing that a rank hangs, and naming it.
+"""Notices that a rank hangs, and names it.
 
 Watch is what the rest of the program calls: progress() after each piece of work that all ranks do, busy() around what
 may take long on one rank. Heartbeat is the one that watches several ranks: it ends the run with a message.
@@ -42,7 +42,7 @@ class Busy(NamedTuple):
 
 
 class Watch:
-    """Is told of progress; this one does nothing with it, as a single process waits for no other."""
+    """Receives reports of progress; this class ignores them, as a single process waits for no other rank."""
 
     def progress(self) -> None:
         """Records that this rank has done a piece of the work that all ranks do."""

@@ -195,7 +195,7 @@ class Strategy(ABC):
         on_last: makes the context of each pass, from whether it is the last one.
         """
         total, own = torch.zeros((), device=self.device), list(batches)
-        self.watch.progress()  # more than ranks that have no batches yet, which others wait for
+        self.watch.progress()  # so that ranks which still wait for their batches have less, see heartbeat.py
         for n, batch in enumerate(own, 1):
             with on_last(n == len(own)):
                 with self.autocast():

@@ -143,7 +143,7 @@ class Ranks:
 
 
 def started_processes() -> int:
-    """How many processes the launcher started; 1 without one."""
+    """Returns how many processes the launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
