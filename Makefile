@@ -3,4 +3,4 @@ check:
 	ruff format --check .
 	ruff check .
 	mypy
-	pytest
+	pytest -m "slow or not slow"

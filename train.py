@@ -10,11 +10,11 @@ from configs import from_command_line
 
 if __name__ == "__main__":
     from configs.terminal import protect_output
-    from launch.stopping import leave_at_once
+    from launch.stopping import exit_at_once
     from launch.sweep import sweep
 
     protect_output()
-    leave_at_once()
+    exit_at_once()
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from assembly.ending import ended_before, finish, show
-from assembly.run import READING, Run, counters, data_checksums, divergence_of, eval_slice
+from assembly.run import READING, Run, counters, data_checksums, divergence_of, validation_batches
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
 from configs import RunConfig, differences
@@ -44,14 +44,14 @@ from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.clock import Clock
 from trainer.parallel import Strategy
-from trainer.ranks import MainRankError, is_lost_peer, started_processes, wait_for_the_cause
+from trainer.ranks import MainRankError, is_lost_rank, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
 
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
 
 
 def main(config: RunConfig) -> int:
-    """Trains; the exit status."""
+    """Trains the run that the configuration describes; returns the exit status."""
     logging.basicConfig(format="%(message)s")
     tune_allocator()
     try:
@@ -66,7 +66,7 @@ def main(config: RunConfig) -> int:
 
 
 def train(config: RunConfig, strategy: Strategy) -> int:
-    """Trains with these ranks; the exit status.
+    """Trains with an open strategy; returns the exit status.
 
     Raises: ValueError: if the configuration, the data or the run directory do not allow the run.
     """
@@ -88,19 +88,19 @@ def train(config: RunConfig, strategy: Strategy) -> int:
             with StopRequest() as stop:
                 outcome = loop(run, stop)
                 finish(run, outcome)
-                parts.close()  # sinks say their last words before the run does
+                parts.close()  # closes the sinks, so that they write before the summary below
                 with suppress(KeyboardInterrupt):
                     show(run, outcome)
     return EXIT_STATUS[outcome]
 
 
 def loop(run: Run, stop: StopRequest) -> str:
-    """Trains from run.step to the last one; returns "finished", "stopped" or "diverged"."""
+    """Trains from step run.step to the last one; returns "finished", "stopped" or "diverged"."""
     config, strategy, optimizer = run.config, run.strategy, run.optimizer
     for step in range(run.step, config.max_steps):
         row = evaluate(run) if step % config.eval_every == 0 else {}
         row_start = counters(run)
-        torch.manual_seed(hashed(config.seed, step, strategy.rank))  # dropout; so checkpoints need no RNG state
+        torch.manual_seed(hashed(config.seed, step, strategy.data_rank))  # dropout; so checkpoints need no RNG state
         with strategy.watch.busy(READING):
             batches = run.loader.batches(step)
         for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
@@ -138,20 +138,20 @@ def loop(run: Run, stop: StopRequest) -> str:
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross entropy over the micro-batch, nats per token."""
+    """Returns the mean cross entropy over the micro-batch, in nats per token."""
     loss: Tensor = model(batch.inputs, batch.targets)
     return loss
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """The loss on the fixed slice of the validation set."""
+    """Returns the loss on the fixed part of the validation set."""
     with run.clock.paused():
-        run.losses["val/loss"] = run.strategy.evaluate(eval_slice(run), next_token_loss)
+        run.losses["val/loss"] = run.strategy.evaluate(validation_batches(run), next_token_loss)
     return {"val/loss": run.losses["val/loss"]}
 
 
 def end(run: Run) -> str:
-    """How a run has ended that has done all its steps; only one that has not diverged leaves a last checkpoint."""
+    """Returns how a run that has done all its steps ended; writes its last checkpoint unless it has diverged."""
     if math.isfinite(run.losses["val/loss"]) and run.strategy.has_finite_parameters():
         save(run)
         return "finished"
@@ -160,7 +160,7 @@ def end(run: Run) -> str:
 
 
 def save(run: Run) -> None:
-    """Writes a checkpoint: everything that step run.step and those after it depend on."""
+    """Writes a checkpoint: everything that the steps from run.step on depend on."""
     with run.clock.paused():
         optim_tensors, optim_state = run.optimizer.save_state()
         tensors = {f"model.{name}": p for name, p in run.model.named_parameters()}
@@ -176,7 +176,7 @@ def save(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Continues from the newest checkpoint, if there is one, whatever ranks and strategy wrote it."""
+    """Continues from the newest checkpoint, if there is one, whichever ranks and strategy wrote it."""
     run.store.remove_temporaries()
     saved = run.store.newest(set_aside=True)
     if saved is None:
@@ -201,15 +201,15 @@ def restore(run: Run) -> None:
 
 
 def bad_input(error: ValueError) -> int:
-    """Tells the user, once, whatever the number of ranks; the exit status."""
+    """Prints the error, once for all ranks; returns the exit status."""
     wait_for_the_cause(int(os.environ.get("RANK", "0")))
     if not isinstance(error, MainRankError):
         print(f"error: {error}", file=sys.stderr)
     return EXIT_STATUS["bad input"]
 
 
-def run_and_leave(config: RunConfig) -> None:
-    """main(), as one of several processes if a launcher started them; ends this one."""
+def run_and_exit(config: RunConfig) -> None:
+    """Runs main() as one rank, and ends the process."""
     try:
         status = main(config)
     except KeyboardInterrupt:
@@ -217,7 +217,7 @@ def run_and_leave(config: RunConfig) -> None:
         if os.environ.get("RANK", "0") == "0":
             print("stopped; the same command continues", flush=True)
     except RuntimeError as error:
-        if not is_lost_peer(error):
+        if not is_lost_rank(error):
             raise
         wait_for_the_cause(1)
         print(f"error: rank {os.environ.get('RANK')} {LOST}", file=sys.stderr)
@@ -230,4 +230,4 @@ def run_and_leave(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    record(run_and_leave)(CONFIG)
+    record(run_and_exit)(CONFIG)

@@ -1,9 +1,9 @@
-"""The parts of a run, put together: what lies between train.py and the packages that do not know each other.
+"""Assembles a run: connects train.py with the packages below, which do not import each other.
 
-run.py          Run: the parts, how far they are, and what follows from them
-setting_up.py   makes them from a configuration
-data.py         the prepared data set and this rank's loader
-model.py        the model
-sinks.py        where rows of metrics go
-ending.py       result.json, then what is shown of a run that has ended
+run.py          Run: the parts of a run, its progress, and what is computed from them
+setting_up.py   makes the parts from a configuration
+data.py         opens the prepared data set and this rank's loader
+model.py        builds the model
+sinks.py        opens and closes the sinks, and sends them rows of metrics
+ending.py       writes result.json, then shows how the run ended
 """

@@ -1,4 +1,4 @@
-"""The data set that a configuration asks for, and who reads it."""
+"""Finds or prepares the data set that a configuration names, and opens this rank's loader."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from trainer.parallel import Strategy
 
 
 def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
-    """The folder of the configuration's data set.
+    """Returns the folder of the configuration's data set.
 
-    With prepared, an embedded source is prepared first, if need be, and the main rank warns if the source's files have
-    changed since.
+    prepared: also prepares an embedded source if that has not been done; and the main rank warns if files of the
+    source have changed since they were prepared.
     """
     source, tokenizer = plug_in(config.data.source), plug_in(config.data.tokenizer)
     settings = config.data.split
@@ -29,7 +29,7 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
 
 
 def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, TokenLoader]:
-    """The splits, verified, and this rank's loader."""
+    """Returns the training and the validation split, verified, and this rank's loader."""
     path = data_path(config)
     train_data, val_data = TokenDataset.open(path, "train"), TokenDataset.open(path, "val")
     model = meta_model(config, vocab_size_of(config, train_data.vocab_size))
@@ -37,7 +37,7 @@ def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, Toke
 
 
 def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strategy: Strategy) -> TokenLoader:
-    """This rank's loader of the training data."""
+    """Returns this rank's loader of the training data."""
     return TokenLoader(
         train_data,
         seq_len=seq_len,
@@ -46,6 +46,6 @@ def open_loader(config: RunConfig, train_data: TokenDataset, seq_len: int, strat
         seed=config.seed,
         order=config.data.order,
         device=strategy.device,
-        rank=strategy.rank,
-        world_size=strategy.world_size,
+        data_rank=strategy.data_rank,
+        data_ranks=strategy.data_ranks,
     )

@@ -1,4 +1,4 @@
-"""How a run ends: its result is written first, then shown."""
+"""Ends a run: writes its result first, then shows it."""
 
 import sys
 
@@ -16,13 +16,13 @@ from trainer.run_directory import TOKENIZER, RunDirectory
 
 
 def finish(run: Run, status: str) -> None:
-    """Writes result.json, on which all depends that comes after the run; nobody goes on before it is there."""
+    """Writes result.json, from which other programs see that the run has ended; all ranks wait until it is there."""
     run.store.wait()
-    stands = counters(run)
+    counted = counters(run)
     result = {
         "status": status,
-        **stands,
-        "tokens_per_second": stands["tokens"] / stands["seconds"],
+        **counted,
+        "tokens_per_second": counted["tokens"] / counted["seconds"],
         "train/loss": run.losses.get("train/loss"),
         "val/loss": run.losses.get("val/loss"),
         "skipped_steps": run.divergence.skipped_steps,
@@ -35,26 +35,26 @@ def finish(run: Run, status: str) -> None:
 
 
 def show(run: Run, status: str) -> None:
-    """Shows a run that has ended. What fails here costs the run nothing.
+    """Draws the loss curve and prints a sample and a summary; what fails here is only warned of.
 
-    The ranks leave together: a launcher ends the others as soon as one has ended.
+    The ranks wait for each other at the end: a launcher ends all of them as soon as one has ended.
     """
     continuation = attempt("the sample", lambda: sample(run)) if status == "finished" else None
     if run.strategy.is_main:
         with run.strategy.watch.busy("drawing the loss curve"):
             attempt("the loss curve", lambda: draw(run))
-        attempt("the last words", lambda: tell(run, status, continuation or ""))
+        attempt("the summary", lambda: print_summary(run, status, continuation or ""))
     run.strategy.ranks.barrier()
 
 
 def draw(run: Run) -> None:
-    """Draws the loss curve."""
+    """Draws the loss curve to loss.png."""
     path = run.directory.path
     plot_loss(read_rows(path / "metrics.jsonl"), path / "loss.png", path.name)
 
 
-def tell(run: Run, status: str, continuation: str) -> None:
-    """The last words to the user."""
+def print_summary(run: Run, status: str, continuation: str) -> None:
+    """Prints how the run ended, the sample, hints, and where its files are."""
     path = run.directory.path
     if status == "finished":
         print(f"\nval/loss {run.losses['val/loss']:.4f}", continuation, sep="\n\n", end="\n\n")
@@ -68,7 +68,7 @@ def tell(run: Run, status: str, continuation: str) -> None:
 
 
 def diverged(run: Run) -> str:
-    """The line for a run that diverged."""
+    """Returns the error line of a run that diverged."""
     last_good = ["none", *run.store.paths()][-1]
     return (
         f"error: at step {run.divergence.step} {run.divergence.diagnosis}; last good checkpoint: {last_good}; try a "
@@ -77,7 +77,7 @@ def diverged(run: Run) -> str:
 
 
 def sample(run: Run) -> str:
-    """A continuation of data.prompt by the trained model; of an empty one, a text from its beginning."""
+    """Returns a continuation of data.prompt by the model; every rank must call this. An empty prompt begins a text."""
     strategy, config = run.strategy, run.config
     if not config.sample_tokens:
         return ""
@@ -90,18 +90,18 @@ def sample(run: Run) -> str:
     for _ in range(config.sample_tokens):
         with strategy.autocast():
             tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
-        strategy.watch.beat()
+        strategy.watch.progress()
     return tokenizer.decode(tokens[0].tolist())
 
 
 def encoded_prompt(run: Run) -> tuple[Tokenizer, list[int]]:
-    """The run's tokenizer and the ids of its prompt."""
+    """Returns the run's tokenizer and the ids of its prompt."""
     tokenizer = read_tokenizer(run.directory.path / TOKENIZER)
     return tokenizer, tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
 
 
 def ended_before(directory: RunDirectory) -> int | None:
-    """The exit status if there is nothing left to run."""
+    """Returns the exit status if the run has finished or diverged before, else None."""
     result = directory.result
     if result is None or result["status"] == "stopped":
         return None

@@ -1,4 +1,4 @@
-"""The model that a configuration asks for."""
+"""Builds the model that a configuration describes."""
 
 import torch
 
@@ -8,7 +8,7 @@ from model import LanguageModel
 
 
 def model_of(config: RunConfig, vocab_size: int) -> LanguageModel:
-    """The model, freshly initialised from torch's global generator.
+    """Returns the model, initialised from torch's global generator.
 
     Raises: ConfigError: if the option's values do not fit together.
     """
@@ -17,13 +17,13 @@ def model_of(config: RunConfig, vocab_size: int) -> LanguageModel:
 
 
 def meta_model(config: RunConfig, vocab_size: int) -> LanguageModel:
-    """The model without memory for its parameters, for their shapes and what they cost. Raises: as model_of."""
+    """Returns the model on the meta device, for the shapes and number of its parameters. Raises: as model_of."""
     with torch.device("meta"):
         return model_of(config, vocab_size)
 
 
 def vocab_size_of(config: RunConfig, n_ids: int) -> int:
-    """The number of token ids that the model has, for data with n_ids.
+    """Returns the number of token ids that the model has, for data with n_ids of them.
 
     Raises: DataError: if model.vocab_size is set and too small.
     """

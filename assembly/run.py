@@ -1,4 +1,4 @@
-"""The parts of a run, how far it is, and what follows from that."""
+"""The parts of a run, its progress, and what is computed from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from trainer.parallel import Strategy
 from trainer.run_directory import RunDirectory
 from trainer.schedule import Schedule
 
-READING = "reading data"  # what a rank is busy with that waits for a disk
+READING = "reading data"  # what Watch.busy says while a rank waits for the disk with the data
 
 
 @dataclass
 class Run:
-    """The parts of a run, and how far it is."""
+    """The parts of a run, and its progress."""
 
     config: RunConfig
     directory: RunDirectory
@@ -39,28 +39,28 @@ class Run:
     divergence: Divergence
     clock: Clock
     sinks: list[Sink] = field(default_factory=list)
-    clipped_steps: int | Tensor = 0  # whose gradient was longer than grad_clip; counted on the device
+    clipped_steps: int | Tensor = 0  # steps whose gradient norm exceeded grad_clip; a tensor on the device
     step: int = 0  # the next one to run
-    losses: dict[str, float] = field(default_factory=dict)  # the last ones measured
-    hints: list[str] = field(default_factory=list)  # what the optimizers' last diagnostics suggest
+    losses: dict[str, float] = field(default_factory=dict)  # the newest of train/loss and val/loss
+    hints: list[str] = field(default_factory=list)  # advice that the optimizers derive from their newest diagnostics
 
 
-def eval_slice(run: Run) -> Iterator[Batch]:
-    """The fixed slice, in micro-batches."""
+def validation_batches(run: Run) -> Iterator[Batch]:
+    """Yields this rank's micro-batches of the fixed part of the validation set."""
     batches = eval_batches(
         run.val_data,
         seq_len=run.model.block_size,
         n_sequences=run.config.eval_sequences,
         micro_batch=run.config.micro_batch,
         device=run.strategy.device,
-        rank=run.strategy.rank,
-        world_size=run.strategy.world_size,
+        data_rank=run.strategy.data_rank,
+        data_ranks=run.strategy.data_ranks,
     )
     return run.strategy.watch.each(READING, batches)
 
 
 def counters(run: Run) -> dict[str, float]:
-    """Where the run stands before its next step."""
+    """Returns the run's counters before its next step: step, tokens, seconds and flops."""
     seq_len = run.model.block_size
     return {
         "step": run.step,
@@ -71,19 +71,19 @@ def counters(run: Run) -> dict[str, float]:
 
 
 def data_checksums(run: Run) -> dict[str, str]:
-    """What the data consist of, by split."""
+    """Returns the checksums of the data, by split."""
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
 
 
 def divergence_of(config: RunConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:
-    """What ends the run if it diverges."""
+    """Returns what notices that the run diverges. saved: its state in a checkpoint."""
     return Divergence(
         strategy.device, max_nonfinite=config.max_nonfinite, spike_factor=config.spike_factor, saved=saved
     )
 
 
 def full_parameters(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """The model's parameters in the order of their names, gathered where they are sharded."""
+    """Yields the model's parameters as full tensors, in the order of their names; every rank must call this."""
     for name, parameter in sorted(run.model.named_parameters()):
-        yield name, run.strategy.whole(parameter)
-        run.strategy.watch.beat()
+        yield name, run.strategy.full_tensor(parameter)
+        run.strategy.watch.progress()

@@ -1,4 +1,4 @@
-"""A run made from its configuration."""
+"""Makes the parts of a run from its configuration, and opens its sinks."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ import torch
 
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
-from assembly.run import READING, Run, data_checksums, divergence_of, eval_slice
-from assembly.sinks import always_there, close_with, plugged_in
+from assembly.run import READING, Run, data_checksums, divergence_of, validation_batches
+from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
 from model.flops import flops_per_token, parameter_count
@@ -22,7 +22,7 @@ from trainer.run_directory import RunDirectory
 
 
 def open_strategy(config: RunConfig) -> Strategy:
-    """The strategy, which meets the other ranks; what can be checked without them is checked before.
+    """Returns the strategy, which connects the ranks; first checks what can be checked without them.
 
     Raises: ValueError: if the configuration does not allow the run.
     """
@@ -41,14 +41,14 @@ def open_strategy(config: RunConfig) -> Strategy:
 
 
 def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack: ExitStack) -> Run:
-    """Builds the parts of a run that begins; cheap checks come first. The stack closes them.
+    """Returns a run at step 0; stack: closes its parts.
 
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"
     )
-    stack.callback(close_patiently, strategy, loader)
+    stack.callback(close_loader, strategy, loader)
     torch.manual_seed(config.seed)
     model = model_of(config, vocab_size_of(config, train_data.vocab_size))
     roles = model.roles()
@@ -76,17 +76,17 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         clock=Clock(0.0, strategy.synchronize),
     )
     stack.callback(run.store.wait)
-    next(eval_slice(run))  # a slice longer than the data fails here
+    next(validation_batches(run))  # fails here if eval_sequences is more than there is
     return run
 
 
 def begin(run: Run, stack: ExitStack) -> None:
-    """Opens the sinks, records what the run is and says what will happen.
+    """Opens the sinks, writes config.yaml, env.json and tokenizer.json, and prints what will run.
 
     Raises: ValueError: if the run directory cannot be written, or a sink does not take its settings.
     """
     config, strategy, path = run.config, run.strategy, run.directory.path
-    plugged = plugged_in(run)
+    plugged = configured_sinks(run)
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
     tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
@@ -95,15 +95,15 @@ def begin(run: Run, stack: ExitStack) -> None:
     n_parameters, where = parameter_count(run.model), environment.device_name(strategy.device)
     ranks = f"{strategy.world_size} ranks, {type(strategy).__name__}, " if strategy.world_size > 1 else ""
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
-    if remark := getattr(run.schedule, "remark", ""):  # anyone's class needs apply() alone
+    if remark := getattr(run.schedule, "remark", ""):  # a user's own class need only have apply()
         print(f"warning: {remark}", file=sys.stderr)
     if run.step:
         print(f"continuing at step {run.step} of {config.max_steps}")
-    run.sinks = [*always_there(run), *plugged]
-    close_with(stack, run)
+    run.sinks = [*built_in_sinks(run), *plugged]
+    close_on_exit(stack, run)
 
 
-def close_patiently(strategy: Strategy, loader: TokenLoader) -> None:
-    """Closes the loader, however long a disk makes it wait."""
+def close_loader(strategy: Strategy, loader: TokenLoader) -> None:
+    """Closes the loader, which may have to wait for a disk."""
     with strategy.watch.busy(READING):
         loader.close()

@@ -1,4 +1,4 @@
-"""Where rows of metrics go; a sink that fails costs the run nothing."""
+"""Opens and closes the sinks of a run and sends them rows; a sink that fails does not end the run."""
 
 import logging
 from collections.abc import Callable
@@ -17,14 +17,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def plugged_in(run: Run) -> list[Sink]:
-    """The sinks that the configuration names; nothing is written yet. Raises: ValueError: if one refuses a setting."""
+def configured_sinks(run: Run) -> list[Sink]:
+    """Returns the sinks that the configuration names; writes nothing. Raises: ValueError: if one refuses a setting."""
     settings = {"run_dir": run.directory.path, "settings": flat(run.config)}
     return [plug_in(node, **settings) for node in run.config.logging.values()]
 
 
-def always_there(run: Run) -> list[Sink]:
-    """metrics.jsonl and the console. Raises: RunDirectoryError: if the file cannot be written."""
+def built_in_sinks(run: Run) -> list[Sink]:
+    """Returns the sinks of every run: metrics.jsonl and the console. Raises: RunDirectoryError: if it cannot write."""
     path = run.directory.path / "metrics.jsonl"
     try:
         return [JsonLines(path, run.step), Console(max_steps=run.config.max_steps, first_step=run.step)]
@@ -32,8 +32,8 @@ def always_there(run: Run) -> list[Sink]:
         raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def close_with(stack: ExitStack, run: Run) -> None:
-    """Makes the stack close the sinks, however long a disk or a network makes that wait."""
+def close_on_exit(stack: ExitStack, run: Run) -> None:
+    """Makes the stack close the sinks, which may have to wait for a disk or a network."""
 
     def close(sink: Sink) -> None:
         what = f"closing the sink {type(sink).__name__}"
@@ -45,7 +45,7 @@ def close_with(stack: ExitStack, run: Run) -> None:
 
 
 def write(run: Run, row: dict[str, float]) -> None:
-    """Sends a row to all sinks; one that fails gets no more of them."""
+    """Sends a row to all sinks; a sink that fails gets no more rows."""
     with run.clock.paused(), run.strategy.watch.busy("writing metrics"):
         for sink in list(run.sinks):
             try:
@@ -57,7 +57,7 @@ def write(run: Run, row: dict[str, float]) -> None:
 
 
 def diagnostics(run: Run) -> dict[str, float]:
-    """What optimizer and memory have to say on a log step."""
+    """Returns what is logged of optimizers, memory and checkpoints; every rank must call this."""
     values = {key: float(value) for key, value in run.optimizer.diagnostics().items()}
     run.hints = run.optimizer.hints(values)
     own = run.optimizer.state_bytes(), environment.memory_bytes(run.strategy.device)
@@ -69,7 +69,7 @@ def diagnostics(run: Run) -> dict[str, float]:
 
 
 def attempt(what: str, function: Callable[[], T]) -> T | None:
-    """What the function returns; None, with a warning, if it fails."""
+    """Returns what function returns; None, with a warning that names `what`, if it fails."""
     try:
         return function()
     except Exception as error:

@@ -1,6 +1,14 @@
 """Data: sources of text, tokenizers, prepared token shards, and the loader that reads them.
 
-Importing this package is cheap: torch comes with the loader's names, everything else that is heavy with its use.
+sources.py       where documents come from; paths.py: files of a pattern; text.py: from bytes to text
+tokenizers.py    text to token ids and back; sampling.py: the text that a tokenizer learns from
+preparation.py   from source and tokenizer to a prepared data set; splitting.py: which part is for validation
+shards.py        the prepared data set on disk; metadata.py: its dataset.json; verified.py: which files were checked
+identity.py      whether the source's files have changed since
+loader.py        batches of token windows
+hashing.py, descriptors.py, errors.py: what these share
+
+Importing this package is cheap: it imports torch only with the loader, other heavy packages where they are used.
 """
 
 from typing import TYPE_CHECKING, Any

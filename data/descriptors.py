@@ -1,4 +1,4 @@
-"""Open files, no more than a few at a time."""
+"""Keeps a limited number of files open for reading."""
 
 import errno
 import os
@@ -12,25 +12,25 @@ from data.errors import DataError
 
 
 def descriptor_budget() -> int:
-    """How many files one part of the program may hold open: an eighth of the process's limit, 1 to 128."""
+    """Returns how many files one part of the program may keep open: an eighth of the process's limit, 1 to 128."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 128 if soft == resource.RLIM_INFINITY else max(1, min(128, soft // 8))
 
 
 class Descriptors:
-    """Reads from files; those read last stay open, as opening one costs milliseconds on a network file system.
+    """Reads from files, and keeps the ones read last open: opening takes milliseconds on a network file system.
 
-    Several threads may read at a time.
+    limit: how many to keep open. Several threads may read at a time.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: OrderedDict[Path, int] = OrderedDict()  # the one used longest ago first
+        self._open: OrderedDict[Path, int] = OrderedDict()  # the least recently used one first
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
 
     def read(self, file: Path, buffer: memoryview, offset: int) -> int:
-        """Fills buffer with the bytes from offset on; returns how many there were.
+        """Fills buffer with the bytes of file from offset on; returns how many were read.
 
         Raises: DataError: if file cannot be read.
         """

@@ -15,14 +15,14 @@ BLOCK_BYTES = 1 << 24
 
 
 def blocks(file: Path) -> Iterator[bytes]:
-    """The content of file in blocks."""
+    """Yields the content of file in blocks."""
     with file.open("rb") as opened:
         while block := opened.read(BLOCK_BYTES):
             yield block
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal digits."""
+    """Returns the sha256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
     for block in blocks(file):
         digest.update(block)
@@ -31,9 +31,9 @@ def sha256_of(file: Path) -> str:
 
 @contextmanager
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[Iterator[R]]:
-    """function of every item, in order; hashing and reading leave the interpreter to other threads.
+    """Yields an iterator of function(item), in order, computed in threads: hashing and reading release the GIL.
 
-    Whoever leaves the context early leaves the rest undone.
+    If the context is left early, the rest is not computed.
     """
     rest, pool = iter(items), ThreadPoolExecutor(min(n_cores(), 8))
     batches = iter(lambda: list(islice(rest, 256)), [])
@@ -44,5 +44,5 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[Itera
 
 
 def n_cores() -> int:
-    """How many cores this process may use."""
+    """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

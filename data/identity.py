@@ -1,8 +1,8 @@
-"""Whether the files that a data set was made from are still the same, by content.
+"""Finds out whether the files that a data set was made from still have the same content.
 
 source_files.jsonl has a line for every file, in the documents' order: path, size, stamp (modification time, change
-time and inode), sha256. A file whose size and stamp are as they were is not read again; one with another stamp is the
-same if its content is, so a corpus may be copied, restored or renamed. verified.json remembers stamps found right.
+time and inode), sha256. A file with the recorded size and stamp is not read again; one with another stamp is hashed,
+so a corpus may be copied, restored or renamed. verified.json records the stamps of files that were found unchanged.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 FILE = "source_files.jsonl"
 LONGEST_LINE = 1 << 16  # bytes: a path has 4096 at most
-# A file system's clock may tick this slowly (FAT), so that an edit right after another one leaves no trace in it.
+# The resolution of a file system's times may be this coarse (FAT), so that a second edit does not change them.
 TICK_NS = 2_000_000_000
-MACHINES = 16  # whose stamps are remembered
+MACHINES = 16  # whose stamps are recorded
 TRAINING_READS = 1_000_000_000  # bytes of source files, at most, that a training run compares
 
 
@@ -48,14 +48,14 @@ class Status:
 
     @property
     def stamp(self) -> tuple[int, int, int] | None:
-        """By which the file is known again; None if an edit may not have changed it."""
+        """What identifies an unchanged file; None if the file is so new that another edit need not change it."""
         is_old = max(self.mtime_ns, self.ctime_ns) < time.time_ns() - TICK_NS
         return (self.mtime_ns, self.ctime_ns, self.inode) if is_old else None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was read."""
+    """A source file when it was read."""
 
     path: str
     size: int
@@ -64,9 +64,9 @@ class SourceFile:
 
 
 def look(path: str) -> Status:
-    """The file's status.
+    """Returns the file's status.
 
-    Raises: DataError: if there is none.
+    Raises: DataError: if it cannot be read.
     """
     try:
         found = Path(path).stat()
@@ -76,7 +76,7 @@ def look(path: str) -> Status:
 
 
 def digest(files: Iterable[object]) -> str:
-    """One sha256 for a sequence of descriptions."""
+    """Returns one sha256 of the representations of all items."""
     result = hashlib.sha256()
     for file in files:
         result.update(f"{file!r}\n".encode("utf-8", "backslashreplace"))
@@ -84,23 +84,25 @@ def digest(files: Iterable[object]) -> str:
 
 
 def hashed(path: str, planned: Status) -> SourceFile:
-    """The file with its hash, after its documents were read.
+    """Returns the file with its hash, after its documents were read.
 
-    Raises: DataError: if it is not the file that `planned` was, so that nobody knows which one was read.
+    planned: its status before. Raises: DataError: if it has changed since, so that it is unknown what was read.
     """
     try:
         sha256 = sha256_of(Path(path))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): make it readable, or leave it out") from error
     now = look(path)
-    # The change time also tells of links and permissions, which are no reason to throw hours of work away.
+    # The change time is not compared: it also changes with links and permissions, which do not matter here.
     if (now.size, now.mtime_ns, now.inode) != (planned.size, planned.mtime_ns, planned.inode):
-        raise DataError(f"{path} changed while it was read: run the same command again when nobody writes to it")
+        raise DataError(
+            f"{path} changed while it was read: run the same command again when no other program writes to it"
+        )
     return SourceFile(path, now.size, now.stamp, sha256)
 
 
 def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
-    """Writes source_files.jsonl; returns what dataset.json says of it, None for a source without files."""
+    """Writes source_files.jsonl; returns its entry in dataset.json, None for a source without files."""
     if not files:
         return None
     write_bytes(folder / FILE, b"".join(json.dumps(asdict(file)).encode() + b"\n" for file in files))
@@ -109,11 +111,11 @@ def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
 
 
 def difference(source: "Source", folder: Path, *, max_bytes: int | None = None) -> str | None:
-    """How the source's files differ from those that the data set in folder was made from; None if they do not.
+    """Returns how the source's files differ from those that the data set in folder was made from; None if not.
 
-    None, too, for a source without files. Reads no more than max_bytes of them.
+    None, too, for a source without files. Reads at most max_bytes of them.
 
-    Raises: MissingSource: if none of them are here. DataError: if they cannot be read, or it would take more.
+    Raises: MissingSource: if none of them are on this machine. DataError: if they cannot be read, or have more bytes.
     """
     recorded = read_meta(folder).get("source_files")
     if recorded is None or not (paths := source.files()):
@@ -144,9 +146,9 @@ def difference(source: "Source", folder: Path, *, max_bytes: int | None = None) 
 
 
 def warn_if_changed(source: "Source", folder: Path) -> None:
-    """Logs one line if the source's files are no longer those of the prepared data set in folder, on which to train.
+    """Logs one line if the source's files have changed since the data set in folder was prepared.
 
-    Says nothing where the files are not on this machine, and never fails.
+    Logs nothing if the files are not on this machine, and never fails.
     """
     prepared = f"the files of data={source.name} have changed since {folder} was prepared"
     try:
@@ -161,7 +163,7 @@ def warn_if_changed(source: "Source", folder: Path) -> None:
 
 
 def _known(folder: Path) -> list[str]:
-    """Digests of stamps that were found right: several, as every machine may have a copy of its own."""
+    """Digests of the stamps of unchanged files: several, as every machine may have its own copy."""
     known = verified.stamps(folder).get(FILE)
     return known if isinstance(known, list) else []
 
@@ -172,9 +174,9 @@ def _remember(folder: Path, marks: Sequence[tuple[int, Sequence[int] | None]]) -
 
 
 def _read(folder: Path, recorded: Mapping[str, Any]) -> list[SourceFile]:
-    """What source_files.jsonl lists.
+    """Returns the files that source_files.jsonl lists.
 
-    Raises: DataError: if it is not what dataset.json says.
+    Raises: DataError: if they are not those that dataset.json counts.
     """
     try:
         with (folder / FILE).open("rb") as lines:
@@ -196,5 +198,5 @@ def _parsed(line: bytes) -> SourceFile:
 
 
 def _content_digest(files: Iterable[SourceFile]) -> str:
-    """Of the contents alone: the same wherever the files lie."""
+    """A digest of the contents alone: it does not depend on where the files are."""
     return digest((Path(file.path).suffix, file.sha256) for file in files)

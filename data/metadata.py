@@ -1,4 +1,4 @@
-"""What dataset.json says, and whether it can be true."""
+"""The content of dataset.json, and the check that it is consistent."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.d
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What dataset.json says about one file."""
+    """The entry of one shard in dataset.json."""
 
     file: str
     n_tokens: int
@@ -26,17 +26,17 @@ class Shard:
 
 
 def shard_name(split: str, index: int) -> str:
-    """The file name of a shard."""
+    """Returns the file name of a shard."""
     return f"{split}_{index:05d}.bin"
 
 
 def split_checksum(shards: list[Shard]) -> str:
-    """One sha256 for a split: that of its shards' digests in order."""
+    """Returns the checksum of a split: the sha256 of its shards' digests in order."""
     return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
 
 def split_meta(shards: list[Shard], n_documents: int) -> dict[str, Any]:
-    """The entry of one split in dataset.json."""
+    """Returns the entry of one split in dataset.json."""
     return {
         "n_documents": n_documents,
         "n_tokens": sum(shard.n_tokens for shard in shards),
@@ -46,14 +46,14 @@ def split_meta(shards: list[Shard], n_documents: int) -> dict[str, Any]:
 
 
 def shards_of(meta: Mapping[str, Any], split: str) -> list[Shard]:
-    """The shards of one split of a checked dataset.json."""
+    """Returns the shards of one split of a checked dataset.json."""
     return [Shard(**shard) for shard in meta["splits"][split]["shards"]]
 
 
 def check(meta: Mapping[str, Any]) -> None:
-    """Refuses a dataset.json whose parts are missing, of a wrong type, or at odds; file names cannot leave the folder.
+    """Checks that no entry is missing, of a wrong type, or contradicts another, and that files lie in the folder.
 
-    Raises: ValueError: with what is wrong.
+    Raises: ValueError: says what is wrong.
     """
     if want(meta.get("format"), int, "format") != FORMAT:
         raise ValueError(f"format {meta['format']}, expected {FORMAT}")
@@ -110,9 +110,9 @@ def _sha256(value: Any, what: str) -> None:
 
 
 def want(value: Any, kind: type, what: str) -> Any:
-    """The value, if it is of that kind.
+    """Returns the value if it is of the type `kind`.
 
-    Raises: ValueError: if it is not; what names it.
+    Raises: ValueError: if it is not; what: how the message names it.
     """
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{what} is a {type(value).__name__}, expected {kind.__name__}")

@@ -1,4 +1,4 @@
-"""Which files a pattern of the user means: every real file once."""
+"""Finds the files that match a pattern, every real file once."""
 
 import errno
 import logging
@@ -21,10 +21,10 @@ _MAGIC = re.compile(r"[*?\[]")
 
 @dataclass
 class Matches:
-    """What a pattern matches, each real file once."""
+    """The files that match a pattern, each real file once, and what was left out."""
 
     files: list[str] = field(default_factory=list)  # sorted
-    n_links: int = 0  # left out: links, symbolic or hard, and mounts of files and folders that are there already
+    n_links: int = 0  # left out: symbolic and hard links to, and mounts of, files and folders that are in the list
     others: list[str] = field(default_factory=list)  # left out: pipes, devices, broken links, unexpected folders
     unlisted: list[str] = field(default_factory=list)  # folders that cannot be listed, with the reason
 
@@ -38,10 +38,10 @@ class Matches:
 
 
 def find_files(pattern: Path) -> Matches:
-    """The files that an expanded glob pattern matches; `**` is any number of folders.
+    """Returns the files that match an expanded glob pattern; `**` is any number of folders.
 
-    As glob.glob, but links to folders are followed once, so that circles of links end; of several names of one file,
-    the first that needs no link counts, else the first. If nothing matches, a file of the pattern's own name counts.
+    Unlike glob.glob it follows each link to a folder once, so that loops of links end. Of several names of one file it
+    returns the first without a link, else the first. If nothing matches, it looks for a file of the pattern's name.
     """
     walk = _Walk(pattern)
     names = sorted(walk.names(), key=lambda name: (name.is_linked, name.path))
@@ -67,9 +67,9 @@ def find_files(pattern: Path) -> Matches:
 
 
 def _number(status: os.stat_result) -> object:
-    """By which a file is the same under another path, such as that of a folder mounted twice.
+    """What identifies a file under any path, such as in a folder that is mounted twice.
 
-    Some network file systems give one number to many files, so the times must agree, too, unless it has several names.
+    Some network file systems give one number to many files, so times are compared, too, unless it has hard links.
     """
     number = (status.st_dev, status.st_ino)
     return number if status.st_nlink > 1 else (*number, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -88,14 +88,14 @@ def _status(path: str) -> os.stat_result | None:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A path, and whether a link was followed to it behind the fixed beginning of the pattern."""
+    """A path, and whether it contains a link after the part of the pattern without wildcards."""
 
     path: str
     is_linked: bool
 
 
 class _Walk:
-    """Lists folders, those behind links last, each once for every rest of the pattern that it may match."""
+    """Lists folders, linked ones last, each once for every remainder of the pattern that is matched in it."""
 
     def __init__(self, pattern: Path) -> None:
         parts = [*pattern.parts, *(["*"] if pattern.name == "**" else [])]
@@ -104,16 +104,16 @@ class _Walk:
         self._real_base = os.path.realpath(self._base)
         self.expects_folders = bool(parts) and parts[-1] in {"*", "*.*"}
         self.unlisted: dict[str, str] = {}  # folders, with the reason
-        self.known_links: set[str] = set()  # to folders that were listed already
+        self.known_links: set[str] = set()  # links to folders that had been listed
 
     def real(self, name: _Name) -> str:
-        """The path without links."""
+        """Returns the path with links resolved."""
         if name.is_linked:
             return os.path.realpath(name.path)
         return os.path.normpath(self._real_base + "/" + name.path[len(self._base) :])
 
     def names(self) -> Iterator[_Name]:
-        """Everything that matches."""
+        """Yields everything that matches the pattern."""
         direct = deque([(_Name(self._base, False), 0)] if self._parts else [])
         behind_links = deque[tuple[_Name, int]]()
         seen = set()
@@ -131,7 +131,7 @@ class _Walk:
                     (behind_links if entry.is_linked else direct).append((entry, j))
 
     def _step(self, folder: _Name, i: int) -> Iterator[tuple[_Name, int]]:
-        """What in folder matches part i of the pattern, each with the part to match next."""
+        """Yields what in folder matches part i of the pattern, each with the index of the part to match next."""
         part, is_last = self._parts[i], i + 1 == len(self._parts)
         if part == "**":
             yield folder, i + 1
@@ -144,7 +144,7 @@ class _Walk:
                 yield _Name(path, folder.is_linked or Path(path).is_symlink()), i + 1
 
     def _entries(self, folder: _Name, part: str) -> Iterator[tuple[_Name, bool]]:
-        """What part of the pattern matches in folder, and whether it is a folder; hidden ones want a dot."""
+        """Yields what matches part in folder, and whether it is a folder; hidden files only match a leading dot."""
         try:
             with os.scandir(folder.path or ".") as found:
                 entries = sorted(found, key=lambda entry: entry.name)

@@ -1,13 +1,13 @@
-"""From a source and a tokenizer to a prepared data set, in bounded memory and restartable at any point.
+"""Prepares a data set from a source and a tokenizer, in bounded memory; a killed preparation can be continued.
 
-1. Every unit of the source becomes a part: its tokens and the length of each document. Worker threads share the
-   units (tiktoken and pyarrow work outside the GIL, so threads scale like processes and leave nothing behind). The
-   source's files are hashed as they are read, so that it shows when they change later (identity.py).
-2. Once all documents are counted they are split as `datasets.train_test_split(test_size=val_fraction, seed)` does:
+1. Every unit of the source is encoded to a part: its tokens and the length of each document. Worker threads share the
+   units (tiktoken and pyarrow release the GIL, so threads scale like processes, and end with this one). The source's
+   files are hashed as they are read, so that later changes can be noticed (identity.py).
+2. When all documents are counted they are split as `datasets.train_test_split(test_size=val_fraction, seed)` does:
    the validation set keeps that permutation's order, the training set the source's order. A single document is
    split by position (splitting.py).
-3. The parts are joined into shards, and each part is deleted as soon as its tokens lie in finished shards.
-4. dataset.json is written last. Whatever a killed run has finished is kept; the result has the same bytes.
+3. The parts are concatenated to shards; each part is deleted as soon as its tokens are in complete shards.
+4. dataset.json is written last. What a killed run has completed is kept; the result has the same bytes.
 """
 
 import errno
@@ -55,7 +55,7 @@ MAX_SHARDS = 50_000  # dataset.json describes each of them
 def dataset_dir(
     root: Path, source: Source, tokenizer: Recipe, *, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> Path:
-    """Where the data set of these settings lies: root/<source>-<tokenizer>-<8 hex digits of all settings>."""
+    """Returns the data set's folder: root/<source>-<tokenizer>-<8 hex digits of a hash of all settings>."""
     settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
     return expanded(root) / _folder_name(settings)
 
@@ -79,11 +79,11 @@ def prepare(
     workers: int | None,
     console: bool = True,
 ) -> Path:
-    """Prepares the data set and returns its folder; at once if it is complete.
+    """Returns the folder of the data set; prepares it unless it is complete.
 
-    val_fraction: of the documents; of the text if there is one document only (splitting.py); None: the usual one.
-    workers: threads that encode, None: one per core; they never change the result. Of several processes that prepare
-    the same data set one works and the others wait.
+    val_fraction: of the documents, or of the text of a single document (splitting.py); None: the usual one. workers:
+    threads that encode, None: one per core; the result does not depend on them. If several processes prepare the same
+    data set, one works and the others wait.
 
     Raises: DataError: if the settings, the source, its documents or the disk do not allow it, or the source's files
     are no longer those that the complete data set was made from.
@@ -107,10 +107,10 @@ def prepare(
 
 @dataclass
 class _Part:
-    """The encoded documents of one unit; its facts file appears last and stays until the data set is complete."""
+    """The encoded documents of one unit; its facts file is written last and kept until the data set is complete."""
 
     stem: Path
-    ends: Sequence[str]  # source files of which this unit is the last
+    ends: Sequence[str]  # source files whose last unit this is
 
     @property
     def tokens_file(self) -> Path:
@@ -124,7 +124,7 @@ class _Part:
         return np.fromfile(self.tokens_file, dtype)
 
     def finish(self, lengths: list[int], **counts: Any) -> None:
-        """Writes the facts: tokens of every document, and what else is known of the unit."""
+        """Writes the facts file: the number of tokens of every document, and the counts."""
         unnamed = self.stem.with_suffix(".tmp")
         with unnamed.open("wb") as file:
             np.savez(file, lengths=np.array(lengths, np.int64), counts=np.array(json.dumps(counts)))
@@ -137,12 +137,12 @@ class _Part:
 
 @dataclass
 class _Facts:
-    """What is known of an encoded unit."""
+    """The content of a part's facts file."""
 
     lengths: np.ndarray  # tokens of each document, end of text included
     text_bytes: int
     rows_without_text: int
-    files: list[dict[str, Any]]  # the source files that end here, see identity.SourceFile
+    files: list[dict[str, Any]]  # the source files whose last unit this is, see identity.SourceFile
 
 
 @dataclass
@@ -179,8 +179,8 @@ class _Preparation:
         ]
 
     def _start_or_continue(self, units: list[Unit]) -> None:
-        """Keeps what an earlier run did if it worked on the same documents, else starts afresh."""
-        for leftover in self.path.glob(".*"):  # of a write that a kill interrupted
+        """Keeps what an earlier run did if it prepared the same documents, else starts anew."""
+        for leftover in self.path.glob(".*"):  # a file that a killed process was writing
             if leftover.is_file():
                 leftover.unlink()
         found = identity.digest([*units, *self.files.items()])
@@ -203,7 +203,7 @@ class _Preparation:
         return read_tokenizer(file)
 
     def _texts(self, unit: Unit) -> Iterator[str | None]:
-        """The documents of a unit, ready to be encoded; None for a row without text."""
+        """Yields the documents of a unit, ready to be encoded; None for a row without text."""
         for text in self.source.documents(unit):
             yield readable(text) if is_document(text) else None
 
@@ -214,7 +214,7 @@ class _Preparation:
         n_bytes = sum(len(text.encode()) for text in texts) or 1
         n_tokens = sum(len(self.tokenizer.encode_document(text)) for text in texts)
         todo_tokens = sum(unit.n_bytes for unit, _ in todo) * n_tokens / n_bytes
-        # Parts turn into shards one by one, so both together never hold more than one shard too much.
+        # Parts become shards one by one, so both together take at most one shard more than the data set.
         shard_tokens = min(todo_tokens, self.settings["shard_tokens"])
         needed = int(1.1 * self.dtype.itemsize * (todo_tokens + shard_tokens))
         free = shutil.disk_usage(self.path).free
@@ -328,16 +328,16 @@ class _Preparation:
     def _write_train(self, parts: list[_Part], lengths: list[np.ndarray], is_val: np.ndarray) -> None:
         writer = ShardWriter(self.path, "train", self.settings["shard_tokens"], self.dtype, self._n_done("train"))
         done, end, document = writer.n_finished, 0, 0
-        joined: list[tuple[int, Path]] = []
+        copied: list[tuple[int, Path]] = []
         for part, length in zip(parts, lengths, strict=True):
             kept = ~is_val[document : document + len(length)]
             start, end, document = end, end + int(length[kept].sum()), document + len(length)
             if end > done:
                 tokens = part.tokens(self.dtype)[np.repeat(kept, length)]
                 writer.write(tokens[max(done - start, 0) :])
-            joined.append((end, part.tokens_file))
-            while joined and joined[0][0] <= writer.n_finished:
-                joined.pop(0)[1].unlink(missing_ok=True)
+            copied.append((end, part.tokens_file))
+            while copied and copied[0][0] <= writer.n_finished:
+                copied.pop(0)[1].unlink(missing_ok=True)
         writer.close()
 
     def _splits(self, n_documents: Mapping[str, int]) -> dict[str, Any]:

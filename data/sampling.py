@@ -1,4 +1,4 @@
-"""What of a corpus a tokenizer learns from: text from all its parts, as much as was asked for if there is as much."""
+"""Samples the text that a tokenizer learns from: as much as is asked for, from all parts of the corpus."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import islice
 from data.sources import Unit
 from data.text import beginning
 
-# Of the sample, by which it may be smaller: characters and shares do not come out even.
+# The fraction by which the sample may be smaller than asked for, as characters and shares are rounded.
 UNEVEN = 0.01
 
 
@@ -21,7 +21,7 @@ class _Excerpt:
     is_all: bool = False
 
     def more(self, texts: Iterable[str | None], n_bytes: int) -> Iterator[str]:
-        """Up to n_bytes more of the unit's texts; a document that is longer is truncated."""
+        """Yields up to n_bytes more of the unit's texts; a longer document is truncated."""
         for text in islice((text for text in texts if text is not None), self.documents, None):
             piece = beginning(text[self.characters :], n_bytes)
             n_bytes -= len(piece.encode())
@@ -37,11 +37,11 @@ class _Excerpt:
 
 
 def sample(units: Sequence[Unit], texts: Callable[[Unit], Iterable[str | None]], n_bytes: int) -> Iterator[str]:
-    """Up to n_bytes of text: from the beginning of every unit as large a share as it has of the corpus.
+    """Yields up to n_bytes of text: of every unit its beginning, in proportion to its share of the corpus.
 
-    What a unit lacks, the next ones may use. A unit may hold the beginning of one document that is longer than many
-    units, which hold none then: what is left over at the end goes to the units that were not taken in full, in equal
-    shares, then to the first of them. texts: of a unit, in order; None is skipped.
+    If a unit has too little text, the next ones give more. If units are empty, because one document spans many of
+    them, what is missing at the end is taken from the units that have text left, in equal shares, then from the first
+    of them. texts: returns the texts of a unit, in order; None is skipped.
     """
     total, seen, taken = sum(unit.n_bytes for unit in units), 0, 0
     excerpts = [_Excerpt(unit) for unit in units]

@@ -3,7 +3,7 @@
 dataset.json         counts, dtype, settings, and size, sha256 and largest id of every shard; written last
 tokenizer.json       the tokenizer that encoded it
 source_files.jsonl   the files that it was made from, see identity.py
-train_00000.bin      shard_tokens ids each, the last one fewer; no header
+train_00000.bin      shard_tokens ids each, fewer in the last one; no header
 val_00000.bin
 verified.json        which files have been hashed, with size, times and inode; safe to delete
 """
@@ -27,9 +27,9 @@ from files.writing import write_bytes
 
 
 class TokenDataset:
-    """One split of a prepared data set, read in windows of tokens.
+    """One split of a prepared data set, from which windows of tokens are read.
 
-    Reads with pread and keeps no memory map, so the process does not grow with what it has read.
+    It reads with pread and keeps no memory map, so memory does not grow with what has been read.
     """
 
     def __init__(self, path: Path, split: str, meta: Mapping[str, Any]) -> None:
@@ -44,11 +44,11 @@ class TokenDataset:
 
     @classmethod
     def open(cls, path: Path, split: str, *, verify: bool = True) -> "TokenDataset":
-        """The split ("train" or "val") of the data set in folder path.
+        """Returns the split ("train" or "val") of the data set in folder path.
 
-        Sizes are always checked. With verify, so is the sha256 of every file that verified.json does not list with
-        its present size, times and inode: the first open of a copied data set reads it once, later ones do not; one
-        that was killed goes on where it was.
+        Sizes are always checked. verify: also checks the sha256 of every file that verified.json does not list with its
+        present size, times and inode. So a copied data set is read once, when it is first opened; if that is killed,
+        the next open continues.
 
         Raises: DataError: if the data set is missing, incomplete or damaged.
         """
@@ -73,36 +73,36 @@ class TokenDataset:
         return dataset
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """The windows of `length` tokens that begin at starts, (len(starts), length) int64."""
+        """Returns the windows of `length` tokens that begin at starts, (len(starts), length) int64."""
         if len(starts) and not 0 <= starts.min() <= starts.max() <= self.n_tokens - length:
             raise DataError(
                 f"{self.path}: a window of {length} tokens lies outside the {self.n_tokens} of {self.split}"
             )
-        rows = np.empty((len(starts), length), self._dtype)
-        for row, start in zip(rows, starts.tolist(), strict=True):
-            self._fill(row, start)
-        return rows.astype(np.int64)
+        windows = np.empty((len(starts), length), self._dtype)
+        for window, start in zip(windows, starts.tolist(), strict=True):
+            self._fill(window, start)
+        return windows.astype(np.int64)
 
-    def _fill(self, row: np.ndarray, start: int) -> None:
-        while len(row):
+    def _fill(self, window: np.ndarray, start: int) -> None:
+        while len(window):
             index, offset = divmod(start, self._shard_tokens)
-            piece, file = row[: self.shards[index].n_tokens - offset], self.path / self.shards[index].file
+            piece, file = window[: self.shards[index].n_tokens - offset], self.path / self.shards[index].file
             if self._files.read(file, piece.data, offset * self._dtype.itemsize) != piece.nbytes:
-                raise DataError(f"{file} was cut short while in use: prepare it again")
-            row, start = row[len(piece) :], start + len(piece)
+                raise DataError(f"{file} was truncated while in use: prepare it again")
+            window, start = window[len(piece) :], start + len(piece)
 
 
 class ShardWriter:
-    """Appends tokens to the shards of a split; a file gets its name only once it is complete and on disk."""
+    """Appends tokens to the shards of a split; a file gets its final name when it is complete and on disk."""
 
     def __init__(self, folder: Path, split: str, shard_tokens: int, dtype: np.dtype[Any], n_done: int) -> None:
-        """n_done: tokens in the shards that an earlier run completed."""
+        """Starts after the shards that an earlier run completed, which hold n_done tokens."""
         self._folder, self._split, self._shard_tokens, self._dtype = folder, split, shard_tokens, dtype
         self._file: BinaryIO | None = None
         self.n_finished, self._n_open = n_done, 0
 
     def write(self, tokens: np.ndarray) -> None:
-        """Appends tokens."""
+        """Appends tokens to the split."""
         while len(tokens):
             if self._file is None:
                 self._file = self._temporary().open("wb")
@@ -114,7 +114,7 @@ class ShardWriter:
                 self.close()
 
     def close(self) -> None:
-        """Finishes the open shard, if any."""
+        """Completes the open shard, if any."""
         if self._file is None:
             return
         self._file.flush()
@@ -129,9 +129,9 @@ class ShardWriter:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The content of dataset.json in folder path.
+    """Returns the content of dataset.json in folder path.
 
-    Raises: DataError: if it is missing, of another format, or cannot be true.
+    Raises: DataError: if it is missing, of another format, or inconsistent.
     """
     path = expanded(path)
     again = "delete the folder and prepare it again"
@@ -149,7 +149,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
-    """Marks the data set in folder path as complete. Its files count as verified: they were hashed just now."""
+    """Marks the data set in folder path as complete, and its files as verified, as they were hashed just now."""
     shards = [shard for split in meta["splits"] for shard in shards_of(meta, split)]
     verified.remember(path, {shard.file: verified.stamp(path, shard) for shard in shards})
     write_bytes(path / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())

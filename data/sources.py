@@ -1,8 +1,8 @@
-"""Where documents come from: a source lists units of work and reads the documents of one unit.
+"""Sources of documents: a source lists units of work and reads the documents of one unit.
 
-A unit is small, picklable and independent of the others, so that workers share them and a killed preparation
-knows what is left. The documents of unit 0, unit 1, ... in that order are the corpus; how a source is cut into
-units never changes the result.
+A unit is small, picklable and independent of the others, so that workers can share them, and a killed preparation can
+continue. The corpus is the documents of unit 0, unit 1, ... in that order; how a source is divided into units does not
+change the result.
 """
 
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from data.descriptors import descriptor_budget
 from data.errors import DataError, MissingSource
@@ -33,12 +34,12 @@ LONGEST_TEXT = 1 << 30  # bytes of a .txt file or a .jsonl line, each of which i
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of a source that one worker reads by itself; start and stop mean what the source says they mean."""
+    """A part of a source that one worker reads; each source defines what start and stop count."""
 
     paths: tuple[str, ...]
     start: int
     stop: int
-    n_bytes: int  # of text, roughly: for progress and the disk check only
+    n_bytes: int  # of text, approximately: for progress and the disk check only
     n_documents: int | None = None  # where known before reading
 
 
@@ -46,38 +47,38 @@ class Source(ABC):
     """A corpus in a fixed order."""
 
     name: ClassVar[str]
-    embedded: ClassVar[bool]  # available everywhere without network, so a training run may prepare it by itself
+    embedded: ClassVar[bool]  # available on any machine without network, so that a training run may prepare it
 
     @property
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """What decides the documents; part of the data set's name, so no paths of one machine."""
+        """What determines the documents; part of the data set's name, so without paths of this machine."""
 
     @abstractmethod
     def units(self) -> Sequence[Unit]:
-        """The corpus in pieces, the same list every time."""
+        """Returns the units of the corpus, the same list every time."""
 
     @abstractmethod
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """The texts of one unit, in order; None for a row without one. Which are worth training on: text.is_document.
+        """Yields the texts of one unit, in order; None for a row without text. See text.is_document.
 
-        Raises: DataError: if one cannot be read; the message names its file and place.
+        Raises: DataError: if one cannot be read; the message names its file and position.
         """
 
     def files(self) -> Sequence[str]:
-        """The files on this machine that the documents come from, in the documents' order; few or none need reading.
+        """Returns the files on this machine that the documents come from, in the documents' order; reads few or none.
 
         Raises: MissingSource: if they are not on this machine.
         """
         return []
 
     def verdict(self, meta: Mapping[str, Any]) -> str | None:
-        """Whether the finished data set is the one that published numbers are from; None where there is none."""
+        """Returns whether the prepared data set is the one of published numbers; None if there are no such numbers."""
         return None
 
 
 class PySource(Source):
-    """The Python sources that the running interpreter has: its standard library, then its installed packages.
+    """The Python files of the running interpreter: its standard library, then its installed packages.
 
     Files go by sorted path and the standard library comes first, so the default size depends on the interpreter's
     version alone. megabytes caps the text (null: everything there). Files that are not UTF-8 are skipped.
@@ -92,16 +93,16 @@ class PySource(Source):
         self.megabytes = megabytes
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         return {"megabytes": self.megabytes, "python": platform.python_version()}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source."""
         return _group_files(self._sizes())
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         for path in unit.paths:
             with _opened(path) as file:
                 raw = file.read()
@@ -109,8 +110,8 @@ class PySource(Source):
                 if is_document(text := raw.decode()):
                     yield text
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source."""
         return [path for path, _ in self._sizes()]
 
     def _sizes(self) -> list[tuple[str, int]]:
@@ -156,20 +157,20 @@ class Synthetic(Source):
         self._successors = rng.integers(0, n_words, (n_words, branching)).tolist()
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         names = ("n_documents", "seed", "n_words", "branching")
         return {name: getattr(self, name) for name in names}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are document indices."""
-        cuts = range(0, self.n_documents, 500)
-        spans = ((start, min(start + 500, self.n_documents)) for start in cuts)
+        """Returns the units of the corpus; start and stop are indices of documents."""
+        spans = ((start, min(start + 500, self.n_documents)) for start in range(0, self.n_documents, 500))
         size = self.words_per_document * 6
         return [Unit((), start, stop, (stop - start) * size, stop - start) for start, stop in spans]
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str]:
-        """See Source."""
         for index in range(unit.start, unit.stop):
             rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
             word = int(rng.integers(self.n_words))
@@ -197,12 +198,13 @@ class Files(Source):
         self.pattern, self.text = pattern, text
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source."""
         return {"pattern": self.pattern, "text": self.text}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
+        """Returns the units of the corpus; start and stop are bytes of a .jsonl file, row groups of a .parquet file."""
         matches = self._matches()
         matches.log_omissions()
         texts, lines, rows = self._by_kind(matches)
@@ -214,16 +216,16 @@ class Files(Source):
         line_units = [unit for path in lines for unit in _line_units(path)]
         return [*_group_files(sizes), *line_units, *_parquet_units(rows, self.text)]
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         if unit.paths[0].endswith(".parquet"):
             return _parquet_texts(unit, self.text)
         if unit.paths[0].endswith(".jsonl"):
             return _line_texts(unit, self.text)
         return (_file_text(path) for path in unit.paths)
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source."""
         return [path for paths in self._by_kind(self._matches()) for path in paths]
 
     def _matches(self) -> Matches:
@@ -253,11 +255,10 @@ class Files(Source):
 class OpenWebText(Source):
     """OpenWebText (Gokaslan and Cohen 2019), the open copy of GPT-2's training text, from its parquet conversion.
 
-    Read straight from the hub in pieces of a few megabytes, so that neither the text nor its archive ever lies on
-    this disk; or from `folder`, for machines without network. Documents are counted before the work starts,
-    because losses are only comparable on the same validation set: expected_documents null accepts any number.
-    limit_documents keeps the first n. Both count rows; the published corpus has none without text, as its authors left
-    out documents of fewer than 128 tokens.
+    Read from the hub in pieces of a few megabytes, so that neither the text nor its archive is stored on this disk; or
+    from `folder`, for machines without network. Documents are counted first, because losses are only comparable on the
+    same validation set; expected_documents: null accepts any number. limit_documents: keeps the first n. Both count
+    rows; all rows of the published corpus have text, as its authors left out documents of fewer than 128 tokens.
     """
 
     name = "openwebtext"
@@ -281,13 +282,15 @@ class OpenWebText(Source):
         self.limit_documents, self.expected_documents = limit_documents, expected_documents
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Source; a folder is another way to the same documents, so it does not count."""
+        """What determines the documents; folder is not part of it, as it holds the same ones."""
         names = ("dataset", "revision", "limit_documents", "expected_documents")
         return {name: getattr(self, name) for name in names}
 
+    @override
     def units(self) -> Sequence[Unit]:
-        """See Source: start and stop are row groups."""
+        """Returns the units of the corpus; start and stop are row groups."""
         units = _parquet_units(self._folder_files(is_logged=True) if self.folder else self._hub_files(), "text")
         found = sum(unit.n_documents or 0 for unit in units)
         if self.limit_documents is not None:
@@ -300,12 +303,13 @@ class OpenWebText(Source):
             )
         return units
 
+    @override
     def documents(self, unit: Unit) -> Iterator[str | None]:
-        """See Source."""
         return _parquet_texts(unit, "text")
 
+    @override
     def files(self) -> Sequence[str]:
-        """See Source: none if the documents come from the hub; with a limit those that it reaches."""
+        """Returns the files in folder, with limit_documents only those needed; none if documents come from the hub."""
         if not self.folder:
             return []
         found = self._folder_files()
@@ -314,8 +318,8 @@ class OpenWebText(Source):
         units = _first_documents(_parquet_units(found, "text"), self.limit_documents)
         return list(dict.fromkeys(path for unit in units for path in unit.paths))
 
+    @override
     def verdict(self, meta: Mapping[str, Any]) -> str | None:
-        """See Source."""
         found, reference = meta["splits"]["val"]["n_tokens"], self.reference_tokens["val"]
         if found == reference:
             return f"the validation set is the reference one by its count of {reference:,} tokens"
@@ -348,16 +352,16 @@ class OpenWebText(Source):
             raise DataError(
                 f"{self.dataset} at {self.revision} holds no .parquet file: set data.source.revision to its conversion"
             )
-        # By commit: a revision that moves while we read would mix two versions.
+        # By commit: if the revision moved while we read, we would mix two versions.
         return [f"hf://datasets/{self.dataset}@{info.sha}/{name}" for name in names]
 
 
-# encodings is tables of characters and pydoc_data one page of prose in a string: neither is Python to learn from.
+# encodings holds tables of characters, pydoc_data prose in a string: neither is useful Python to learn from.
 NOT_STDLIB_CODE = frozenset({"site-packages", "dist-packages", "encodings", "pydoc_data"})
 
 
 def _python_files() -> Iterator[Path]:
-    """Each real file once: lib64, for one, is a link to lib on some systems."""
+    """Yields each real file once: on some systems lib64 is a link to lib."""
     paths = sysconfig.get_paths()
     seen = set()
     for root in (paths["stdlib"], *sorted({paths["purelib"], paths["platlib"]})):
@@ -371,7 +375,7 @@ def _walk(root: Path, prune: frozenset[str]) -> list[Path]:
     found = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in prune]
-        # _sysconfigdata*.py records how this one interpreter was built.
+        # _sysconfigdata*.py records how this interpreter was built.
         found += [
             Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")
         ]
@@ -379,7 +383,7 @@ def _walk(root: Path, prune: frozenset[str]) -> list[Path]:
 
 
 def _unit_bytes(total: int) -> int:
-    """Small enough for 64 units, so that few cores stay busy; at most 16 MB, so that little is lost in a kill."""
+    """The size of a unit: small enough for 64 units, to keep cores busy; at most 16 MB, so that a kill loses little."""
     return min(max(total // 64, MEGABYTE // 4), 16 * MEGABYTE)
 
 
@@ -417,7 +421,7 @@ def _line_units(path: str) -> list[Unit]:
 
 
 def _line_texts(unit: Unit, column: str) -> Iterator[str | None]:
-    """The lines that begin in [start, stop): the one begun before belongs to the unit before."""
+    """Yields the texts of lines that begin in [start, stop): one that begins before belongs to the unit before."""
     with _opened(unit.paths[0]) as file:
         position = 0
         if unit.start > 0:
@@ -482,7 +486,7 @@ def _check_column(path: str, schema: Any, column: str) -> None:
 
 
 def _text_bytes(group: Any, column: str) -> int:
-    """The size of the column in a row group: other columns may be far larger."""
+    """The size of the column in a row group, without other columns, which may be far larger."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(found.total_uncompressed_size for found in columns if found.path_in_schema == column)
 
@@ -527,7 +531,7 @@ def _parquet(path: str) -> Iterator[Any]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """The file, to be read in bytes."""
+    """Yields the file, opened to read bytes."""
     if _is_remote(path):
         import fsspec  # type: ignore[import-untyped]  # ships no types; comes with datasets, opens hf:// paths
 

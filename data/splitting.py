@@ -1,7 +1,7 @@
-"""Which part of a corpus is for validation.
+"""Decides which part of a corpus is for validation.
 
-Several documents are split by document. One alone, as in nanoGPT's first tutorial, is split by position: its beginning
-is for training, the rest for validation.
+Several documents are split by document. A single one, as in nanoGPT's first tutorial, is split by position: its
+beginning is for training, the rest for validation.
 """
 
 import math
@@ -14,16 +14,18 @@ from data.tokenizers import Tokenizer
 
 USUAL_OF_DOCUMENTS = 0.05
 USUAL_OF_ONE_TEXT = 0.1  # as in nanoGPT, data/shakespeare_char/prepare.py
-REACH = 1000  # tokens, by which a split by position moves to the end of a line or word; at most a fiftieth of the text
+REACH = (
+    1000  # tokens by which a split by position may move to the end of a line or word; at most a fiftieth of the text
+)
 
 
 def usual_fraction(n_documents: int) -> float:
-    """The val_fraction of a corpus for which none is given."""
+    """Returns the val_fraction of a corpus for which none is given."""
     return USUAL_OF_ONE_TEXT if n_documents == 1 else USUAL_OF_DOCUMENTS
 
 
 def val_documents(n_documents: int, val_fraction: float, split_seed: int) -> np.ndarray:
-    """The documents that `datasets.Dataset.train_test_split` would put into its test split, in its order.
+    """Returns the documents that `datasets.Dataset.train_test_split` puts into its test split, in its order.
 
     Raises: DataError: if that leaves none to train on.
     """
@@ -37,10 +39,10 @@ def val_documents(n_documents: int, val_fraction: float, split_seed: int) -> np.
 
 
 def train_tokens(tokens: np.ndarray, tokenizer: Tokenizer, val_fraction: float) -> int:
-    """How many of one text's tokens are for training: those of the first 1 - val_fraction of its bytes.
+    """Returns how many of one text's tokens are for training: those of the first 1 - val_fraction of its bytes.
 
     tokens: (n,) without end of text. The number is moved to the nearest end of a line, else of a word, if there is
-    one near; in any case it separates characters.
+    one within REACH; a character is never split.
 
     Raises: DataError: if the text cannot be divided.
     """

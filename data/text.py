@@ -1,4 +1,4 @@
-"""From what a file holds to the text of a document, by rules that all sources and tokenizers share."""
+"""Turns bytes of a file into the text of a document, by rules that all sources and tokenizers share."""
 
 import re
 from typing import TypeGuard
@@ -18,12 +18,12 @@ _OTHER_ENCODINGS = (
 
 
 def is_document(text: str | None) -> TypeGuard[str]:
-    """Whether text is worth an end of text: None (a row without text) and blank text are no documents."""
+    """Whether text is a document: None (a row without text) and blank text are not."""
     return text is not None and text != "" and not text.isspace()
 
 
 def readable(text: str) -> str:
-    """text with U+FFFD for every lone surrogate, which JSON allows and UTF-8 does not; pairs are joined."""
+    """Returns text with pairs of surrogates combined, and U+FFFD for lone ones, which UTF-8 does not allow."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -32,7 +32,7 @@ def readable(text: str) -> str:
 
 
 def decoded(raw: bytes, where: str) -> str:
-    """The text of UTF-8 bytes, without a byte-order mark at their beginning; where names them in errors.
+    """Returns the text of UTF-8 bytes, without a byte-order mark at their beginning; where: names them in errors.
 
     Raises: DataError: if they are of another encoding.
     """
@@ -55,12 +55,12 @@ def decoded(raw: bytes, where: str) -> str:
 
 
 def beginning(text: str, n_bytes: int) -> str:
-    """As many characters from the beginning of text as n_bytes of UTF-8 hold."""
+    """Returns the characters at the beginning of text that fit in n_bytes of UTF-8."""
     return text[:n_bytes].encode()[:n_bytes].decode("utf-8", "ignore")
 
 
 def split_long_words(text: str, longest: int) -> list[str]:
-    """text in pieces, separated only inside words of more than `longest` characters.
+    """Returns text in pieces, separated only inside words of more than `longest` characters.
 
     A word is what GPT-2's pattern keeps together: letters, digits, punctuation or white space in a row. Training
     byte pairs takes time quadratic in the length of a word, and tiktoken fails on a million spaces. Each piece is
@@ -81,7 +81,7 @@ def split_long_words(text: str, longest: int) -> list[str]:
 
 
 def _may_have_long_words(text: str, longest: int) -> bool:
-    """False if there is surely none: a long word fills at least one of the blocks of half its length."""
+    """False if there is certainly none: a long word fills at least one of the blocks of half its length."""
     block = longest // 2
     return any(
         not (_A_SPACE.search(text, i, i + block) and _NO_SPACE.search(text, i, i + block))

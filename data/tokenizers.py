@@ -1,7 +1,7 @@
-"""Text to token ids and back: GPT-2's vocabulary, a byte-pair vocabulary trained on the corpus, or plain bytes.
+"""Tokenizers: GPT-2's vocabulary, a byte-pair vocabulary trained on the corpus, or plain bytes.
 
-A recipe (GPT2, BPE, Bytes) becomes a Tokenizer once it has seen the corpus; the tokenizer is saved with the data
-set it encoded, so training, sampling and export never need network or the recipe again.
+A recipe (GPT2, BPE, Bytes) makes a Tokenizer from the corpus. The tokenizer is saved with the data set that it encoded,
+so training, sampling and export need neither network nor recipe.
 """
 
 import base64
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from data.errors import DataError
 from data.hashing import sha256_of
@@ -37,39 +38,39 @@ log = logging.getLogger(__name__)
 EOT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
 MAX_BYTES = 1 << 26  # of a tokenizer.json; that of 250,000 ids has 6 MB
-MAX_VOCAB_SIZE = 1_000_000  # the trainer reserves memory for all of them
-# In characters; longer words are encoded, and learnt from, in pieces. OpenWebText keeps GPT-2's tokens: its articles
-# were extracted by newspaper, which keeps 100,000 characters of each (MAX_TEXT in its configuration.py).
+MAX_VOCAB_SIZE = 1_000_000  # the tokenizers library reserves memory for all of them
+# In characters; longer words are encoded, and learnt from, in pieces. That changes no token of OpenWebText, whose
+# articles were extracted by newspaper: it keeps 100,000 characters of each (MAX_TEXT in its configuration.py).
 LONGEST_ENCODED_WORD = 100_000
 LONGEST_TRAINED_WORD = 1000
-Sample = Callable[[int], Iterator[str]]  # bytes of text wanted -> documents spread over the corpus
+Sample = Callable[[int], Iterator[str]]  # from a number of bytes to so much text, from all parts of the corpus
 
 
 class Tokenizer(ABC):
-    """Encodes documents; id eot ends each of them and never comes from text."""
+    """Encodes documents; the id eot ends each of them and is never encoded from text."""
 
     vocab_size: int
     eot: int
 
     @abstractmethod
     def encode_document(self, text: str) -> np.ndarray:
-        """The ids of text and a final eot, uint32."""
+        """Returns the ids of text and a final eot, uint32."""
 
     @abstractmethod
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that an id below eot stands for."""
+        """Returns the bytes that an id below eot stands for."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What from_json needs to build the same tokenizer."""
+        """Returns what from_json needs to make the same tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of text alone."""
+        """Returns the ids of text, without eot."""
         ids: list[int] = self.encode_document(text)[:-1].tolist()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are not UTF-8, and ids that there are not, become the replacement character."""
+        """Returns the text of ids; for bytes that are not UTF-8 and unknown ids the replacement character."""
         beyond = {self.eot: EOT.encode()}
         pieces = (self.token_bytes(i) if 0 <= i < self.eot else beyond.get(i, "\ufffd".encode()) for i in ids)
         return b"".join(pieces).decode("utf-8", "replace")
@@ -84,23 +85,23 @@ class BytePairs(Tokenizer):
         self.vocab_size = self.eot + 1
         self._of_thread = threading.local()
 
+    @override
     def encode_document(self, text: str) -> np.ndarray:
-        """See Tokenizer."""
         encode = partial(self._encoding().encode_to_numpy, disallowed_special=())
         ids = [encode(piece) for piece in split_long_words(readable(text), LONGEST_ENCODED_WORD)]
         return np.concatenate([*ids, np.array([self.eot], np.uint32)])
 
+    @override
     def token_bytes(self, id: int) -> bytes:
-        """See Tokenizer."""
         return self.tokens[id]
 
+    @override
     def to_json(self) -> dict[str, Any]:
-        """See Tokenizer."""
         return {"kind": "byte_pairs", "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
 
     def _encoding(self) -> "tiktoken.Encoding":
-        # Threads that share one contend for its regular expression's scratch space: 11.6M tokens/s on two cores with
-        # tiktoken 0.14, against 14.5M with one each.
+        # One per thread: they would wait for a shared one's regular expression, 11.6M tokens/s instead of 14.5M on two
+        # cores with tiktoken 0.14.
         if not hasattr(self._of_thread, "encoding"):
             self._of_thread.encoding = self._build()
         encoding: tiktoken.Encoding = self._of_thread.encoding
@@ -122,24 +123,24 @@ class PlainBytes(Tokenizer):
     vocab_size = 257
     eot = 256
 
+    @override
     def encode_document(self, text: str) -> np.ndarray:
-        """See Tokenizer."""
         ids = np.frombuffer(readable(text).encode(), np.uint8)
         return np.append(ids.astype(np.uint32), np.uint32(self.eot))
 
+    @override
     def token_bytes(self, id: int) -> bytes:
-        """See Tokenizer."""
         return bytes([id])
 
+    @override
     def to_json(self) -> dict[str, Any]:
-        """See Tokenizer."""
         return {"kind": "bytes"}
 
 
 def from_json(saved: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that wrote `saved` with to_json.
+    """Returns the tokenizer that to_json() described.
 
-    Raises: ValueError: if none did.
+    Raises: ValueError: if saved is no such description.
     """
     if odd := sorted(set(saved) - {"kind", "tokens"}):
         raise ValueError(f"it has {odd[0]!r} beside kind and tokens")
@@ -154,9 +155,9 @@ def from_json(saved: Mapping[str, Any]) -> Tokenizer:
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json, whoever wrote it: nothing in it is executed.
+    """Returns the tokenizer in a tokenizer.json; nothing in the file is executed.
 
-    Raises: DataError: if there is none, or it is damaged.
+    Raises: DataError: if there is no such file, or it is damaged.
     """
     file = expanded(file)
     try:
@@ -169,27 +170,27 @@ def read_tokenizer(file: Path) -> Tokenizer:
 
 
 class Recipe(ABC):
-    """How to get a tokenizer for a corpus."""
+    """Makes the tokenizer for a corpus."""
 
     name: ClassVar[str]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides the ids; part of the data set's name."""
+        """What determines the ids; part of the data set's name."""
         return {}
 
     @abstractmethod
     def fit(self, sample: Sample) -> Tokenizer:
-        """The tokenizer; one that learns from the corpus reads sample(n_bytes)."""
+        """Returns the tokenizer; one that learns from the corpus reads sample(n_bytes)."""
 
 
 class Bytes(Recipe):
-    """Plain bytes: 257 ids, nothing to learn or to fetch."""
+    """Plain bytes: 257 ids; nothing is learnt or downloaded."""
 
     name = "bytes"
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe."""
         return PlainBytes()
 
 
@@ -209,12 +210,13 @@ class BPE(Recipe):
         self.vocab_size, self.sample_megabytes = vocab_size, sample_megabytes
 
     @property
+    @override
     def settings(self) -> Mapping[str, Any]:
-        """See Recipe."""
         return {"vocab_size": self.vocab_size, "sample_megabytes": self.sample_megabytes}
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe.
+        """Returns the tokenizer learnt from the sample.
 
         Raises: DataError: if the corpus has no text.
         """
@@ -229,7 +231,7 @@ class BPE(Recipe):
         return BytePairs([bytes(to_byte[char] for char in word) for word in words])
 
     def train(self, documents: Iterator[str]) -> Any:
-        """The trained `tokenizers.Tokenizer`: ids 0-255 are the bytes, then the merges in order."""
+        """Returns the trained `tokenizers.Tokenizer`: ids 0-255 are the bytes, then the merges in order."""
         from tokenizers import Tokenizer as HFTokenizer
         from tokenizers import models, pre_tokenizers, trainers
 
@@ -243,7 +245,7 @@ class BPE(Recipe):
 
 
 class GPT2(Recipe):
-    """GPT-2's 50257 ids. Needs the release's vocab.bpe: in vocab_dir, in tiktoken's cache, or from the network."""
+    """GPT-2's 50257 ids, from the release's vocab.bpe: in vocab_dir, in tiktoken's cache, or downloaded."""
 
     name = "gpt2"
     url: ClassVar[str] = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
@@ -253,10 +255,11 @@ class GPT2(Recipe):
     def __init__(self, vocab_dir: str | None) -> None:
         self.vocab_dir = vocab_dir
 
+    @override
     def fit(self, sample: Sample) -> Tokenizer:
-        """See Recipe.
+        """Returns GPT-2's tokenizer, for any corpus.
 
-        Raises: DataError: if the file is nowhere to be had, or is another one.
+        Raises: DataError: if the file cannot be found or downloaded, or is another one.
         """
         merges = self._merges().decode().split("\n")[1:-1]  # the first line is the format's version
         to_byte = {char: byte for byte, char in byte_chars().items()}
@@ -274,7 +277,7 @@ class GPT2(Recipe):
         if cached.is_file():
             return self._checked(cached.read_bytes(), cached)
         content = self._checked(self._download(), Path("the download"))
-        with suppress(OSError):  # a cache that cannot be written costs the next user a download
+        with suppress(OSError):  # if the cache cannot be written, the next use downloads again
             write_bytes(cached, content)
         return content
 
@@ -308,14 +311,14 @@ class GPT2(Recipe):
 
 
 def byte_chars() -> dict[int, str]:
-    """The printable character that stands for each byte in GPT-2's files, in the order of ids 0 to 255."""
+    """Returns the printable character that stands for each byte in GPT-2's files, in the order of ids 0 to 255."""
     printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of the prepared data set in folder path.
+    """Returns the tokenizer of the prepared data set in folder path.
 
     Raises: DataError: if the data set is missing, or its tokenizer is not the one it was encoded with.
     """
@@ -334,7 +337,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _cache_dir() -> Path:
-    """Where tiktoken keeps its files."""
+    """Returns the folder of tiktoken's cache."""
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if folder := os.environ.get(variable):
             return Path(folder)

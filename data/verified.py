@@ -1,6 +1,6 @@
-"""verified.json: which files of a data set have been read and found as dataset.json says.
+"""verified.json: which files of a data set have been read and found to be as dataset.json says.
 
-It may be deleted at any time, or missing where the data set's folder cannot be written: everything is read again then.
+It may be deleted at any time, and is missing if the data set's folder cannot be written: all files are read again then.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from files.reading import read_json
 from files.writing import write_bytes
 
 STAMP_FILE = "verified.json"
-REMEMBER_SECONDS = 1.0  # of reading that a kill may cost
+REMEMBER_SECONDS = 1.0  # of reading that are repeated after a kill
 
 
 def stamps(folder: Path) -> dict[str, Any]:
-    """What verified.json lists; nothing if it is missing or damaged."""
+    """Returns the content of verified.json, empty if it is missing or damaged."""
     try:
         return read_json(folder / STAMP_FILE, most_bytes=META_BYTES) or {}
     except ReadingError:
@@ -39,13 +39,13 @@ def remember(folder: Path, new: dict[str, Any]) -> None:
 
 
 def stamp(folder: Path, shard: Shard) -> list[Any]:
-    """By what a shard that was read once is known again; the time of change tells of one whose mtime was set back."""
+    """Returns what identifies an unchanged shard; it has the change time, as the modification time can be set back."""
     status = (folder / shard.file).stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, shard.sha256]
 
 
 def describe(path: Path, dtype: np.dtype[Any]) -> Shard:
-    """Reads a shard and says what is in it."""
+    """Reads a shard and returns what dataset.json should say about it."""
     digest = hashlib.sha256()
     n_bytes = max_id = 0
     for block in blocks(path):
@@ -56,7 +56,7 @@ def describe(path: Path, dtype: np.dtype[Any]) -> Shard:
 
 
 def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
-    """Reads the shards that verified.json does not list as they are now, and remembers those that are right.
+    """Reads the shards that verified.json does not list with their present stamp, and adds those that are right.
 
     Raises: DataError: if one is not what dataset.json says.
     """

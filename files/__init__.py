@@ -1,8 +1,8 @@
-"""Files that survive crashes, full disks, missing locks and what others wrote; imports none of the other packages.
+"""Reading, writing and locking files safely; imports none of the other packages.
 
-writing.py   a file is either there in full, or as it was before
-lock.py      one process at a time, also on file systems without locks
-reading.py   JSON, YAML and JSON lines as plain data, whoever wrote them
-paths.py     paths as users type them
-errors.py    what is wrong, in one line
+writing.py   replaces files atomically, also on full disks
+lock.py      lets one process at a time use a folder, also on file systems without locks
+reading.py   reads JSON, YAML and JSON lines from untrusted files, as plain data
+paths.py     expands ~ and variables in paths that users type
+errors.py    errors of one clear line
 """

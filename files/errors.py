@@ -1,34 +1,34 @@
-"""What is wrong with a file or a value, in one line."""
+"""Errors about files, and how values are shown in the one line of a message."""
 
 from typing import Any
 
-LONGEST_MESSAGE = 2000  # characters: what came may be as long as a file
+LONGEST_MESSAGE = 2000  # characters: a message may quote a value as long as a file
 LONGEST_SHOWN = 120  # characters of a value in a message
 
 
 class ReadingError(ValueError):
-    """A file that cannot be read as what it should be; one clear line that names it."""
+    """Raised if a file cannot be read as what it should be; one clear line that names it."""
 
 
 class PathError(ValueError):
-    """A path that names an environment variable or a user that there is none of; one clear line."""
+    """Raised for a path with an unknown environment variable or user; one clear line."""
 
 
 def one_line(error: BaseException) -> str:
-    """What the error says, in one line; its type where it says nothing."""
+    """Returns the message of the error in one line; its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def printable(message: str) -> str:
-    """The message, not too long, with line breaks and control characters escaped: names of files may hold them."""
+    """Returns the message, truncated, with line breaks and control characters escaped: file names may hold them."""
     end = "..." if len(message) > LONGEST_MESSAGE else ""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[:LONGEST_MESSAGE]) + end
 
 
 def shown(value: Any) -> str:
-    """The value as a message shows it: as it is typed where that is one short line, else quoted and cut."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    """Returns the value as messages show it: as it is typed, but quoted if not printable, and truncated if long."""
+    literals = {None: "null", True: "true", False: "false"}
+    text = literals[value] if value is None or isinstance(value, bool) else str(value)
     if not text.isprintable():
         text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

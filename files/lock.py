@@ -1,10 +1,10 @@
-"""Who uses a folder: one process at a time, found out also where the file system has no locks.
+"""Locks a file, so that one process at a time uses a folder, also on file systems without locks.
 
-Where flock works, the system frees the lock when its owner ends, however it ends. Some mounts of Lustre and NFS refuse
-flock. There a second file, with .owner at the end of its name, names the owner, who renews its time every
-BEAT_SECONDS. One that has not for STALE_SECONDS counts as gone, one on the same machine as soon as its process is. So
-an owner that was suspended for as long may find that another has taken its place; and of two that follow a dead owner,
-one that is suspended between two adjacent calls may not notice the other.
+Where flock works, the system releases the lock when its owner ends, however it ends. Some mounts of Lustre and NFS
+refuse flock. There a second file, <name>.owner, names the owner, which renews the file's time every RENEW_SECONDS. An
+owner counts as gone if it has not done so for STALE_SECONDS; on the same machine, as soon as its process has ended. The
+limits of this: an owner that was suspended for so long may lose the lock to another process; and if two processes take
+over from an owner that is gone, and one is suspended between two adjacent calls, both may believe that they own it.
 """
 
 import errno
@@ -30,11 +30,11 @@ from files.reading import opened
 log = logging.getLogger(__name__)
 
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-BEAT_SECONDS, STALE_SECONDS = 15.0, 90.0
-POLL_SECONDS = 0.5  # how often a waiting process looks
-READER_SECONDS, READER_POLL_SECONDS = 0.25, 0.005  # in which all that only look at a lock have left it again
-SETTLING_SECONDS = 1.0  # in which all that found an owner dead have written their names
-CLOCK_STEP_SECONDS = 2.0  # by which corrections of the clock shift when a process seems to have begun
+RENEW_SECONDS, STALE_SECONDS = 15.0, 90.0
+POLL_SECONDS = 0.5  # how often a waiting process tries again
+READER_SECONDS, READER_POLL_SECONDS = 0.25, 0.005  # in which is_held() of other processes has released the lock
+SETTLING_SECONDS = 1.0  # in which all processes that take over have written the owner file
+CLOCK_STEP_SECONDS = 2.0  # by which clock corrections may change a process's start time
 NO_LOCKS = (
     "warning: the file system of %s has no file locks (%s); a time stamp that is renewed every %.0f s says instead "
     "that this process uses it"
@@ -42,13 +42,13 @@ NO_LOCKS = (
 
 
 class InUseError(ValueError):
-    """A live process has the lock; the message names it."""
+    """Raised if a live process holds the lock; the message names it."""
 
 
 class Lock:
-    """The lock of a file, held until release().
+    """Locks a file until release().
 
-    Raises: InUseError: if another live process has it. OSError: if the file cannot be written.
+    Raises: InUseError: if another live process holds the lock. OSError: if the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,13 +56,13 @@ class Lock:
         self._file, self._claim = _taken(path)
 
     def sign(self) -> None:
-        """Writes who has it into the file, for the message that others get."""
-        with suppress(OSError):  # a full disk: then they are not told
+        """Writes this process's name into the file, for the message of InUseError."""
+        with suppress(OSError):  # a full disk: then the message lacks the name
             self._file.truncate(0)
             self._file.write(json.dumps(_myself()).encode())
 
     def release(self, *, leave_no_trace: bool = False) -> None:
-        """Lets others have it; leave_no_trace: and deletes the file, if it was not there before."""
+        """Releases the lock. leave_no_trace: also deletes the file if it did not exist before."""
         if self._claim is not None:
             self._claim.end()
         if leave_no_trace and self._is_new:
@@ -72,7 +72,7 @@ class Lock:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock of the file; waits while a live process has it. what: says in the log what for.
+    """Locks the file while entered; waits while a live process holds the lock. what: in the log, what it is doing.
 
     Raises: OSError: if the file cannot be written.
     """
@@ -85,7 +85,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock of the file; changes nothing."""
+    """Whether a live process holds the lock of the file; writes nothing."""
     try:
         file = opened(path)
     except ReadingError:
@@ -103,7 +103,7 @@ def is_held(path: Path) -> bool:
 
 
 class _Claim:
-    """A file that names the owner, where there is no flock; its time says when that was last true.
+    """A file that names the owner where there is no flock; its time is when the owner was last alive.
 
     Raises: InUseError: if another process is the owner.
     """
@@ -117,7 +117,7 @@ class _Claim:
         self._thread.start()
 
     def end(self) -> None:
-        """Gives the lock up."""
+        """Releases the lock."""
         self._over.set()
         self._thread.join()
         if _read(self._path) == self._me:
@@ -133,20 +133,20 @@ class _Claim:
         return True
 
     def _succeed(self) -> None:
-        """Takes the place of an owner that is gone."""
+        """Takes over from an owner that is gone."""
         owner, mine = _read(self._path), self._path.with_name(f"{self._path.name}.{self._me['token']}")
         if _is_alive(self._path, owner, _now_in(mine)):
-            raise InUseError(_words(owner))
+            raise InUseError(_describe(owner))
         mine.write_text(json.dumps(self._me))
         if _read(self._path) == owner:
             mine.replace(self._path)
         mine.unlink(missing_ok=True)
-        time.sleep(SETTLING_SECONDS)  # several may have found it gone; the name of the last one stays
+        time.sleep(SETTLING_SECONDS)  # several may take over; the last one to write the file is the owner
         if (found := _read(self._path)) != self._me:
-            raise InUseError(_words(found))
+            raise InUseError(_describe(found))
 
     def _renew(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._over.wait(RENEW_SECONDS):
             with suppress(OSError):
                 if _read(self._path) != self._me:
                     log.warning("warning: %s names another owner: this process was taken for gone", self._path)
@@ -167,32 +167,32 @@ def _waited_for(path: Path, what: str) -> Lock:
 
 
 def _taken(path: Path) -> tuple[FileIO, _Claim | None]:
-    """The open file, locked, and what stands for the lock where there are none."""
+    """The locked file, and the claim that replaces the lock where there is no flock."""
     while True:
         file = FileIO(path, "a+", opener=_opened_itself)
         try:
             if not _flocked_at_last(file):
                 file.close()
-                raise InUseError(_words(_read(path)))
+                raise InUseError(_describe(_read(path)))
         except OSError as error:
             if error.errno not in NO_FLOCK:
                 raise
             claim = _Claim(_owner_file(path))
-            log.warning(NO_LOCKS, path.parent, error.strerror, BEAT_SECONDS)
+            log.warning(NO_LOCKS, path.parent, error.strerror, RENEW_SECONDS)
             return file, claim
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, None
-        file.close()  # its owner deleted it after this process had opened it
+        file.close()  # the owner deleted it after this process had opened it
 
 
 def _opened_itself(path: str, flags: int) -> int:
-    """Not what a symbolic link leads to: the owner's name would replace its content."""
+    """Opens the file, but never the target of a symbolic link: the owner's name would replace its content."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _flocked_at_last(file: FileIO) -> bool:
-    """Whether the lock was to be had; readers that look at it (is_held) hold it for a moment."""
+    """Takes the lock, and whether that was possible; tries for a moment, as is_held() of others may hold it."""
     until = time.monotonic() + READER_SECONDS
     while not (is_mine := _flocked(file, fcntl.LOCK_EX)) and time.monotonic() < until:
         time.sleep(READER_POLL_SECONDS)
@@ -208,7 +208,7 @@ def _flocked(file: FileIO | BinaryIO, kind: int) -> bool:
 
 
 def _is_alive(owner_file: Path, owner: dict[str, Any], now: float) -> bool:
-    """Whether the owner that the file names still is there."""
+    """Whether the owner that the file names still runs."""
     try:
         age = now - owner_file.stat().st_mtime
     except FileNotFoundError:
@@ -220,7 +220,7 @@ def _is_alive(owner_file: Path, owner: dict[str, Any], now: float) -> bool:
 
 
 def _now_in(probe: Path) -> float:
-    """The time by the clock of the file system of probe, a file to be; it need not be this machine's."""
+    """The time of the file system's clock, which may differ from this machine's. probe: a file to create for that."""
     probe.touch()
     try:
         return probe.stat().st_mtime
@@ -234,7 +234,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _system() -> str:
-    """Names this machine since its last start, and its process numbers, which containers do not share."""
+    """Identifies this start of the machine and its process namespace, as containers number processes anew."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
@@ -242,7 +242,7 @@ def _system() -> str:
 
 
 def _started(pid: Any) -> float | None:
-    """When the process of this number began, None if there is none: numbers are given again."""
+    """When the process of this number started, None if there is none: numbers are used again."""
     try:
         return psutil.Process(pid).create_time()
     except (psutil.Error, TypeError, ValueError, OverflowError):
@@ -250,14 +250,14 @@ def _started(pid: Any) -> float | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Who the file says has the lock; nothing where that is unreadable."""
+    """The owner that the file names; empty if it cannot be read."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_bytes())
         return found if isinstance(found, dict) else {}
     return {}
 
 
-def _words(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     where = "" if owner.get("host") == socket.gethostname() else f" on {owner.get('host', 'an unknown machine')}"
     return f"process {owner.get('pid', 'unknown')}{where}"
 

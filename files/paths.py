@@ -1,4 +1,4 @@
-"""Paths as users type them."""
+"""Expands paths that users type."""
 
 import os
 import re
@@ -10,10 +10,11 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 def expanded(path: str | Path, name: str = "") -> Path:
-    """The path with a leading ~ or ~user and every $VARIABLE and ${VARIABLE} replaced, as a shell would.
+    """Returns the path with a leading ~ or ~user and every $VARIABLE and ${VARIABLE} replaced, as a shell does.
 
-    name: its key, for messages. Raises: PathError: if it is empty, or names a variable or user that does not exist and
-    no file has that very name.
+    name: the path's key, for messages.
+
+    Raises: PathError: if the path is empty, or has a variable or user that does not exist, and no file has that name.
     """
     text = str(path)
     what = f"{name}={shown(text)}" if name else f"the path {shown(text)}"

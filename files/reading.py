@@ -1,12 +1,12 @@
-"""Files of runs, claims and results as plain data: nothing in them is resolved, imported or run.
+"""Reads files of runs, claims and results as plain data: nothing in them is resolved, imported or executed.
 
-Every reader says in one line, which names the file, why it cannot be read: no regular file (a FIFO would keep it
-waiting), too large, not UTF-8, another format, nested too deeply. Files are opened for reading alone. Numbers that are
-not finite (NaN, 1e999) come as None: JSON has none, and nobody may rank them.
+The error of every reader is one line that names the file and says why it cannot be read: no regular file (opening a
+FIFO would wait), too large, not UTF-8, another format, nested too deeply. Numbers that are not finite (NaN, 1e999) are
+read as None: JSON has none, and they cannot be compared.
 
-A file that leads out of its folder by a symbolic link is refused: a directory that others wrote must not show what only
-this user may read. The folder itself may be a link. may_be_link: for files that the user names, or that the packages or
-a data set consist of.
+A symbolic link to a file outside its folder is refused: else a directory that others wrote could show what only this
+user may read. The folder itself may be a link. may_be_link: allows links, for files that the user names, and those of
+the packages or a data set.
 """
 
 import json
@@ -24,16 +24,16 @@ from files.errors import ReadingError, one_line, shown
 
 MIB = 1 << 20
 MOST_JSON_BYTES = 16 * MIB  # the largest results.json committed has 0.3 MiB
-MOST_YAML_BYTES = 128 * 1024  # what Python's parser takes a second or two for; the largest claim has 9 KiB
+MOST_YAML_BYTES = 128 * 1024  # takes Python's parser a second or two; the largest claim has 9 KiB
 MOST_YAML_VALUES = 100_000  # aliases written out
 MOST_LINES_BYTES = 2048 * MIB  # 600,000 rows of metrics have 0.5 GiB
 MOST_LINE_BYTES = MIB
 MERGE = "tag:yaml.org,2002:merge"
-LONGEST_INT = 30  # digits; of nanoseconds and FLOPs every one counts, of longer numbers none
+LONGEST_INT = 30  # digits, enough for nanoseconds and FLOPs; longer numbers are read as floats
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES, may_be_link: bool = False) -> dict[str, Any] | None:
-    """The object in a JSON file, None if there is no such file.
+    """Returns the object in a JSON file, None if there is no such file.
 
     Raises: ReadingError: if the file is damaged, or holds anything but an object.
     """
@@ -42,9 +42,9 @@ def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES, may_be_link: boo
 
 
 def read_yaml(path: Path, *, may_be_link: bool = False) -> dict[str, Any] | None:
-    """The mapping in a YAML file, None if there is no such file. Texts stay as they are: ${...} is not resolved.
+    """Returns the mapping in a YAML file, None if there is no such file; ${...} in texts is not resolved.
 
-    Scalars mean what OmegaConf takes them for: 1e-3 is a number, a date is a text.
+    Scalars have the types that OmegaConf gives them: 1e-3 is a number, a date is a text.
 
     Raises: ReadingError: if the file is damaged, or holds anything but a mapping.
     """
@@ -61,9 +61,11 @@ def read_yaml(path: Path, *, may_be_link: bool = False) -> dict[str, Any] | None
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, one per line; a last line that is not ended, as of a killed run, is left out.
+    """Yields the objects of a JSON-lines file, nothing if there is no file.
 
-    Nothing comes of a file that is not there. Raises: ReadingError: if a line is damaged, or no object.
+    A last line without a line end, which a killed run may leave, is left out.
+
+    Raises: ReadingError: if a line is damaged, or no object.
     """
     file = opened(path)
     if file is None:
@@ -81,13 +83,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_text(path: Path, *, most_bytes: int = MOST_JSON_BYTES, may_be_link: bool = False) -> str | None:
-    """The text of a UTF-8 file, None if there is no such file. Raises: ReadingError."""
+    """Returns the text of a UTF-8 file, None if there is no such file. Raises: ReadingError."""
     content = _read(path, most_bytes, may_be_link)
     return None if content is None else _text(content, str(path))
 
 
 def number(value: Any) -> float | None:
-    """The value if it is a finite number, else None; true and false are none."""
+    """Returns the value if it is a finite number, else None; true and false are no numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -97,16 +99,18 @@ def number(value: Any) -> float | None:
 
 
 def opened(path: Path, *, most_bytes: int = MOST_LINES_BYTES, may_be_link: bool = False) -> BinaryIO | None:
-    """The file, open for reading, None if there is none.
+    """Returns the file, open for reading, None if there is none.
 
-    Raises: ReadingError: if it is no regular file, too large, or elsewhere.
+    Raises: ReadingError: if it is no regular file, too large, or a link out of its folder.
     """
-    try:  # the path is checked before, as opening some devices has effects
+    try:  # checks the path first, as opening some devices has effects
         _check(path, path.stat(), most_bytes)
         if not may_be_link and leads_out(path):
             target = shown(os.path.realpath(path))
             raise ReadingError(f"{path} is a symbolic link to {target}, out of its folder; put the file itself there")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO put there meanwhile
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )  # does not wait for a FIFO put there meanwhile
         file = os.fdopen(descriptor, "rb")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -141,7 +145,7 @@ def _read(path: Path, most_bytes: int, may_be_link: bool) -> bytes | None:
         return None
     with file:
         try:
-            return file.read(most_bytes)  # a file that grows is cut, and then no longer what it should be
+            return file.read(most_bytes)  # a file that has grown meanwhile is truncated, and then damaged
         except OSError as error:
             raise ReadingError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -154,7 +158,7 @@ def _text(content: bytes, where: str) -> str:
 
 
 def parse_object(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that content describes; where names it in messages. Raises: ReadingError."""
+    """Returns the JSON object in content; where: names it in messages. Raises: ReadingError."""
     try:
         found = json.loads(
             _text(content, where),
@@ -175,7 +179,7 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 class _TwiceError(Exception):
-    """A key that occurs twice in an object."""
+    """Raised for a key that occurs twice in an object."""
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -192,12 +196,12 @@ def _parsed(content: bytes, path: Path) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise
-    except Exception as error:  # its own classes, and whatever Python raises for !!float x, !!timestamp x and such
+    except Exception as error:  # yaml's errors, and what Python raises for !!float x, !!timestamp x and such
         raise ReadingError(f"{path} is no YAML: {one_line(error)[:300]}") from None
 
 
 def _no_number(name: str) -> None:
-    """Of NaN, Infinity and -Infinity, which Python's JSON knows."""
+    """None for NaN, Infinity and -Infinity, which Python's JSON accepts."""
     return
 
 
@@ -213,10 +217,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # without types, its base
     """Reads scalars as OmegaConf does, and refuses a key that occurs twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base class, whose later key would replace the earlier one."""
+        """As the base class, but refuses a key that occurs twice, whose later value would replace the earlier one."""
         found: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.tag == MERGE:  # a few lines of these can stand for billions of keys
+            if key.tag == MERGE:  # a few lines with these can make billions of keys
                 raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read; write the keys out")
             if key.value in found:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} occurs twice")
@@ -245,7 +249,7 @@ _Loader.add_implicit_resolver(
 
 
 def _plain(value: Any, path: Path) -> Any:
-    """The value with its aliases written out, as far as MOST_YAML_VALUES allow, and numbers as in JSON."""
+    """The value with aliases replaced by copies, at most MOST_YAML_VALUES values, and numbers as in JSON."""
     left = MOST_YAML_VALUES
 
     def copied(value: Any) -> Any:

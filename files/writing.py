@@ -1,4 +1,4 @@
-"""Writing that survives a crash and a full disk: a file is either there in full, or as it was before."""
+"""Writes files so that after a crash or on a full disk they are complete, or as they were before."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value, with None for every number in it that is not finite: JSON has no such numbers."""
+    """Returns the value, with None for every number in it that is not finite: JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -27,17 +27,17 @@ def finite(value: Any) -> Any:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Replaces the file at path by content; see write_bytes."""
+    """Replaces the file at path by content, as write_bytes does."""
     write_bytes(path, content.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces the file at path by content, atomically and durably; on a full disk in the room reserved for it.
+    """Replaces the file at path by content, atomically and durably; on a full disk it uses what reserve() reserved.
 
-    Raises: OSError: if the file cannot be written; what was there before stays.
+    Raises: OSError: if the file cannot be written; it is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
     try:
         _write(temporary, content, "wb")
         temporary.replace(path)
@@ -52,9 +52,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def reserve(path: Path, n_bytes: int) -> None:
-    """Takes room on the disk for a later write_text of up to n_bytes to path.
+    """Reserves disk space for a later write of up to n_bytes to path.
 
-    Raises: OSError: if there is none; no part of it is taken then.
+    Raises: OSError: if there is not enough; nothing is reserved then.
     """
     try:
         _write(_reserved(path), b" " * n_bytes, "wb")
@@ -64,26 +64,26 @@ def reserve(path: Path, n_bytes: int) -> None:
 
 
 def release(path: Path) -> None:
-    """Gives back the room that was reserved for path, if any."""
+    """Frees the disk space that was reserved for path, if any."""
     with suppress(OSError):
         _reserved(path).unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Deletes the files in a folder that killed processes were writing; to be called by the one process that writes."""
+    """Deletes unfinished files of killed processes in a folder; only the one process that writes may call this."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_file():
             leftover.unlink()
 
 
 def fsync(path: Path) -> None:
-    """Makes the content of a file durable."""
+    """Waits until the content of a file is on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def fsync_folder(path: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Waits until the names in a folder are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

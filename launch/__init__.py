@@ -1,13 +1,13 @@
-"""How runs are started: as processes of train.py, several at a time, under torchrun or SLURM.
+"""Starts runs as processes of train.py, several at a time, under torchrun or SLURM.
 
-jobs.py        runs of train.py: skipped when finished, continued when broken
-processes.py   one of them as a process: its command, its share of the machine, its log, how it ended
-progress.py    what a person watches of them
-sweep.py       every combination of the values given on the command line
-run_files.py   the files of a run directory, checked
-statuses.py    what train.py and the commands exit with
-stopping.py    the signals that ask a run or its launcher to stop
-slurm.sbatch   a batch script to start from
+jobs.py        runs several train.py: finished ones are skipped, broken ones continued
+processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
+progress.py    reads how far runs are, and shows it
+sweep.py       runs every combination of the values given on the command line
+run_files.py   reads the files of a run directory, checked
+statuses.py    the exit statuses of train.py and the commands
+stopping.py    handles the signals that ask a run or its launcher to stop
+slurm.sbatch   an example batch script for SLURM
 
-Knows run directories and configurations, nothing of claims; imports no torch.
+Uses run directories and configurations, not claims; imports no torch.
 """

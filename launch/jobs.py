@@ -1,9 +1,9 @@
-"""Training runs as processes of their own: skipped when finished, continued when broken.
+"""Runs train.py in processes of their own: finished runs are skipped, broken ones continued.
 
-Nothing is remembered but the run directories, so the same call continues whatever ended the last one. A process writes
-its output to <run_dir>.log, beside its run directory. When a runner is killed outright, its processes get SIGTERM from
-the system on Linux (they save and end) and train on to their end elsewhere; a run directory's lock keeps both from
-harm, and the next runner waits a while for it.
+The only record are the run directories, so the same call continues wherever the last one ended. A process writes its
+output to <run_dir>.log, beside its run directory. If the calling process is killed (SIGKILL), its processes get SIGTERM
+from Linux, on which they save and end; on other systems they train to their end. The lock of a run directory keeps two
+processes from writing it, and the next call waits for it up to GRACE_SECONDS.
 """
 
 import re
@@ -26,7 +26,7 @@ from launch.processes import (
     log_path,
     read_result,
 )
-from launch.progress import Display, Standing
+from launch.progress import Display, JobProgress
 from launch.run_files import CONFIG, LOCK
 from launch.statuses import EXIT_STATUS
 from launch.stopping import SignalCounter
@@ -36,7 +36,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Job:
-    """`python train.py *overrides`; name is for people."""
+    """A run to do: `python train.py *overrides`; name: how it is shown."""
 
     name: str
     overrides: tuple[str, ...]
@@ -48,7 +48,7 @@ class Outcome:
 
     status: "finished", "diverged", "stopped" (it can be continued) or "failed". result: the content of
     result.json, None if there is none. message: the error that the process reported, None if it finished. seconds:
-    wall-clock time of the process, 0 if none was needed. exit_status: as train.py's; 128 + n if signal n ended it.
+    wall-clock time of the process, 0 if none was started. exit_status: as train.py's; 128 + n if signal n ended it.
     """
 
     job: Job
@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Interrupted(SystemExit):
-    """A signal asked to stop; all processes have ended and the same call continues. Uncaught, the command exits 75."""
+    """Raised after a signal, when all processes have ended; the same call continues. Uncaught, the command exits 75."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         super().__init__(EXIT_STATUS["stopped"])
@@ -77,14 +77,14 @@ def run_jobs(
     script: Path = TRAIN,
     alike: bool = False,
 ) -> list[Outcome]:
-    """Runs the jobs in the order given, at_once at a time, each under torchrun if ranks > 1; how they ended, in order.
+    """Runs the jobs in order, at_once at a time, each under torchrun if ranks > 1; returns their outcomes in order.
 
-    A job whose run directory holds its run, finished or diverged, starts no process. A failure stops no other job,
-    unless the jobs are alike and all would fail in the same way (see _is_shared): those not started by then have no
-    outcome. To be called from the main thread: it handles the signals of stopping.py while it runs.
+    A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
+    run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
+    not started then have no outcome. Call this from the main thread: it handles the signals of stopping.py meanwhile.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
-    few CUDA devices. Interrupted: see there; a second signal does not wait for processes to save.
+    few CUDA devices. Interrupted: after a signal; a second SIGINT does not wait for processes to save.
     """
     with SignalCounter() as signals:
         entries = [_entry(job) for job in jobs]
@@ -92,7 +92,7 @@ def run_jobs(
         on_cuda = any(entry.config.device != "cpu" for entry in entries)
         slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
         runner = _Runner(entries, slots, script, ranks, alike=alike)
-        with Display([entry.standing for entry in entries], show=show) as display:
+        with Display([entry.progress for entry in entries], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
         display.say("interrupted; the same command continues")
@@ -107,27 +107,27 @@ def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
             display.refresh()
             time.sleep(POLL_SECONDS)
     finally:
-        _stop(runner, signals, display)  # nothing to do, if all have ended
+        _stop(runner, signals, display)  # does nothing if all have ended
 
 
 @dataclass
 class _Entry:
-    """A job with its configuration, and how it stands."""
+    """A job with its configuration and its progress."""
 
     job: Job
     config: RunConfig
     run_dir: Path
-    standing: Standing
+    progress: JobProgress
     outcome: Outcome | None = None
 
     def settle(self, outcome: Outcome, note: str) -> None:
-        """Records how it ended."""
+        """Records how the job ended."""
         self.outcome = outcome
-        self.standing.update()
-        self.standing.state, self.standing.note = outcome.status, note
+        self.progress.update()
+        self.progress.state, self.progress.note = outcome.status, note
 
     def has_ended_before(self) -> bool:
-        """Settles the job if the run directory holds this very run and it has ended."""
+        """Whether the run directory holds this run, finished or diverged; records that as the outcome."""
         saved, found = self.run_dir / CONFIG, read_result(self.run_dir)
         if found is None or found.get("status") not in ("finished", "diverged") or not saved.is_file():
             return False
@@ -135,10 +135,10 @@ class _Entry:
             if not differences(self.config, saved):
                 self._settle_as(found)
                 return True
-        return False  # train.py will say which, or what is wrong with the file
+        return False  # train.py will report the difference, or what is wrong with the file
 
     def _settle_as(self, found: dict[str, Any]) -> None:
-        """By a result that is there already."""
+        """Records the outcome from a result.json that was there before."""
         status = found["status"]
         message = None if status == "finished" else f"diverged at step {found.get('step')}"
         self.settle(Outcome(self.job, self.run_dir, status, found, message, 0.0, EXIT_STATUS[status]), "before")
@@ -149,7 +149,7 @@ class _Entry:
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs whose run directory does not hold their run, finished or diverged. Raises: ConfigError."""
+    """Returns the jobs whose run directory does not hold their run, finished or diverged. Raises: ConfigError."""
     return [entry.job for entry in map(_entry, jobs) if not entry.has_ended_before()]
 
 
@@ -159,7 +159,7 @@ def _entry(job: Job) -> _Entry:
     except ConfigError as error:
         raise ConfigError(f"job {job.name!r}: {error}") from None
     run_dir = Path(config.run_dir)
-    return _Entry(job, config, run_dir, Standing(job.name, run_dir, config.max_steps))
+    return _Entry(job, config, run_dir, JobProgress(job.name, run_dir, config.max_steps))
 
 
 def _check_run_dirs(entries: Sequence[_Entry]) -> None:
@@ -174,7 +174,7 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
 
 
 class _Runner:
-    """Keeps a process in every slot as long as jobs wait."""
+    """Starts a process in every free slot as long as jobs wait."""
 
     def __init__(
         self, entries: Sequence[_Entry], slots: Sequence[dict[str, str]], script: Path, ranks: int, *, alike: bool
@@ -187,16 +187,16 @@ class _Runner:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to start or to wait for."""
+        """Whether all jobs have ended."""
         return not self._waiting and not self.running
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """How the jobs ended, those that have."""
+        """The outcomes of the jobs that have ended."""
         return [entry.outcome for entry in self._entries if entry.outcome is not None]
 
     def advance(self) -> None:
-        """Records what ended, starts what can start."""
+        """Records the jobs that have ended, and starts those that can start."""
         self.collect()
         if self._alike and self._waiting and _is_shared(self.outcomes):
             self._waiting.clear()
@@ -206,7 +206,7 @@ class _Runner:
                 self._start(entry)
 
     def collect(self) -> None:
-        """Records the processes that ended."""
+        """Records the processes that have ended."""
         for entry, process, slot in list(self.running):
             if (ending := process.ending()) is not None:
                 entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
@@ -214,7 +214,7 @@ class _Runner:
                 self._free.insert(0, slot)
 
     def _next(self) -> _Entry | None:
-        """The first job whose directory is free; after a while the first one, whose process then says what is wrong."""
+        """The first job whose directory is free; after GRACE_SECONDS the first, whose process then reports the lock."""
         is_late = time.monotonic() - self._began > GRACE_SECONDS
         return next((entry for entry in self._waiting if is_late or not entry.is_in_use()), None)
 
@@ -227,24 +227,24 @@ class _Runner:
             return
         self._free.remove(slot)
         self.running.append((entry, process, slot))
-        entry.standing.state, entry.standing.note = "running", f"log {log_path(entry.run_dir)}"
+        entry.progress.state, entry.progress.note = "running", f"log {log_path(entry.run_dir)}"
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
-    """Whether the failures say that jobs which are alike would fail too: bad input, or the same words from two jobs.
+    """Whether failures show that jobs which are alike would fail, too: bad input, or the same message from two jobs.
 
-    What a run directory or its lock is blamed for is that job's alone.
+    A message that names the run directory concerns that job alone.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     is_own = [str(outcome.run_dir) in (outcome.message or "") for outcome in failed]
     if any(each.exit_status == BAD_INPUT and not own for each, own in zip(failed, is_own, strict=True)):
         return True
-    words = [re.sub(r"\d+", "0", each.message or "") for each, own in zip(failed, is_own, strict=True) if not own]
-    return len(set(words)) < len(words)
+    messages = [re.sub(r"\d+", "0", each.message or "") for each, own in zip(failed, is_own, strict=True) if not own]
+    return len(set(messages)) < len(messages)
 
 
 def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
-    """Asks the processes to end and waits for them, GRACE_SECONDS at most and not after a second SIGINT."""
+    """Asks the processes to end, and kills them after GRACE_SECONDS or a second SIGINT."""
     if not runner.running:
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")

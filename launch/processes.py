@@ -1,4 +1,4 @@
-"""A train.py process: its command, its share of the machine, its log, and how it ended."""
+"""Starts train.py as a process: its command, its cores and devices, its log, and how it ended."""
 
 import os
 import re
@@ -20,10 +20,10 @@ from launch import run_files
 from launch.statuses import EXIT_STATUS
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-GRACE_SECONDS = 120.0  # for a process to end its step and save
+GRACE_SECONDS = 120.0  # in which a process ends its step and saves
 
-# Becomes the command, in the same process, once the system knows to end it with its parent (PR_SET_PDEATHSIG = 1). Not
-# a preexec_fn, which may deadlock where the parent has threads.
+# Asks Linux to end this process with its parent (PR_SET_PDEATHSIG = 1), then becomes the command. This is no
+# preexec_fn, as that may deadlock if the parent has threads.
 TIED_TO_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -44,10 +44,12 @@ class Ending(NamedTuple):
 
 
 class Process:
-    """A running train.py, in a session of its own: an interrupt at the keyboard reaches the caller alone.
+    """A running train.py, in a session of its own, so that Ctrl-C reaches the caller alone.
 
-    overrides: of the run in run_dir. ranks: under torchrun if > 1. environment: set beside the caller's. Output goes to
-    log_path(run_dir). Raises: OSError: if it cannot be started.
+    overrides: those of the run in run_dir. ranks: started under torchrun if > 1. environment: variables set in addition
+    to the caller's. Output goes to log_path(run_dir).
+
+    Raises: OSError: if it cannot be started.
     """
 
     def __init__(
@@ -58,12 +60,12 @@ class Process:
         command = [*_command(script, ranks), *overrides]
         tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        # A FIFO in its place is an error, and not waited for.
+        # Opening a FIFO in its place fails, and does not wait.
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
         with os.fdopen(descriptor, "ab", buffering=0) as log:
             try:
                 log.write(f"$ {shlex.join(command)}\n".encode())
-            except OSError as error:  # a full disk, which may have room for what the run needs
+            except OSError as error:  # a full disk: the run may still be able to write
                 print(f"warning: {self._log} cannot be written: {error.strerror}", file=sys.stderr)
             self._log_start = log.tell()
             self._popen = subprocess.Popen(
@@ -76,7 +78,7 @@ class Process:
             )
 
     def ending(self) -> Ending | None:
-        """How it ended, None while it runs."""
+        """Returns how it ended, None while it runs."""
         code = self._popen.poll()
         if code is None:
             return None
@@ -87,11 +89,11 @@ class Process:
         return Ending(status, result, message, time.monotonic() - self._began, exit_status)
 
     def ask_to_stop(self) -> None:
-        """Lets it save and end."""
+        """Sends SIGTERM, on which the run saves and ends."""
         self._popen.terminate()
 
     def kill(self) -> None:
-        """Ends it and whatever it started."""
+        """Kills it and the processes that it started."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._popen.pid)
             for each in [*process.children(recursive=True), process]:
@@ -99,7 +101,7 @@ class Process:
                     each.kill()
 
     def _status(self, code: int, result: dict[str, Any] | None) -> str:
-        """What this process wrote to result.json, if it did: torchrun exits with 1 whatever its ranks exited with."""
+        """The status in result.json if this process wrote it: torchrun exits with 1 whatever its ranks exited with."""
         if result is not None and _stamp(self._run_dir) != self._before and result.get("status") in run_files.STATUSES:
             return str(result["status"])
         status = next((status for status in run_files.STATUSES if EXIT_STATUS[status] == code), "failed")
@@ -115,7 +117,7 @@ class Process:
 
 
 def reported(log: str) -> str:
-    """The error that a process reported, of what it wrote: its "error:" line, else an exception, else the last line."""
+    """Returns the error in what a process wrote: its "error:" line, else an exception, else the last line."""
     lines = [re.sub(r"^\[rank\d+\]: *", "", line).strip() for line in log.splitlines()]
     for pattern in (r"error: ", r"(?!.*ChildFailedError)[\w.]*(Error|Exception|Interrupt)\b", r"\S"):
         if found := [line for line in lines if re.match(pattern, line)]:
@@ -124,19 +126,19 @@ def reported(log: str) -> str:
 
 
 def log_path(run_dir: Path) -> Path:
-    """Where the output of the run's processes goes; one after the other, if it was continued."""
+    """Returns the file that the output of the run's processes is appended to."""
     return run_dir.with_name(f"{run_dir.name}.log")
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """The content of result.json, None if there is none that can be read; see run_files.py."""
+    """Returns run_files.read_result(run_dir), and None also if that is damaged."""
     with suppress(ReadingError):
         return run_files.read_result(run_dir)
     return None
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices that processes may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the CUDA devices that processes may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -147,17 +149,17 @@ def cuda_devices() -> list[str]:
 
 
 def capacity(ranks: int) -> int:
-    """How many jobs of so many ranks can run at once: a CUDA device for each rank, a core if there are none.
+    """Returns how many jobs can run at once, with a CUDA device for each rank, or a core if there are no devices.
 
-    With a core each, a job has one thread on every machine, so its last bits do not follow the number of cores.
+    With a core each, a job has one thread on every machine, so its rounding does not depend on the number of cores.
     """
     return max(1, (len(cuda_devices()) or _cores()) // ranks)
 
 
 def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """What is set in the environment of each of at_once jobs: its share of the cores and the devices.
+    """Returns the variables for each of at_once jobs: its share of the cores and the devices.
 
-    The share depends on at_once, not on how many jobs are left: another number of threads gives other last bits.
+    The share depends on at_once, not on how many jobs are left: another number of threads changes rounding.
 
     Raises: ConfigError: if the devices do not suffice for the ranks (a single process may share one with others), or
     at_once or ranks is < 1.
@@ -169,7 +171,7 @@ def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[
             f"{at_once} jobs of {ranks} ranks at once want {at_once * ranks} CUDA devices, there are {len(devices)}; "
             "run fewer at once, or use fewer ranks"
         )
-    shared = {"PYTHONUNBUFFERED": "1"}  # so that the log's last lines are what was written last
+    shared = {"PYTHONUNBUFFERED": "1"}  # so that the log has all that a process wrote before it ended
     if "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, _cores() // (at_once * ranks)))
     if not devices:
@@ -190,7 +192,7 @@ def _cores() -> int:
 
 
 def _stamp(run_dir: Path) -> tuple[int, int] | None:
-    """Changes when result.json is written."""
+    """Inode and time of result.json, which change when it is written."""
     try:
         found = (run_dir / run_files.RESULT).stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""How far jobs are, from their run directories, and what a person watches of it: a live table, or plain lines."""
+"""Reads how far jobs are from their run directories, and shows it: a live table on a terminal, else lines."""
 
 import json
 import os
@@ -25,13 +25,13 @@ from launch.run_files import METRICS
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
-MOST_BYTES = 1 << 20  # of rows taken in at a time; the last ones tell how far a run is
+MOST_BYTES = 1 << 20  # read at a time; only the last rows are needed
 COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "stopped": "yellow"}
 
 
 @dataclass
-class Standing:
-    """How far a job is. state: "waiting", "running", or an Outcome's status; note: what else there is to say."""
+class JobProgress:
+    """How far a job is. state: "waiting", "running", or an Outcome's status; note: is shown beside it."""
 
     name: str
     run_dir: Path
@@ -41,10 +41,10 @@ class Standing:
     step: int = 0
     seconds: float = 0.0  # of training
     val_loss: float | None = None
-    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes taken in
+    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes read
 
     def update(self) -> None:
-        """Takes in what the run has written to metrics.jsonl since the last call."""
+        """Reads what the run has written to metrics.jsonl since the last call."""
         try:
             file = opened(self.run_dir / METRICS)
         except ReadingError:
@@ -63,7 +63,7 @@ class Standing:
                 self._take(json.loads(line))
 
     def _take(self, row: Any) -> None:
-        """One row; what is not as it should be is left out, as others say so."""
+        """Reads one row; damaged values are left out here, and reported by those who read the file to its end."""
         if not isinstance(row, dict):
             return
         step, seconds, val_loss = (number(row.get(key)) for key in ("step", "seconds", "val/loss"))
@@ -73,7 +73,7 @@ class Standing:
 
     @property
     def eta(self) -> str:
-        """The time that the steps left will take, evaluations aside; empty if nothing can be said."""
+        """The time that the remaining steps will take, without evaluations; empty if it is not known."""
         if self.state != "running" or not self.step:
             return ""
         with suppress(OverflowError):
@@ -82,10 +82,10 @@ class Standing:
 
 
 class Display:
-    """Shows standings while it is entered: a live table on a terminal, lines elsewhere, nothing if not show."""
+    """Shows the progress of jobs while it is entered; show: false shows nothing."""
 
-    def __init__(self, standings: Sequence[Standing], *, show: bool) -> None:
-        self._standings, self._show = standings, show
+    def __init__(self, jobs: Sequence[JobProgress], *, show: bool) -> None:
+        self._jobs, self._show = jobs, show
         self._console = Console(file=sys.stdout, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if show and self._console.is_terminal else None
         self._refreshed = -REFRESH_SECONDS
@@ -104,16 +104,16 @@ class Display:
             self._live.stop()
 
     def refresh(self, *, at_once: bool = False) -> None:
-        """Shows how the jobs stand, unless that was done a moment ago."""
+        """Updates what is shown, at most every REFRESH_SECONDS unless at_once."""
         now = time.monotonic()
         if not self._show or (now - self._refreshed < REFRESH_SECONDS and not at_once):
             return
         self._refreshed = now
-        for standing in self._standings:
-            if standing.state == "running" or not standing.step:
-                standing.update()
+        for progress in self._jobs:
+            if progress.state == "running" or not progress.step:
+                progress.update()
         if self._live:
-            self._live.update(table(self._standings, self._console.height - 6), refresh=True)
+            self._live.update(table(self._jobs, self._console.height - 6), refresh=True)
         else:
             self._print_news(now)
 
@@ -123,47 +123,47 @@ class Display:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def _print_news(self, now: float) -> None:
-        for index, standing in enumerate(self._standings):
+        for index, progress in enumerate(self._jobs):
             state, said = self._said.get(index, ("waiting", now))
-            if standing.state == state and (state != "running" or now - said < LINE_SECONDS):
+            if progress.state == state and (state != "running" or now - said < LINE_SECONDS):
                 continue
-            self._said[index] = standing.state, now
-            self.say(f"[{index + 1}/{len(self._standings)}] {standing.name}: {line(standing)}")
+            self._said[index] = progress.state, now
+            self.say(f"[{index + 1}/{len(self._jobs)}] {progress.name}: {line(progress)}")
         sys.stdout.flush()
 
 
-def table(standings: Sequence[Standing], rows: int) -> Group:
-    """The jobs that matter most now, in their order, all if they fit, and how many are in which state."""
+def table(jobs: Sequence[JobProgress], rows: int) -> Group:
+    """Returns a table of the most urgent jobs, at most so many rows, and the number of jobs in each state."""
     urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
-    ranked = sorted(range(len(standings)), key=lambda index: (urgency.index(standings[index].state), index))
+    ranked = sorted(range(len(jobs)), key=lambda index: (urgency.index(jobs[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
-    counts = Counter(standing.state for standing in standings)
+    counts = Counter(progress.state for progress in jobs)
     counted = ", ".join(f"{counts[state]} {state}" for state in urgency if counts[state])
-    if hidden := len(standings) - len(shown):
+    if hidden := len(jobs) - len(shown):
         counted += f" ({hidden} not shown)"
     made = Table(box=box.SIMPLE_HEAD)
     made.add_column("job", overflow="ellipsis", no_wrap=True)
     made.add_column("state", no_wrap=True)
     for column in ("step", "val/loss", "ETA"):
         made.add_column(column, justify="right", no_wrap=True)
-    for standing in (standings[index] for index in shown):
+    for progress in (jobs[index] for index in shown):
         made.add_row(
-            Text(standing.name),
-            Text(standing.state, style=COLOURS.get(standing.state, "")),
-            f"{standing.step}/{standing.max_steps}" if standing.step else "",
-            "" if standing.val_loss is None else f"{standing.val_loss:.4f}",
-            standing.eta,
+            Text(progress.name),
+            Text(progress.state, style=COLOURS.get(progress.state, "")),
+            f"{progress.step}/{progress.max_steps}" if progress.step else "",
+            "" if progress.val_loss is None else f"{progress.val_loss:.4f}",
+            progress.eta,
         )
     return Group(made, Text(f"  {counted}"))
 
 
-def line(standing: Standing) -> str:
-    """How a job stands, in words."""
-    parts = [standing.state]
-    if standing.step:
-        parts.append(f"step {standing.step}/{standing.max_steps}")
-    if standing.val_loss is not None:
-        parts.append(f"val/loss {standing.val_loss:.4f}")
-    if standing.eta:
-        parts.append(f"ETA {standing.eta}")
-    return ", ".join(parts) + (f" ({standing.note})" if standing.note else "")
+def line(progress: JobProgress) -> str:
+    """Returns how far a job is, as a line."""
+    parts = [progress.state]
+    if progress.step:
+        parts.append(f"step {progress.step}/{progress.max_steps}")
+    if progress.val_loss is not None:
+        parts.append(f"val/loss {progress.val_loss:.4f}")
+    if progress.eta:
+        parts.append(f"ETA {progress.eta}")
+    return ", ".join(parts) + (f" ({progress.note})" if progress.note else "")

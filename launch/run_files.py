@@ -1,6 +1,6 @@
-"""The files of a run directory, checked: whatever wrote them, they hold what they should or are refused in one line.
+"""Reads the files of a run directory and checks them: a damaged one is refused with one clear line.
 
-A loss that is no finite number is None, and a run without a finite final loss has diverged, whatever its status says.
+A loss that is not finite is None; a run whose final loss is not finite has diverged, whatever its status says.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """The content of result.json, None if there is none: status, step, losses and what else is a number.
+    """Returns the content of result.json, None if there is none; status, step, losses and other numbers are checked.
 
     Raises: ReadingError: if the file is damaged.
     """
@@ -39,7 +39,7 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The rows of metrics.jsonl, each with a step; none if there is no such file.
+    """Yields the rows of metrics.jsonl, each with a valid step; nothing if there is no such file.
 
     Raises: ReadingError: if a row is damaged.
     """
@@ -50,7 +50,7 @@ def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_environment(run_dir: Path) -> dict[str, Any]:
-    """The content of env.json, empty if there is none; data maps splits to checksums, git names the commit.
+    """Returns the content of env.json, empty if there is none; data maps splits to checksums, git names the commit.
 
     Raises: ReadingError: if the file is damaged.
     """
@@ -70,7 +70,10 @@ def read_environment(run_dir: Path) -> dict[str, Any]:
 
 
 def number_in(row: Mapping[str, Any], key: str, path: Path) -> float | None:
-    """The number under the key, None where there is none or it is not finite. Raises: ReadingError: if it is a text."""
+    """Returns the number under key, None if there is none or it is not finite.
+
+    Raises: ReadingError: if it is not a number.
+    """
     value = row.get(key)
     found = number(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):

@@ -1,4 +1,4 @@
-"""What commands exit with, and train.py for each way a run ends."""
+"""Exit statuses of the commands, and of train.py for each way a run ends."""
 
 from configs.door import BAD_INPUT, STOPPED
 

@@ -1,8 +1,8 @@
-"""Stopping in good order: a signal asks, the loop answers at the end of the step; before the loop there is no need to.
+"""Handles the signals that ask a run to stop.
 
-While modules are imported        leave_at_once(): nothing is open yet
-While a run is set up             interruptible(): KeyboardInterrupt, so that files are closed and locks released
-While it trains and is shown      StopRequest
+While modules are imported     exit_at_once(): the process ends, as nothing is open yet
+While a run is set up          interruptible(): KeyboardInterrupt, so that files are closed and locks released
+While it trains                StopRequest: the loop asks for it at the end of each step, then saves and stops
 """
 
 import os
@@ -20,10 +20,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class SignalCounter:
-    """Counts the signals of heeded() while it is entered; the handlers of before return on exit."""
+    """Counts the signals of stop_signals() while it is entered; restores the earlier handlers on exit."""
 
     def __init__(self) -> None:
-        self.count = self.interrupts = 0  # of all signals; of SIGINT, which a keyboard sends
+        self.count = self.interrupts = 0  # all signals; SIGINT alone, which Ctrl-C sends
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class SignalCounter:
 
 
 class StopRequest(SignalCounter):
-    """Whether a run is asked to stop. A second SIGINT interrupts at once, for people at a keyboard."""
+    """Whether a run is asked to stop. A second SIGINT interrupts at once, for a second Ctrl-C."""
 
     @override
     def _answer(self, number: int, frame: FrameType | None) -> None:
@@ -56,18 +56,18 @@ class StopRequest(SignalCounter):
             raise KeyboardInterrupt
 
 
-def leave_at_once() -> None:
+def exit_at_once() -> None:
     """Makes SIGNALS end this process with exit status 75, for good."""
 
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
+    def exit_process(number: int, frame: FrameType | None) -> NoReturn:
         os._exit(STOPPED)
 
-    _handle(leave)
+    _handle(exit_process)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While entered, SIGNALS raise KeyboardInterrupt; the handlers of before return on exit."""
+    """While entered, SIGNALS raise KeyboardInterrupt; restores the earlier handlers on exit."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -81,11 +81,11 @@ def interruptible() -> Iterator[None]:
 
 
 def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
-    """Returns the handlers of before."""
-    return {number: signal.signal(number, handler) for number in heeded()}
+    """Sets the handler for all stop_signals(); returns the earlier handlers."""
+    return {number: signal.signal(number, handler) for number in stop_signals()}
 
 
-def heeded() -> list[signal.Signals]:
-    """SIGNALS without SIGHUP, which says that the terminal is closed, where nohup made the process ignore it."""
+def stop_signals() -> list[signal.Signals]:
+    """Returns SIGNALS, without SIGHUP (the terminal is closed) if nohup made the process ignore it."""
     is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (is_nohup and number is signal.SIGHUP)]

@@ -19,24 +19,24 @@ from launch.jobs import Job, Outcome, run_jobs
 from launch.processes import log_path
 from launch.progress import COLOURS
 
-FOLDER = Path("runs")  # where the runs lie, too, unless run_dir says otherwise
+FOLDER = Path("runs")  # of the summary, and of the runs unless run_dir is given
 RESULTS = ("val/loss", "train/loss", "step", "tokens", "seconds", "tokens_per_second")
 
 
 def sweep(script: str, combinations: Sequence[Sequence[str]], *, at_once: int, ranks: int) -> int:
-    """Runs the script once for each combination of overrides; the exit status: 0, or that of the first that failed.
+    """Runs the script once for each combination of overrides; returns 0, or the exit status of the first that failed.
 
-    Prints the summary and where its CSV lies: in a place that follows from the combinations, so that the same command
-    replaces it. Raises: see run_jobs.
+    Prints the summary and the path of its CSV, which depends on the combinations alone, so that the same command
+    replaces it. Raises: as run_jobs.
     """
-    places = differing(combinations)
-    keys = [combinations[0][place].partition("=")[0] for place in places]
-    outcomes = run_jobs(named(combinations, places), at_once=at_once, ranks=ranks, script=Path(script))
-    given = [[each[place].partition("=")[2] for place in places] for each in combinations]
+    positions = differing(combinations)
+    keys = [combinations[0][position].partition("=")[0] for position in positions]
+    outcomes = run_jobs(named(combinations, positions), at_once=at_once, ranks=ranks, script=Path(script))
+    given = [[each[position].partition("=")[2] for position in positions] for each in combinations]
     rows = [(given[index], outcomes[index]) for index in best_first(outcomes)]
     path = FOLDER / f"sweep-{hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]}.csv"
     console = Console(file=sys.stdout, highlight=False)
-    console.width = console.width if console.is_terminal else 1000  # a file has no edge to wrap at
+    console.width = console.width if console.is_terminal else 1000  # lines of a file need not be wrapped
     console.print(summary(keys, rows))
     for outcome in outcomes:
         if outcome.status != "finished":
@@ -44,24 +44,26 @@ def sweep(script: str, combinations: Sequence[Sequence[str]], *, at_once: int, r
     try:
         write_csv(path, keys, rows)
         print(f"summary  {path}")
-    except OSError as error:  # a full disk: the table above has all that matters, and the same command tries again
+    except OSError as error:  # a full disk: the table is printed, and the same command tries again
         print(f"warning: the summary {path} cannot be written: {error.strerror}", file=sys.stderr)
     return next((outcome.exit_status for outcome in outcomes if outcome.status != "finished"), 0)
 
 
 def differing(combinations: Sequence[Sequence[str]]) -> list[int]:
-    """The places of the overrides whose values differ between the combinations."""
-    return [place for place, each in enumerate(zip(*combinations, strict=True)) if len(set(each)) > 1]
+    """Returns the positions of the overrides whose values differ between the combinations."""
+    return [position for position, each in enumerate(zip(*combinations, strict=True)) if len(set(each)) > 1]
 
 
-def named(combinations: Sequence[Sequence[str]], places: Sequence[int]) -> list[Job]:
-    """The jobs, named after what tells them apart."""
-    names = [" ".join(each[place] for place in places) or " ".join(each) or "defaults" for each in combinations]
+def named(combinations: Sequence[Sequence[str]], positions: Sequence[int]) -> list[Job]:
+    """Returns the jobs, named after the overrides that differ."""
+    names = [
+        " ".join(each[position] for position in positions) or " ".join(each) or "defaults" for each in combinations
+    ]
     return [Job(name, tuple(each)) for name, each in zip(names, combinations, strict=True)]
 
 
 def best_first(outcomes: Sequence[Outcome]) -> list[int]:
-    """The indices by val/loss, finished ones before all others, which keep their order."""
+    """Returns the indices of the outcomes by val/loss; runs that did not finish come last, in their order."""
 
     def rank(index: int) -> tuple[bool, float]:
         outcome = outcomes[index]
@@ -72,7 +74,7 @@ def best_first(outcomes: Sequence[Outcome]) -> list[int]:
 
 
 def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) -> Table:
-    """The table for people."""
+    """Returns the table that is printed."""
     table = Table(box=box.SIMPLE_HEAD)
     for key in keys:
         table.add_column(key, overflow="fold")
@@ -91,7 +93,7 @@ def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) 
 
 
 def write_csv(path: Path, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) -> None:
-    """Replaces the file at path by one line for each job, numbers in full."""
+    """Writes one line for each job to path, with all digits of numbers."""
     content = StringIO(newline="")
     writer = csv.writer(content)
     writer.writerow([*keys, "status", *RESULTS, "run_dir", "message"])

@@ -1,4 +1,11 @@
-"""Architectures: gpt.py and llama.py; what the project needs of one (base.py), its loss and what it costs."""
+"""Model architectures, their loss, and what they cost.
+
+base.py    LanguageModel, the interface of all
+gpt.py     GPT-2
+llama.py   LLaMA
+loss.py    cross entropy
+flops.py   parameters and floating-point operations
+"""
 
 from model.base import LanguageModel
 from model.gpt import GPT

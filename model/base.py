@@ -1,7 +1,7 @@
-"""What the rest of the project needs of an architecture; a new one is a file beside this one and its YAMLs.
+"""LanguageModel, the interface of every architecture; a new one is a file beside this one and its YAMLs.
 
 An option of the group model names the class and its arguments (`_target_: model.GPT`). The run adds vocab_size, the
-data's number of token ids, unless the option sets it.
+number of token ids of the data, unless the option sets it.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from model.loss import cross_entropy
 
 INIT_STD = 0.02
-NO_CHOICE = 1e-20  # a temperature below which the likeliest token is certain; fp32 logits over smaller ones overflow
+GREEDY_BELOW = 1e-20  # temperatures below take the likeliest token; fp32 logits divided by them would overflow
 
 
 class LanguageModel(nn.Module, ABC):
-    """A decoder-only transformer, freshly initialised from torch's global generator; it has no buffers.
+    """A decoder-only transformer, initialised from torch's global generator; it has no buffers.
 
-    vocab_size counts real token ids; embedding and head have padded_vocab_size rows, a multiple of vocab_multiple, as
-    matrix kernels like it. block_size: the longest sequence, in tokens.
+    vocab_size counts real token ids; embedding and head have padded_vocab_size rows, a multiple of vocab_multiple, for
+    which matrix kernels are faster. block_size: the longest sequence, in tokens.
 
     Raises: ValueError: if a number is out of range.
     """
@@ -41,17 +41,17 @@ class LanguageModel(nn.Module, ABC):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The modules that are alike, in order: what is sharded, compiled and recomputed one by one."""
+        """The modules that are alike, in order: each is sharded, compiled and recomputed by itself."""
 
     def roles(self) -> dict[str, str]:
-        """What each parameter is, by name: "embedding" (a tied head too), "matrix", "head" or "vector"."""
+        """Returns the role of each parameter, by name: "embedding" (also a tied head), "matrix", "head" or "vector"."""
         return {
             name: self.role_of.get(name.split(".")[0], "matrix" if parameter.ndim == 2 else "vector")
             for name, parameter in self.named_parameters()
         }
 
     def forward_flops_per_token(self, seq_len: int | None = None) -> int:
-        """Operations of the forward pass, as flops.py counts, over the tokens of a sequence (None: of block_size)."""
+        """Returns the FLOPs per token of the forward pass, as flops.py counts. seq_len: None means block_size."""
         T, C = seq_len or self.block_size, self.n_embd
         in_blocks = sum(p.numel() for block in self.blocks for p in block.parameters() if p.ndim == 2)
         scores_and_values = len(self.blocks) * 2 * T * C
@@ -70,14 +70,14 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (B, T, vocab_size) for tokens (B, T) int64; with targets (B, T) the mean cross entropy, fp32 or wider.
+        """Returns logits (B, T, vocab_size) for tokens (B, T) int64, or with targets (B, T) the mean cross entropy.
 
-        The loss is in nats per token, and has no second derivative on a CPU (loss.py); that of the logits has. Padded
-        rows of the head take no part in either.
+        The loss is in nats per token, fp32 or wider; on a CPU it has no second derivative (loss.py), while the logits
+        have one. Padded rows of the head affect neither.
         """
 
     def logits_or_loss(self, logits: Tensor, targets: Tensor | None) -> Tensor:
-        """What forward() returns, of the head's output (B, T, padded_vocab_size), which may be changed in place."""
+        """Returns what forward() does, from the head's output (B, T, padded_vocab_size), which may change in place."""
         V = self.vocab_size
         if targets is None:
             return logits if logits.shape[-1] == V else logits[..., :V]
@@ -95,9 +95,9 @@ class LanguageModel(nn.Module, ABC):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """tokens (B, T) int64 and max_new_tokens sampled ones after them; sees the last block_size tokens only.
+        """Returns tokens (B, T) int64 followed by max_new_tokens sampled ones, each from the last block_size tokens.
 
-        temperature 0 (or next to it) takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
+        temperature 0 takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
         """
         was_training = self.training
         self.eval()
@@ -109,14 +109,14 @@ class LanguageModel(nn.Module, ABC):
 
 
 def require_positive(**sizes: int) -> None:
-    """Raises: ValueError: if one is below 1."""
+    """Checks that all sizes are at least 1. Raises: ValueError: if one is not."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"model.{name}={size} must be >= 1")
 
 
 def require_multiple(n_embd: int, n_head: int) -> None:
-    """Raises: ValueError: if heads do not share n_embd evenly."""
+    """Checks that n_embd is a multiple of n_head. Raises: ValueError: if it is not."""
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = " or ".join(str(n) for n in (below, below + n_head) if n)
@@ -124,13 +124,13 @@ def require_multiple(n_embd: int, n_head: int) -> None:
 
 
 def widened(parameter: Tensor | None, x: Tensor) -> Tensor | None:
-    """A parameter as wide as the input that it scales or shifts: of a sharded model it may be gathered in bf16."""
+    """Returns the parameter in a dtype as wide as that of its input x: a sharded one may be gathered in bf16."""
     return None if parameter is None else parameter.to(torch.promote_types(parameter.dtype, x.dtype))
 
 
 def _sampled(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token per row, (B, 1)."""
-    if temperature < NO_CHOICE:
+    """One token per sequence, (B, 1) int64."""
+    if temperature < GREEDY_BELOW:
         return logits.argmax(-1, keepdim=True)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]

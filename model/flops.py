@@ -1,8 +1,8 @@
-"""What a model costs: parameters, floating-point operations, and what devices can do.
+"""Counts a model's parameters and floating-point operations, and knows the peak performance of devices.
 
-Convention: a multiply-add is two operations; matrix products only (the usual one, Kaplan et al. 2020 and PaLM's
-appendix B); attention counts whole T x T score matrices although the mask makes half of them needless, so that
-utilisation compares with published figures; the head counts its padded rows, since they are computed.
+Convention (Kaplan et al. 2020 and PaLM's appendix B): matrix products only; a multiply-add is two operations;
+attention counts full T x T score matrices although the mask makes half of them unnecessary, so that utilisation
+compares with published figures. The head counts its padded rows, since they are computed.
 """
 
 import re
@@ -12,7 +12,7 @@ from torch import nn
 
 from model.base import LanguageModel
 
-# Dense matrix operations per second in the vendors' data sheets, without sparsity, by words of the device's name.
+# Dense matrix operations per second in the vendors' data sheets, without sparsity, by part of the device's name.
 PEAKS = (
     ("GB200", {torch.bfloat16: 2.5e15, torch.float32: 80e12}),
     ("B200", {torch.bfloat16: 2.25e15, torch.float32: 75e12}),
@@ -36,23 +36,23 @@ PEAKS = (
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Trainable numbers, a tied head once, padded rows included."""
+    """Returns the number of trainable numbers: a tied head once, padded rows included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops_per_token(model: LanguageModel, seq_len: int | None = None) -> int:
-    """Operations of the forward and the backward pass, which is twice the forward one."""
+    """Returns the FLOPs per token of forward and backward pass; the latter has twice those of the former."""
     return 3 * model.forward_flops_per_token(seq_len)
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """Operations per second that the device's data sheet promises for matrices of dtype; None where unknown.
+    """Returns the FLOP/s of the device's data sheet for matrices of dtype, None if unknown.
 
     device_name: as torch.cuda.get_device_name gives it. float32 means float32, not TF32.
     """
     if "Laptop" in device_name:  # the desktop card's name on a smaller chip
         return None
-    for words, peaks in PEAKS:
-        if re.search(rf"\b{words}\b", device_name):  # an A1000 is no A100
+    for name, peaks in PEAKS:
+        if re.search(rf"\b{name}\b", device_name):  # an A1000 is no A100
             return peaks.get(dtype)
     return None

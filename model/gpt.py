@@ -15,7 +15,7 @@ from model.base import LanguageModel, require_multiple, require_positive, widene
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's, for parameters narrower than the input too."""
+    """torch's LayerNorm, also for parameters in a narrower dtype than the input."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; one matrix makes queries, keys and values. (B, T, C) to (B, T, C)."""
+    """Causal multi-head self-attention; one matrix computes queries, keys and values. (B, T, C) to (B, T, C)."""
 
     def __init__(
         self, n_embd: int, n_head: int, *, bias: bool, dropout: float, qk_norm: bool, divide_scores_by: int
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel):
-    """GPT-2 and the options of it that papers vary.
+    """GPT-2, with options for what papers vary.
 
     bias: of linear layers and layer norms. tied_head: the head is the token embedding.
     scale_attn_by_inverse_layer_idx: layer i's scores are divided by i + 1, as in Mistral's GPT-2. gelu: "tanh", GPT-2's

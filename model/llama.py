@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 def rotations(T: int, D: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, D / 2), fp32, by which rotated() turns: m * base^(-2i/D) for position m and pair i.
+    """Returns cosines and sines (T, D / 2), fp32, of the angles m * base^(-2i/D) for position m and pair i.
 
     Su et al. 2021, arXiv:2104.09864, equation 15. like: a tensor on the device.
     """
@@ -38,7 +38,7 @@ def rotations(T: int, D: int, base: float, like: Tensor) -> tuple[Tensor, Tensor
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, T, H, D) with its pairs (x_2i, x_2i+1) turned (equation 34), in x's dtype."""
+    """Returns x (B, T, H, D) with its pairs (x_2i, x_2i+1) rotated (equation 34), in x's dtype."""
     even, odd = x[..., 0::2], x[..., 1::2]  # (B, T, H, D / 2)
     cos, sin = cos[:, None], sin[:, None]  # (T, 1, D / 2)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
@@ -163,7 +163,7 @@ def _check(
     require_positive(n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head, n_embd=n_embd, n_hidden=n_hidden)
     require_multiple(n_embd, n_head)
     if n_embd // n_head % 2:
-        raise ValueError(f"model.n_embd={n_embd} / model.n_head={n_head} must be even: rotary positions turn pairs")
+        raise ValueError(f"model.n_embd={n_embd} / model.n_head={n_head} must be even: rotary positions rotate pairs")
     if n_head % n_kv_head:
         raise ValueError(f"model.n_head={n_head} must be a multiple of model.n_kv_head={n_kv_head}")
     for name, value in (("rope_base", rope_base), ("norm_eps", norm_eps)):

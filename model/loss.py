@@ -1,4 +1,4 @@
-"""The loss head: mean cross entropy of logits, without an fp32 copy of all of them where that is what costs."""
+"""The mean cross entropy of logits; on a CPU without an fp32 copy of all of them, which would dominate its time."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ CHUNK = 1 << 20  # logits whose fp32 copy stays in a CPU's cache
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean over N of -log softmax(logits (N, V))[targets (N,) int64], nats, 0-dim, fp32 or wider.
+    """Returns the mean over N of -log softmax(logits (N, V))[targets (N,) int64], in nats, 0-dim, fp32 or wider.
 
-    Eager on a CPU it goes through cache-sized chunks and makes the gradient on the way, in the logits' dtype: the same
-    arithmetic, 1.6 times faster (docs/benchmarks.md), but without a second derivative. Compilers fuse the plain form.
+    In eager mode on a CPU it works in cache-sized chunks and computes the gradient in the forward pass, in the logits'
+    dtype: the same arithmetic, 1.6 times faster (docs/benchmarks.md), but without a second derivative. Compilers fuse
+    the plain form.
     """
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
         loss: Tensor = _ChunkedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]  # torch leaves it so
@@ -23,12 +24,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def widened(logits: Tensor) -> Tensor:
-    """fp32 logits; float64 ones as they are."""
+    """Returns the logits in fp32; float64 ones as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Saves the gradient of the mean, (softmax - one-hot) / N, instead of anything that it could be made of."""
+    """Computes the gradient of the mean, (softmax - one-hot) / N, in the forward pass, and saves nothing else."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:

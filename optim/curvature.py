@@ -1,11 +1,11 @@
 """Estimators of a loss's curvature diagonal, refreshed every k steps through the training path with another loss.
 
 The loop calls update(step, batches, forward_backward) on every step, before the ordinary forward and backward pass:
-    batches            this rank's micro-batches, with inputs and targets (B, T) int64 and rows, their indices in the
-                       global batch, -1 for one that counts for nothing
+    batches            this rank's micro-batches, with inputs and targets (B, T) int64 and indices, those of their
+                       sequences in the global batch, -1 for one that is computed but not counted
     forward_backward   (batches, loss_fn, sequences): adds the gradient of loss_fn(model, batch)'s mean over
-                       `sequences` rows to .grad, over all ranks
-What an estimate is made of depends on (seed, step, global row) only: the same on any world size and micro-batch.
+                       `sequences` sequences to .grad, over all ranks
+An estimate's random numbers depend on (seed, step, index) alone: the same for any world size and micro-batch.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from .sharding import is_sharded
 
 Batch = Any  # a NamedTuple, see the module; this package does not know whose
 LossFn = Callable[[nn.Module, Any], Tensor]
-NO_ROW = -1  # the index of a row that takes part in the computation and counts for nothing
+PADDING = -1  # the index of a sequence that is computed but not counted
 
 
 class ForwardBackward(Protocol):
-    """The training path; see the module."""
+    """A strategy's backward pass, as the module describes it."""
 
     def __call__(self, batches: Sequence[Any], loss_fn: LossFn, sequences: int) -> Tensor:
-        """Returns the mean."""
+        """Adds the gradient of the mean to .grad, and returns the mean."""
 
 
 class TakesCurvature(Protocol):
@@ -45,10 +45,10 @@ class TakesCurvature(Protocol):
 
 
 class Curvature(ABC):
-    """What the estimators share: when, on which rows, and keeping ordinary gradients apart.
+    """What the estimators share: when, on which sequences, and keeping ordinary gradients apart.
 
-    every: k, in steps. sequences: rows of the global batch to use, spread evenly over it; None: the fraction of it, at
-    least one. paper_code: as the authors' published code has it, see the estimators.
+    every: k, in steps. sequences: how many of the global batch to use, spread evenly over it; None: the fraction of
+    it, at least one. paper_code: as the authors' published code has it, see the estimators.
 
     Raises: ValueError: if every or sequences is < 1, or fraction lies outside (0, 1]; from bind, if sequences exceeds
     the global batch.
@@ -224,36 +224,38 @@ class Hutchinson(Curvature):
 
 
 def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
-    """This rank's micro-batches of `sequences` rows of the global batch, spread evenly over its rows.
+    """This rank's micro-batches of `sequences` sequences of the global batch, spread evenly over it.
 
-    As large as those given, and as many on every rank, since ranks compute in step: where rows are lacking, one of the
-    others stands in as row -1, which counts for nothing.
+    They are as large as those given, and as many on every rank, since collectives need all ranks: a rank that has too
+    few sequences gets one that is PADDING.
     """
-    rows = [row for batch in batches for row in batch.rows]
+    indices = [index for batch in batches for index in batch.indices]
     chosen = [
-        i for i, row in enumerate(rows) if row * sequences // global_batch < (row + 1) * sequences // global_batch
+        i
+        for i, index in enumerate(indices)
+        if index * sequences // global_batch < (index + 1) * sequences // global_batch
     ]
-    if len(chosen) == len(rows):
+    if len(chosen) == len(indices):
         return list(batches)
     inputs, targets = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets"))
-    size, most = len(batches[0].rows), -(-len(rows) * sequences // global_batch)  # rows that any rank can have
+    size, most = len(batches[0].indices), -(-len(indices) * sequences // global_batch)  # that any rank can have
     found = []
     for first in range(0, most, size):
         part = chosen[first : first + size]
-        index = part or [0]
-        named = [rows[i] for i in part] or [NO_ROW]
-        found.append(batches[0]._replace(inputs=inputs[index], targets=targets[index], rows=named))
+        taken = part or [0]
+        named = [indices[i] for i in part] or [PADDING]
+        found.append(batches[0]._replace(inputs=inputs[taken], targets=targets[taken], indices=named))
     return found
 
 
 def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
-    """One number in [0, 1) per token, (B, T) float64: a function of seed, step, global row and position alone."""
+    """One number in [0, 1) per token, (B, T) float64: a function of seed, step, index and position alone."""
     T = batch.inputs.shape[1]
-    rows = []
-    for row in batch.rows:
-        generator = torch.Generator().manual_seed(hashed(seed, step, row))
-        rows.append(torch.rand(T, generator=generator, dtype=torch.float64))
-    return torch.stack(rows).to(batch.inputs.device)
+    drawn = []
+    for index in batch.indices:
+        generator = torch.Generator().manual_seed(hashed(seed, step, index))
+        drawn.append(torch.rand(T, generator=generator, dtype=torch.float64))
+    return torch.stack(drawn).to(batch.inputs.device)
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 def without_numpy(value: Any) -> Any:
-    """As plain, but tensors stay, for schedulers to fill."""
+    """Returns plain(value), but keeps tensors, which schedulers fill."""
     if isinstance(value, tuple | list):
         return tuple(without_numpy(each) for each in value)
     return value if isinstance(value, Tensor) else plain(value)

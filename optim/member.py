@@ -1,4 +1,4 @@
-"""What OptimizerSet asks of an optimizer; ours (base.py) answers itself, for anyone else's ForeignMember does."""
+"""Member, the interface of an optimizer in OptimizerSet: base.py implements it, ForeignMember adapts others."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ class Member(Protocol):
         """Sentences for the user about diagnostics out of their usual range."""
 
     def distribute(self, group: dist.ProcessGroup | None) -> None:
-        """Tells who has the same plain parameters and gradients, to share the work among them."""
+        """Records the ranks that hold the same full parameters and gradients, which share the work."""
 
     def owners(self) -> Owners | None:
         """Who computes which parameter, where ranks share full parameters."""

@@ -129,23 +129,27 @@ def _columns(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Se
 
 def _packed(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> Iterator[list[Piece]]:
     own = _columns(params, states, apart)
-    joined = Piece(_joined(own.params), _joined(own.grads), {name: _joined(each) for name, each in own.state.items()})
-    if not joined.param.numel():  # ranks may hold no rows
+    packed = Piece(
+        _packed_tensor(own.params),
+        _packed_tensor(own.grads),
+        {name: _packed_tensor(each) for name, each in own.state.items()},
+    )
+    if not packed.param.numel():  # ranks may hold no rows
         return
-    yield [joined]
-    _split_into(own.params, joined.param)
-    for name, tensor in joined.state.items():
+    yield [packed]
+    _split_into(own.params, packed.param)
+    for name, tensor in packed.state.items():
         _split_into(own.state[name], tensor)
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
+def _packed_tensor(tensors: list[Tensor]) -> Tensor:
     # As torch.cat of every tensor's reshape(-1), which takes 1 us more for each.
-    joined: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]  # unannotated
-    return joined.detach()
+    packed: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]  # unannotated
+    return packed.detach()
 
 
-def _split_into(tensors: list[Tensor], joined: Tensor) -> None:
-    parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+def _split_into(tensors: list[Tensor], packed: Tensor) -> None:
+    parts = torch.split(packed, [tensor.numel() for tensor in tensors])
     torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
 

@@ -66,7 +66,7 @@ class Spec(NamedTuple):
 
 
 class Rule(ABC):
-    """See the module."""
+    """The base class of our optimizers' update rules; the module says what one defines."""
 
     elementwise: ClassVar[bool] = False
     splits_rows: ClassVar[bool] = False

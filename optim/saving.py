@@ -53,7 +53,7 @@ class SavedRule(StatefulRule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, without numbers of NumPy's, which torch.load(weights_only=True) would refuse."""
+        """Returns torch's state_dict, but without NumPy's numbers, which torch.load(weights_only=True) refuses."""
         found: dict[str, Any] = super().state_dict()
         for group in found["param_groups"]:
             group |= {key: groups.without_numpy(value) for key, value in group.items() if key not in groups.NO_SETTINGS}

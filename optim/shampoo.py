@@ -115,7 +115,7 @@ class Shampoo(KroneckerOptimizer):
 
 
 def _weights(hp: Hyper) -> tuple[float, float]:
-    """Of the old statistics and of the new."""
+    """The weights of the old and of the new statistics."""
     return (1.0, 1.0) if hp.sum_statistics else (hp.betas[1], 1 - hp.betas[1])
 
 

@@ -263,7 +263,7 @@ class Owners:
         return work, list(torch.split(received, list(incoming)))
 
     def _n_bytes(self, param: Tensor, rank: int) -> int:
-        """Of the rows of param that a rank of the group holds: as many as torch.chunk gives it."""
+        """The bytes of the rows of param that a rank of the group holds: as many as torch.chunk gives it."""
         rows, most = param.shape[0], -(-param.shape[0] // self.world_size)
         held = max(0, min(most, rows - rank * most))
         return held * (param.numel() // max(rows, 1)) * param.element_size()
@@ -279,15 +279,15 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def _copy_into(joined: Tensor, parts: Sequence[Tensor]) -> None:
+def _copy_into(buffer: Tensor, parts: Sequence[Tensor]) -> None:
     at = 0
     for part in parts:
-        joined[at : at + len(part)] = part
+        buffer[at : at + len(part)] = part
         at += len(part)
 
 
-def _copy_out_of(joined: Tensor, parts: Sequence[Tensor]) -> None:
+def _copy_out_of(buffer: Tensor, parts: Sequence[Tensor]) -> None:
     at = 0
     for part in parts:
-        part.copy_(joined[at : at + len(part)])
+        part.copy_(buffer[at : at + len(part)])
         at += len(part)

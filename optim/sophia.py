@@ -26,7 +26,7 @@ class Sophia(RuleOptimizer):
     hessian holds the average of the estimates themselves, the batch size B of Gauss-Newton-Bartlett included, so rho
     (the paper's gamma) is a number of the optimizer alone; null for the estimator's, the paper's: 0.05 for
     Gauss-Newton-Bartlett, 0.01 for Hutchinson.
-    A parameter that has no estimate yet, because it joined or got its first gradient after the last one, gathers
+    A parameter that has no estimate yet, because it was added or got its first gradient after the last one, gathers
     momentum and does not move: in the box, too, an estimate precedes the first update. An estimate with a number that
     is not finite is skipped for all parameters, and counted.
     Differs from the authors' code: the curvature is refreshed before the update of steps 1, k + 1, ... as the box has
@@ -127,7 +127,7 @@ class Sophia(RuleOptimizer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """As torch's; the counts are no longer one tensor, which whoever loads in place would fill several times."""
+        """Returns torch's state_dict with a tensor per count: a shared one would be filled several times on loading."""
         found = super().state_dict()
         own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
         return found | {"state": own}

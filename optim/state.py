@@ -51,7 +51,7 @@ class StatefulRule(torch.optim.Optimizer, Rule):
 
     @override
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; a group that is refused is not added.
+        """Adds a group as torch does; a group that is refused is not added.
 
         Raises: ValueError: as the constructor.
         """
@@ -82,7 +82,7 @@ class StatefulRule(torch.optim.Optimizer, Rule):
 
     @property
     def device(self) -> torch.device:
-        """Of the first parameter; the CPU, if there is none."""
+        """The device of the first parameter; the CPU if there is none."""
         return next((param.device for group in self.param_groups for param in group["params"]), torch.device("cpu"))
 
     def total(self, tensor: Tensor) -> Tensor:

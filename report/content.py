@@ -1,4 +1,4 @@
-"""What a report says, and in which order: said once, for HTML and Markdown alike; pages.py shows it."""
+"""The content of a report and its order, the same for HTML and Markdown; pages.py renders it."""
 
 import json
 import re
@@ -29,7 +29,7 @@ LONG_TEXT = 30  # characters; longer cells wrap
 
 
 class Cell(NamedTuple):
-    """What stands in a table. kind: "text", or a macro of the templates; about: what that needs beside the text."""
+    """The content of a table's cell. kind: "text", or a macro of the templates; about: its further arguments."""
 
     text: str
     kind: str = "text"

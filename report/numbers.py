@@ -102,7 +102,7 @@ def flops(value: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Of a test."""
+    """Returns the p-value of a test, as it is shown."""
     if p is None:
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"

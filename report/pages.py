@@ -118,7 +118,7 @@ def _is_safe(url: str) -> bool:
 
 
 def _script_safe(value: Any) -> Markup:
-    """JSON that cannot end the script it stands in."""
+    """Returns JSON that cannot end the script element around it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

@@ -38,7 +38,7 @@ def scales(name: str, folder: Path = FOLDER) -> list[str]:
 
 
 def title(name: str, folder: Path = FOLDER) -> str:
-    """Of a claim."""
+    """Returns the title of a claim."""
     return str(_content(name, folder).get("title"))
 
 

@@ -51,7 +51,7 @@ def curves_figure(found: Comparison[Any], lengths: Sequence[int]) -> Figure:
 def points_series(
     label: str, arm: str, points: Iterable[tuple[float, float | None]], *, dashed: bool = False
 ) -> Series:
-    """y at every x: the mean of what is there, with its extremes, by rising x."""
+    """Returns the mean and the extremes of y at every x, by rising x."""
     found: dict[float, list[float]] = {}
     for x, y in points:
         if y is not None:
@@ -160,7 +160,7 @@ def diagnostics_table(found: Comparison[Any]) -> Table:
 
 
 def average(values: Sequence[float | None]) -> float | None:
-    """Of those that are there."""
+    """Returns the mean of the values that are not None."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

@@ -111,7 +111,7 @@ def finite(value: float | None) -> float | None:
 
 
 def overall(verdicts: Sequence[str | None]) -> str:
-    """Of numbers that must all hold."""
+    """Returns the verdict on several measures, all of which must hold."""
     known = [verdict for verdict in verdicts if verdict]
     if "not reproduced" in known:
         return "not reproduced"

@@ -28,7 +28,7 @@ class Kind(ABC, Generic[F]):
 
     @property
     def name(self) -> str:
-        """That of its file, and `kind` in claim files."""
+        """The name of its file, which is `kind` in claim files."""
         return type(self).__module__.rpartition(".")[2]
 
     def check(self, claim: Claim[F]) -> None:
@@ -51,12 +51,12 @@ class Kind(ABC, Generic[F]):
         raise NotImplementedError(f"{self.name} has no protocols and must measure")
 
     def deciding(self, judged: Sequence[Measure]) -> Sequence[Measure]:
-        """Of the numbers that the claim is about, those that the verdict follows: all must hold."""
+        """Returns the measures that decide the verdict, of those that the claim is about: all must hold."""
         return judged
 
 
 def names() -> list[str]:
-    """The kinds there are."""
+    """Returns the names of all kinds."""
     return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 

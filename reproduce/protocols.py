@@ -70,7 +70,7 @@ class Protocol(ABC, Generic[F]):
 
 @dataclass(frozen=True)
 class Comparison(Generic[F]):
-    """All that a protocol has to say once its runs are there.
+    """What a protocol concludes when its runs have ended.
 
     tuned: the runs that chose the hyperparameters. points: what they chose, by arm. compared: the runs that are
     compared. ratios: step times beside a baseline's; a pair that is missing has no numbers in seconds.

@@ -126,7 +126,7 @@ def budgets(runs: Sequence[Recorded], arm: str) -> dict[int, list[tuple[float, f
 
 
 def flops_per_step(runs: Sequence[Recorded], arm: str) -> float | None:
-    """Of an arm, curvature passes included: the longest run's, in which they are spread best."""
+    """Returns the FLOPs per step of an arm's longest run, in which curvature passes weigh most evenly."""
     known = [run for run in runs if run.plan.arm == arm and run.record.flops and run.record.step]
     longest = max(known, key=lambda run: run.record.step, default=None)
     return None if longest is None else (longest.record.flops or 0.0) / longest.record.step

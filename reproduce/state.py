@@ -31,7 +31,7 @@ class State:
         return self.bytes / self.parameters
 
     def percent_saved(self, baseline: "State") -> float:
-        """Of the baseline's bytes; negative if there are more."""
+        """Returns how many percent of the baseline's bytes are saved; negative if there are more."""
         return 100 * (1 - self.bytes / baseline.bytes)
 
 
@@ -47,7 +47,7 @@ class States:
         return self.found[arm.name][size]
 
     def percent_saved(self, arm: ArmSpec, size: str) -> float:
-        """Of the baseline's bytes at that size."""
+        """Returns how many percent of the baseline's bytes an arm saves at that size."""
         return self.of(arm, size).percent_saved(self.of(self.claim.baseline, size))
 
     def figure(self) -> Figure:
@@ -75,7 +75,7 @@ class States:
 
 
 def states(claim: Claim[Any], sizes: Sequence[str]) -> States:
-    """Of the claim's arms; sizes: options of model. Raises: ConfigError: if there is no such size."""
+    """Returns the state of the claim's arms; sizes: options of model. Raises: ConfigError: if there is no such size."""
     models = {size: meta_model(compose([f"model={size}"]), GPT2_VOCABULARY) for size in sizes}
     return States(
         claim,

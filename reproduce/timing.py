@@ -201,7 +201,7 @@ class _Nowhere:
 
 
 def _set_up(config: RunConfig, stack: ExitStack) -> Run:
-    """As train.main does."""
+    """Sets up a run as train.main does."""
     strategy = stack.enter_context(closing(open_strategy(config)))
     directory = RunDirectory(Path(config.run_dir), resume="never", differences=lambda path: [])
     stack.enter_context(closing(directory))

@@ -61,12 +61,12 @@ def with_seeds(claim: Claim[F], n_seeds: int) -> Claim[F]:
 
 
 def steps_of(claim: Claim[T], fraction: float) -> int:
-    """That share of the budget T."""
+    """Returns the steps of a fraction of the budget T."""
     return max(1, round(claim.fields.budget * fraction))
 
 
 def warmup_steps(claim: Claim[T], steps: int) -> int:
-    """Of a run over so many steps."""
+    """Returns the warm-up steps of a run over so many steps."""
     fields = claim.fields
     if fields.warmup_steps is not None:
         return fields.warmup_steps

@@ -4,7 +4,7 @@ train       tokens/s of a training step, beside nanoGPT's (bench_train.py)
 optim       ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
 tensors     ms of a step of many small matrices, beside torch's foreach (bench_tensors.py)
 memory      bytes of state of every optimizer for every size of model (bench_memory.py)
-checkpoint  what saving costs training (bench_checkpoint.py)
+checkpoint  seconds that saving takes from training (bench_checkpoint.py)
 """
 
 import argparse
@@ -25,14 +25,14 @@ FAILED = 1
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; {self.prog} --help lists what there is")
 
 
 class Benchmark(NamedTuple):
-    """A subcommand: its arguments, what it does, and what one round of a variant's process does, if it has variants."""
+    """A subcommand: its arguments, its function, and, if it has variants, what makes a variant's round."""
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
@@ -49,7 +49,7 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the chosen benchmark; the exit status, 2 for bad input."""
+    """Runs the chosen benchmark; returns the exit status, 2 for bad input."""
     if arguments[:1] == ["worker"]:
         settings = json.loads(arguments[1])
         make_round = BENCHMARKS[settings["benchmark"]].make_round
@@ -76,7 +76,7 @@ def _benchmark(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         check_writable(parsed.json)
     try:
         BENCHMARKS[parsed.command].run(parsed)
-    except RuntimeError as error:  # of a process that measures; its own message stands above
+    except RuntimeError as error:  # of a process that measures; it has printed its own message
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     return 0

@@ -1,9 +1,8 @@
-"""What saving costs training: seconds of a synchronous save, what an asynchronous one blocks, steps while it writes.
+"""Seconds that saving takes from training: of a synchronous save, and of an asynchronous one.
 
-Both save the same tensors as a run does, parameters and AdamW's state, in turn, to a temporary folder. A step is one of
-training on one sequence; those that ran while a save was being written stand beside those that ran without. What a
-save costs the loop in all is what it blocks, and what the steps beside it take longer: the thread that writes needs
-cores, memory traffic and Python's lock too.
+Both save the tensors of a run, parameters and AdamW's state, in turn, to a temporary folder. A step trains on one
+sequence; steps during a save are compared with steps without one. An asynchronous save takes from training what it
+blocks, and what steps take longer meanwhile: the thread that writes also needs cores, memory bandwidth and the GIL.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _training(shape: Mapping[str, Any]) -> tuple[Round, dict[str, Tensor]]:
-    """A step of training, and what a run saves, named as it does."""
+    """Returns a function that does a training step, and the tensors that a run saves, by their names there."""
     device = environment.pick_device("auto")
     strategy = Single(device=device, precision=environment.pick_precision("auto", device), compiled=False)
     torch.manual_seed(0)
@@ -70,7 +69,7 @@ def _training(shape: Mapping[str, Any]) -> tuple[Round, dict[str, Tensor]]:
 
 
 def _seconds(step: Round, tensors: Mapping[str, Tensor], folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Of saves and steps in every round but the first, which fills buffers."""
+    """Returns the seconds of saves and steps in every round but the first, which allocates buffers."""
     stores = {
         is_async: CheckpointStore(folder / str(is_async), keep=1, permanent_every=None, asynchronous=is_async)
         for is_async in (False, True)
@@ -107,7 +106,7 @@ def _is_writing() -> bool:
 
 
 def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Of medians: what is blocked, and lost in all, of a synchronous save; a step beside a save to one alone."""
+    """Ratios of medians: time blocked and time lost to a synchronous save; a step during a save to one without."""
     medians = {key: statistics.median(found) for key, found in seconds.items()}
     return {
         "blocked_fraction": medians["blocked"] / medians["synchronous"],
@@ -117,7 +116,7 @@ def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
-    """A row for people."""
+    """The row of the printed table."""
     cells, ratios = {}, _ratios(seconds)
     for key, found in seconds.items():
         median, spread = median_and_spread(found)
@@ -132,7 +131,7 @@ def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `bench.py checkpoint`."""
+    """Adds the arguments of `bench.py checkpoint`."""
     command.add_argument("--model", nargs="+", default=["gpt2_small"])
     command.add_argument("--rounds", type=a_count, default=5)
     command.add_argument(

@@ -1,4 +1,4 @@
-"""Bytes of optimizer state, every option of configs/optim by every size of model: declared, so nothing is allocated."""
+"""Bytes of optimizer state of every option of configs/optim for every size of model, without allocating it."""
 
 import argparse
 
@@ -37,5 +37,5 @@ def _on_meta(name: str) -> LanguageModel:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `bench.py memory`."""
+    """Adds the arguments of `bench.py memory`."""
     command.add_argument("--model", nargs="+", default=["gpt2_small", "gpt2_medium", "gpt2_large"])

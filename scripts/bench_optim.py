@@ -1,13 +1,13 @@
-"""ms and bytes of an optimizer's step, beside torch's fused AdamW and the floor that memory traffic sets.
+"""ms and bytes of an optimizer's step, compared with torch's fused AdamW and the minimum that memory traffic needs.
 
 An optimizer is an option of configs/optim, with overrides after a colon (soap:roles.matrix.one_sided=true), or a class
-in anyone's file (sophia.py:SophiaG), which gets its default settings. The floor is the time to read parameter, gradient
-and state once and to write parameter and state once, at the bandwidth of an in-place addition measured beside it.
+in a file of yours (sophia.py:SophiaG) with its default settings. The minimum is the time to read parameter, gradient
+and state once and to write parameter and state once, at the bandwidth of an in-place addition, which is also measured.
 
---parallel N ... spreads each optimizer over N processes of one thread each instead (one GPU each where there are any),
-under DDP and under FSDP2, beside one process. Of the rank with the most it reports the share of the arithmetic (for
-matrix methods what the owner of a matrix is assigned), the CPU time of a step, which unlike the wall time does not
-depend on how many cores there are, and bytes; each as a fraction of the one process's.
+--parallel N ... measures each optimizer on N ranks of one thread each (one GPU each if there are any) instead, under
+DDP and under FSDP2, and in one process. It reports the largest figures of any rank: the share of the arithmetic (for
+matrix methods what the owner of a matrix is assigned), the CPU time of a step, which unlike wall time does not depend
+on the number of cores, and bytes; each as a fraction of that of one process.
 """
 
 import argparse
@@ -45,11 +45,11 @@ VOCAB_SIZE = {"nano": 4096, "micro": 4096}
 DEFAULT_VOCAB_SIZE = 50257
 PLACEMENTS = {"ddp": DDP, "fsdp2": FSDP2}
 RankFigures = Sequence[Mapping[str, float]]  # by rank
-FRACTIONS = ("arithmetic", "cpu_seconds", "state_bytes", "held_bytes")  # of the one process's
+FRACTIONS = ("arithmetic", "cpu_seconds", "state_bytes", "held_bytes")  # reported as fractions of those of one process
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
-    """`steps` steps of an optimizer with fixed gradients, or as many additions for the bandwidth."""
+    """Returns a function for `steps` steps of an optimizer with fixed gradients, or as many additions (bandwidth)."""
     if settings["tuned_allocator"]:
         tune_allocator()
     device = environment.pick_device("auto")
@@ -83,7 +83,7 @@ def optimizer_of(
     roles: Mapping[str, str],
     group: dist.ProcessGroup | None = None,
 ) -> OptimizerSet:
-    """What optimizer_node found, for parameters with gradients."""
+    """Builds the optimizer of a node from optimizer_node, for parameters with gradients."""
     if "file" in node:
         foreign = _class_in(node["file"], node["class"])(parameters.values())
         return OptimizerSet([foreign], {p: name for name, p in parameters.items()})
@@ -93,7 +93,7 @@ def optimizer_of(
 
 
 def _give_curvature(optimizer: OptimizerSet) -> None:
-    """Stands for a first estimate, without which an optimizer that takes them may refuse to step."""
+    """Gives the optimizer a first curvature estimate, without which it may refuse to step."""
     for each in filter(curvature_of, optimizer.optimizers):
         taking: Any = each
         taking.update_curvature({p: p.grad.square() for p in optimizer.names if p.grad is not None})
@@ -109,7 +109,7 @@ def _class_in(file: str, name: str) -> Any:
 
 
 def optimizer_node(text: str) -> dict[str, Any]:
-    """What --optim names: a node for optim.build, or {"file", "class"}."""
+    """Returns what --optim names: a node for optim.build, or {"file", "class"}."""
     name, _, rest = text.partition(":")
     if name.endswith(".py"):
         name = str(expanded(name, "--optim"))
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def model_settings(name: str) -> dict[str, Any]:
-    """An option of configs/model, its vocabulary included."""
+    """Returns an option of configs/model, with a vocabulary size."""
     return {**compose([f"model={name}"]).model, "vocab_size": VOCAB_SIZE.get(name, DEFAULT_VOCAB_SIZE)}
 
 
@@ -161,7 +161,7 @@ def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: 
 def _figures(
     model: LanguageModel, node: Mapping[str, Any], seconds: list[float], bandwidth: float
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """A row for people and the same for machines. seconds: per step, of every round; bandwidth: bytes per second."""
+    """The row of the table, and of the JSON file. seconds: per step, of every round; bandwidth: bytes per second."""
     parameters = dict(model.named_parameters())
     n_parameters = sum(p.numel() for p in parameters.values())
     state = None if "file" in node else state_bytes(node, parameters, model.roles())
@@ -176,7 +176,7 @@ def _figures(
 
 
 def _run_parallel(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """Every placement on every number of ranks; rounds go around them, each in processes of its own."""
+    """Measures every placement on every number of ranks; every round runs all in turn, in new processes."""
     worlds = [("single", 1), *((how, n) for n in _world_sizes(arguments.parallel) for how in PLACEMENTS)]
     common = {"warmup": arguments.warmup, "steps": arguments.steps, "tuned_allocator": not arguments.default_allocator}
     rows, results = [], []
@@ -197,7 +197,7 @@ def _run_parallel(arguments: argparse.Namespace, nodes: Mapping[str, Any], shape
 
 
 def _world_sizes(wanted: Sequence[int]) -> list[int]:
-    """Those of several ranks, once each; ValueError for what this machine cannot start."""
+    """The numbers of ranks above 1, once each. Raises: ValueError: if this machine cannot start so many."""
     for n in wanted:
         if n < 1:
             raise ValueError(f"--parallel {n}: a number of processes is at least 1")
@@ -207,7 +207,7 @@ def _world_sizes(wanted: Sequence[int]) -> list[int]:
 
 
 def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> dict[str, RankFigures]:
-    """The figures of every rank of one world by optimizer, without those that do not work there; see measure_rank."""
+    """The figures of n ranks by optimizer, without optimizers that the placement does not allow; see measure_rank."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
@@ -220,7 +220,7 @@ def _on_ranks(settings: Mapping[str, Any], placement: str, n: int) -> dict[str, 
 
 
 def measure_rank(settings: Mapping[str, Any]) -> None:
-    """What each process of a world does: steps of its share. The main one writes the figures of all ranks to a file."""
+    """Runs on each rank: measures steps of its share; the main rank writes the figures of all to a file."""
     if settings["tuned_allocator"]:
         tune_allocator()
     strategy = _open_strategy(settings["placement"])
@@ -228,7 +228,7 @@ def measure_rank(settings: Mapping[str, Any]) -> None:
     for text, node in settings["optim"].items():
         try:
             gathered[text] = strategy.ranks.gather(_rank_figures(strategy, node, settings))
-        except ValueError as error:  # on all ranks alike: a method that this placement does not allow
+        except ValueError as error:  # on all ranks: the placement does not allow this optimizer
             if strategy.is_main:
                 print(f"{text} under {settings['placement']}: {error}", file=sys.stderr)
     if strategy.is_main:
@@ -268,7 +268,7 @@ def _open_strategy(placement: str) -> Strategy:
 
 
 def _fill_gradients(strategy: Strategy, model: LanguageModel) -> None:
-    """Gradients as training places them, of fixed random numbers; those of replicas are the same on all ranks."""
+    """Sets gradients of fixed random numbers; those of full parameters are the same on all ranks."""
     row = torch.zeros(1, 8, dtype=torch.int64, device=strategy.device)
     strategy.forward_backward([Batch(row, row, range(1))], lambda m, batch: m(batch.inputs, batch.targets), 1)
     for n, p in enumerate(model.parameters()):
@@ -278,7 +278,7 @@ def _fill_gradients(strategy: Strategy, model: LanguageModel) -> None:
 
 
 def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
-    """The rank's share of a step: as Owners weigh it; where no owners are, one for every number updated."""
+    """The rank's arithmetic of a step: the cost that Owners assign; without owners, the numbers that it updates."""
     own, everything = 0.0, 0.0
     for member in optimizer.members:
         owners = member.owners()
@@ -289,7 +289,7 @@ def _arithmetic(optimizer: OptimizerSet, rank: int) -> float:
 
 
 def _bytes(model: LanguageModel, optimizer: OptimizerSet) -> dict[str, float]:
-    """Bytes of memory that this rank holds between steps."""
+    """The bytes of memory that this rank holds between steps."""
     parameters = list(model.parameters())
     state = [tensor for tensor in optimizer.save_state()[0].values() if tensor.ndim]
     held = {
@@ -301,7 +301,7 @@ def _bytes(model: LanguageModel, optimizer: OptimizerSet) -> dict[str, float]:
 
 
 def _storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Of the memory behind the local parts, padding included, and counted once where several lie in it."""
+    """The bytes of the storages of the local tensors, padding included; a shared storage counts once."""
     storages = [local(tensor.detach()).untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -314,7 +314,7 @@ def _of_fullest(rounds: Sequence[RankFigures]) -> dict[str, float]:
 def _parallel_figures(
     rounds: Sequence[RankFigures], of_single: Sequence[RankFigures]
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """A row for people and the same for machines; n/a where the optimizer did not work."""
+    """The row of the printed table, and of the JSON file; n/a where the optimizer is not allowed."""
     columns = ("arithmetic", "CPU ms per step", "wall ms", "state MB", "with parameters and gradients")
     if not (rounds and of_single):
         return dict.fromkeys(columns, "n/a"), {"fullest": None, "fractions": None, "rounds": []}
@@ -332,7 +332,7 @@ def _parallel_figures(
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `bench.py optim`."""
+    """Adds the arguments of `bench.py optim`."""
     command.add_argument("--optim", nargs="+", default=["adamw_ours", "sophiag"], help="see the top of bench_optim.py")
     command.add_argument("--model", nargs="+", default=["gpt2_small"])
     command.add_argument("--steps", type=a_count, default=10, help="per round; 10 have a refresh in each")

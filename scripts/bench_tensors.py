@@ -1,7 +1,7 @@
-"""ms of a step of many small matrices, where what counts is the work per tensor and not per number.
+"""ms of a step of many small matrices, where the work per tensor matters more than the work per number.
 
-Beside torch's AdamW and Adafactor, whose foreach implementations launch one kernel for all tensors. An optimizer is an
-option of configs/optim or a class in a file, as for bench.py optim; all matrices have the role matrix.
+Compared with torch's AdamW and Adafactor, whose foreach implementations launch one kernel for all tensors. An optimizer
+is an option of configs/optim or a class in a file, as for bench.py optim; all matrices have the role matrix.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PEERS = {
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
-    """`steps` steps of an optimizer with fixed gradients."""
+    """Returns a function that does `steps` steps of an optimizer with fixed gradients."""
     device, side = environment.pick_device("auto"), settings["side"]
     torch.manual_seed(0)
     parameters = {f"p{n}": nn.Parameter(torch.randn(side, side, device=device)) for n in range(settings["count"])}
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `bench.py tensors`."""
+    """Adds the arguments of `bench.py tensors`."""
     command.add_argument("--optim", nargs="+", default=["adamw_ours", "adafactor"])
     command.add_argument("--count", type=a_count, default=1000)
     command.add_argument("--side", type=a_count, default=8)

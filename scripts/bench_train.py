@@ -1,6 +1,6 @@
 """tokens/s of a training step: forward, backward, clipping, AdamW.
 
---peer is a nanoGPT checkout: its model is measured beside ours, as shipped (fp32 eager, AdamW without fusing, untouched
+--peer is a nanoGPT checkout: its model is measured beside ours, as published (fp32, eager, unfused AdamW, default
 allocator) and with our settings.
 """
 
@@ -36,7 +36,7 @@ DEFAULT_CASE = (50304, 1)
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
-    """One training step of the variant that settings describe."""
+    """Returns a function that does one training step of the variant that settings describe."""
     if settings["tuned_allocator"]:
         tune_allocator()
     device = environment.pick_device("auto")
@@ -76,7 +76,7 @@ def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is measured for one model, by the name its row gets."""
+    """Returns the settings of the variants of one model, by the name of their row."""
     if arguments.peer and not (Path(arguments.peer) / "model.py").is_file():
         raise ValueError(f"--peer {arguments.peer} is no nanoGPT checkout: it has no model.py")
     precision = environment.pick_precision(arguments.precision, environment.pick_device("auto"))
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of `bench.py train`."""
+    """Adds the arguments of `bench.py train`."""
     command.add_argument("--model", nargs="+", default=["nano", "gpt2_small"])
     command.add_argument("--batch", type=a_count, help="sequences per step; default: 16 for nano, 1 for GPT-2's sizes")
     command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")

@@ -1,8 +1,8 @@
-"""What every benchmark here shares: variants in processes of their own, interleaved rounds, medians, ratios.
+"""What all benchmarks share: variants in separate processes, interleaved rounds, medians, ratios.
 
-A variant is a function that sets something up and returns what one round does; it runs in a process of its own,
-because allocator settings, thread pools and compiled code belong to a process. Rounds go around the variants, so that
-a machine's slow minutes fall on all of them; only one process computes at a time.
+A variant is a function that returns a function for one round. Each runs in its own process, because allocator settings,
+thread pools and compiled code belong to a process. Every round runs all variants in turn, so that a slow minute of the
+machine affects all of them; only one process computes at a time.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from trainer import environment
 
 MOST = 100_000
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
-Round = Callable[[], None]  # does the work once, device included
+Round = Callable[[], None]  # does the work once, and waits for the device
 
 
 def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round]) -> None:
-    """A variant's process: warms up, then answers every line on stdin with the seconds that a round took."""
+    """Runs in a variant's process: warms up, then answers every line on stdin with the seconds of a round."""
     with redirect_stdout(io.StringIO()):  # stdout is for answers
         run = make(settings)
     for _ in range(settings["warmup"]):
@@ -47,7 +47,7 @@ def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round
 
 
 def a_path(text: str) -> str:
-    """A path of the command line, with ~ and variables replaced."""
+    """Returns a path of the command line, with ~ and variables replaced."""
     try:
         return str(expanded(text, "path"))
     except PathError as error:
@@ -55,26 +55,26 @@ def a_path(text: str) -> str:
 
 
 def a_count(text: str, least: int = 1) -> int:
-    """A whole number of the command line, 1 or more."""
+    """Returns a whole number of the command line, 1 or more."""
     if not text.isdecimal() or not least <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {MOST}, got {text!r}")
     return int(text)
 
 
 def a_count_or_0(text: str) -> int:
-    """A whole number of the command line, 0 or more."""
+    """Returns a whole number of the command line, 0 or more."""
     return a_count(text, least=0)
 
 
 def check_writable(file: str) -> None:
-    """Raises: ConfigError: if the file cannot be written; found out before minutes of measuring."""
+    """Checks, before anything is measured, that the file can be written. Raises: ConfigError: if not."""
     folder = Path(file).absolute().parent
     if Path(file).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"--json {file} cannot be written; name a file in a folder that is there")
 
 
 class Worker:
-    """The other end of a variant's process."""
+    """A variant's process, seen from the benchmark."""
 
     def __init__(self, script: Path, settings: Mapping[str, Any]) -> None:
         command = [sys.executable, str(script), "worker", json.dumps(dict(settings))]
@@ -82,7 +82,7 @@ class Worker:
         self._wait()
 
     def seconds(self) -> float:
-        """The duration of one round."""
+        """Runs one round; returns its seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write("round\n")
         self._process.stdin.flush()
@@ -101,7 +101,7 @@ class Worker:
 
 
 def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round of every variant. Variants start one after the other, rounds go around them."""
+    """Returns the seconds of every round of every variant; every round runs all variants in turn."""
     workers: dict[str, Worker] = {}
     try:
         for name, settings in variants.items():
@@ -117,7 +117,7 @@ def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds:
 
 
 def module_in(file: Path) -> ModuleType:
-    """The module that a peer's file holds; the file exists."""
+    """Imports the module in a file, which must exist."""
     spec = importlib.util.spec_from_file_location(f"peer_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -127,7 +127,7 @@ def module_in(file: Path) -> ModuleType:
 
 
 def median_and_spread(seconds: Sequence[float]) -> tuple[float, float]:
-    """The median, and half the range of the middle half relative to it."""
+    """Returns the median, and half the interquartile range relative to it."""
     quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
     return statistics.median(seconds), (quartiles[2] - quartiles[0]) / 2 / statistics.median(seconds)
 
@@ -135,7 +135,7 @@ def median_and_spread(seconds: Sequence[float]) -> tuple[float, float]:
 def report(
     title: str, rows: Sequence[Mapping[str, str]], results: Sequence[Mapping[str, Any]], file: str | None
 ) -> None:
-    """Prints the rows as a table under title; writes the results, and on what they were measured, to a JSON file."""
+    """Prints the rows as a table; writes results, versions and device to a JSON file."""
     import torch
 
     device = environment.pick_device("auto")

@@ -1,6 +1,6 @@
 """Compares runs: python scripts/compare.py RUN RUN ... [--different-data] [out=compare], each RUN a run directory.
 
-A pattern stands for what it matches, 'runs/sweep*/*' for all runs of a sweep; files and folders that are no run are
+A pattern names what it matches, 'runs/sweep*/*' all runs of a sweep; files and folders that are no run are
 skipped, and said to be. How the configurations differ comes first, then curves and final losses, as text here and as a
 report in out. Runs with different validation data are refused, for their losses do not compare; --different-data shows
 them all the same. Nothing in a run directory is changed or run. Exit status: 0, or 2 for bad input.
@@ -52,15 +52,15 @@ from reproduce.records import read as read_record
 
 VERDICT, CLAIM = "compared", "compare"
 ABSENT = "–"
-SLICE = ("eval_sequences", "model.block_size")  # with other ones, other parts of the same validation data are read
-LEFT_OUT = ("run_dir", "resume", "logging")  # say nothing about the run
-MOST_NAMED = 5  # of the places that are skipped
+SLICE = ("eval_sequences", "model.block_size")  # if they differ, different parts of the validation data are read
+LEFT_OUT = ("run_dir", "resume", "logging")  # do not change the run
+MOST_NAMED = 5  # of the paths that are skipped
 RESULTS = "results.json"
-LAST_DAY = 253402300799.0  # of what dates can say; a file's time may be any number
+LAST_DAY = 253402300799.0  # the largest timestamp of a date; a file's time may be any number
 
 
 def main(arguments: list[str]) -> int:
-    """Compares; the exit status."""
+    """Compares the runs; returns the exit status."""
     status = answer(arguments or ["--help"], __doc__, _main)
     return status if arguments else EXIT_STATUS["bad input"]
 
@@ -88,9 +88,9 @@ def _main(arguments: list[str]) -> int:
 
 
 def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run directories that the arguments stand for, each once, and a note on what was skipped.
+    """Returns the run directories that the arguments name, each once, and a note on what was skipped.
 
-    Raises: RecordsError: if an argument stands for nothing.
+    Raises: RecordsError: if an argument names none.
     """
     found: dict[Path, Path] = {}
     others: dict[str, None] = {}
@@ -124,7 +124,7 @@ def _places(argument: str) -> Iterator[Path]:
 
 
 def check_out(out: Path) -> None:
-    """Raises: ValueError: if the report would be written into something else."""
+    """Checks that the report can be written to the folder. Raises: ValueError: if it holds something else."""
     if out.exists() and not out.is_dir():
         raise RecordsError(f"out={out} is no folder")
     if is_run(out):
@@ -134,9 +134,9 @@ def check_out(out: Path) -> None:
 
 
 def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> Results:
-    """The results for the report; the best final loss comes first in the table of runs.
+    """Returns the results for the report; the run with the best final loss comes first in the table.
 
-    Raises: ValueError: if there are fewer than two runs, one is none or damaged, or their validation data differ.
+    Raises: ValueError: if there are fewer than two runs, one is damaged, or their validation data differ.
     """
     if len({folder.resolve() for folder in folders}) < 2:
         raise RecordsError(f"comparing takes two or more different run directories, got {len(folders)}")
@@ -157,7 +157,7 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """The directories' names, with as much of the path before them as tells them apart."""
+    """The names of the directories, with as much of their paths as makes them different."""
     paths = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
@@ -167,13 +167,13 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's configuration by dotted key, without where it lies."""
+    """A run's configuration by dotted key, without its directory."""
     found = flat(configs.read_config(folder / CONFIG))
     return {key: value for key, value in found.items() if key.partition(".")[0] not in LEFT_OUT}
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The keys in which configurations differ, with every run's value."""
+    """The table of the keys in which configurations differ, with every run's value."""
     keys = dict.fromkeys(key for config in settings.values() for key in config)
     values = {key: [config.get(key, ABSENT) for config in settings.values()] for key in keys}
     return {key: list(map(shown, found)) for key, found in values.items() if len(set(map(str, found))) > 1}
@@ -185,7 +185,7 @@ def assemble(
     differing: Mapping[str, list[str]],
     notes: list[str],
 ) -> Results:
-    """The records as results of the schema that reports are made of."""
+    """The records in the schema of report/results.py."""
     names = list(records)
     own = {name: _own(n, differing) for n, name in enumerate(names)}
     labels = {name: label(name, own[name]) for name in names}
@@ -221,17 +221,17 @@ def assemble(
 
 
 def label(name: str, differing: Sequence[str]) -> str:
-    """A run's name with what makes it another run than the others: the name of a folder may say something else."""
+    """A run's name with the settings in which it differs from the others, which the folder's name may not tell."""
     return f"{name} ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})" if differing else name
 
 
 def _own(place: int, differing: Mapping[str, Sequence[str]]) -> list[str]:
-    """What a run has where runs differ."""
+    """The values of a run for the keys in which runs differ."""
     return [f"{key}={values[place]}" for key, values in differing.items() if values[place] != ABSENT]
 
 
 def curves_figure(records: Mapping[str, Record], labels: Mapping[str, str]) -> Figure:
-    """val/loss of every run."""
+    """The figure of val/loss of every run."""
     series, columns = [], []
     for name, record in records.items():
         curve = record.curve
@@ -244,14 +244,14 @@ def curves_figure(records: Mapping[str, Record], labels: Mapping[str, str]) -> F
 
 
 def show(table: Table) -> None:
-    """Prints it."""
+    """Prints the table."""
     found = Shown(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in table.columns:
         found.add_column(Text(column))
     for row in table.rows:
         found.add_row(*map(Text, row))
     console = Console(file=sys.stdout, highlight=False)
-    console.width = console.width if console.is_terminal else 1000  # a file has no edge to wrap at
+    console.width = console.width if console.is_terminal else 1000  # lines of a file need not be wrapped
     console.print(found)
 
 
@@ -270,7 +270,7 @@ def _run(name: str, record: Record, config: Mapping[str, Any], own: list[str]) -
 
 
 def _count(value: Any, otherwise: int) -> int:
-    """What a foreign config.yaml has for a count, if it is one."""
+    """The value of a setting in a config.yaml if it is a count, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 

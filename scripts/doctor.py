@@ -33,7 +33,7 @@ WANTED_FREE_GIB = 5
 
 
 class Finding(NamedTuple):
-    """What a check found; fix is empty where all is well."""
+    """The result of a check; fix is empty if there is no problem."""
 
     subject: str
     found: str
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 
 def check_torch(config: RunConfig) -> Finding:
-    """The version of torch."""
+    """Checks the version of torch."""
     found, wanted = version("torch"), wanted_version("torch")
     if found.partition("+")[0] != wanted:
         return Finding("torch", found, f"the project is tested with {wanted}: pip install -e .", is_fatal=True)
@@ -50,14 +50,14 @@ def check_torch(config: RunConfig) -> Finding:
 
 
 def wanted_version(package: str) -> str:
-    """The version that pyproject.toml pins the package to."""
+    """Returns the version to which pyproject.toml pins the package."""
     project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text("utf-8"))
     (found,) = (m[1] for each in project["project"]["dependencies"] if (m := re.fullmatch(rf"{package}==(\S+)", each)))
     return str(found)
 
 
 def check_device(config: RunConfig) -> Finding:
-    """The device that the configuration gets."""
+    """Checks that the configuration's device exists."""
     try:
         device = environment.pick_device(config.device)
     except ValueError as error:
@@ -69,7 +69,7 @@ def check_device(config: RunConfig) -> Finding:
 
 
 def check_precision(config: RunConfig) -> Finding:
-    """Whether bf16 is native."""
+    """Checks whether bf16 is native."""
     device = environment.pick_device(config.device)
     native, precision = environment.has_native_bf16(device), environment.pick_precision(config.precision, device)
     if precision == "bf16" and not native:
@@ -78,18 +78,18 @@ def check_precision(config: RunConfig) -> Finding:
 
 
 def check_compile(config: RunConfig) -> Finding:
-    """Whether torch.compile works, by compiling a sum."""
+    """Checks whether torch.compile works, by compiling a sum."""
     try:
         double: Callable[[torch.Tensor], torch.Tensor] = torch.compile(lambda x: (x + x).sum())
         works = float(double(torch.ones(8))) == 16
-    except Exception as error:  # its failures come in all types
+    except Exception as error:  # it fails with exceptions of many types
         reason = str(error).strip().partition("\n")[0]
         return Finding("torch.compile", f"fails: {reason}", "install a C++ compiler (g++), or use compile=false")
     return Finding("torch.compile", "works" if works else "gives wrong sums", "" if works else "use compile=false")
 
 
 def check_disk(config: RunConfig) -> Finding:
-    """Free space where runs and data go."""
+    """Checks the free space for runs and data."""
     existing = next(path for path in [Path(config.run_dir), *Path(config.run_dir).absolute().parents] if path.exists())
     free = shutil.disk_usage(existing).free / GIB
     fix = f"free some space, or set run_dir and data.root elsewhere: {WANTED_FREE_GIB} GiB are a good start"
@@ -99,7 +99,7 @@ def check_disk(config: RunConfig) -> Finding:
 
 
 def check_model(config: RunConfig) -> Finding:
-    """Whether model, optimizer and schedule take their settings; the model without memory for its parameters."""
+    """Checks that model (on the meta device), optimizer and schedule accept their settings."""
     try:
         model = meta_model(config, config.model.get("vocab_size") or 1)
         parameters, roles = dict(model.named_parameters()), model.roles()
@@ -111,7 +111,7 @@ def check_model(config: RunConfig) -> Finding:
 
 
 def check_data(config: RunConfig) -> Finding:
-    """Whether the data set is prepared and whole."""
+    """Checks that the data set is prepared and complete."""
     try:
         source = plug_in(config.data.source)
         path = data_path(config, prepared=False)
@@ -124,7 +124,7 @@ def check_data(config: RunConfig) -> Finding:
 
 
 def check_tokenizer(config: RunConfig) -> Finding:
-    """Whether the tokenizer gives back what it is given."""
+    """Checks that the tokenizer decodes what it has encoded."""
     try:
         path = data_path(config, prepared=False)
         if not path.exists():
@@ -149,7 +149,7 @@ CHECKS = (
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
-    """What every check found; a missing device ends those that need it."""
+    """Yields the findings of all checks; without a device those that need it are not done."""
     for check in CHECKS:
         finding = check(config)
         yield finding
@@ -158,7 +158,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the findings; the exit status, 2 if something keeps the run from starting."""
+    """Prints the findings; returns the exit status, 2 if the run cannot start."""
     return answer(arguments, partial(run_help, __doc__), _main)
 
 

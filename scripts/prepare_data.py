@@ -23,7 +23,7 @@ from data.shards import read_meta
 
 
 def main(overrides: list[str]) -> int:
-    """Prepares and reports; the exit status, 2 if the user has to act."""
+    """Prepares the data set and prints what it holds; returns the exit status, 2 for bad input."""
     return answer(overrides, partial(run_help, __doc__, groups=("data", "data/tokenizer")), _main)
 
 

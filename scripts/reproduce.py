@@ -31,7 +31,7 @@ from configs import answer
 from files.paths import expanded
 from launch.processes import capacity
 from launch.statuses import EXIT_STATUS, FAILED
-from launch.stopping import heeded
+from launch.stopping import stop_signals
 from report.results import Results, read
 from reproduce import claims
 from reproduce.claim import Claim
@@ -55,7 +55,7 @@ COPIED = (
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """The settings on the command line."""
 
     claim: str
     scale: str
@@ -68,27 +68,27 @@ class Request:
     is_dry: bool
 
     def load(self, name: str) -> Claim[Any]:
-        """The claim of that name."""
+        """Reads the claim of that name."""
         return claims.load(name, self.scale, self.overrides, n_seeds=self.seeds)
 
     def folder(self, name: str) -> Path:
-        """Where the claim's runs and results lie."""
+        """Returns the folder of the claim's runs and results."""
         own = f"{name}-{self.scale}"
         if self.out is None:
             return Path("reproductions") / own
         return self.out / own if self.claim == "all" else self.out
 
     def command(self, name: str) -> str:
-        """That does it again for one claim."""
+        """Returns the command that does this again for one claim."""
         words = [f"claim={name}", f"scale={self.scale}"]
         words += [f"seeds={self.seeds}"] if self.seeds is not None else []
         return shlex.join(["python", "scripts/reproduce.py", *words, *self.overrides])
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request.
+    """Returns the settings in the arguments.
 
-    Raises: ClaimError: for an argument that is none.
+    Raises: ClaimError: if an argument is not valid.
     """
     settings: dict[str, str] = {}
     overrides = []
@@ -119,7 +119,7 @@ def parse(arguments: Sequence[str]) -> Request:
 
 
 def main(arguments: list[str]) -> int:
-    """Reproduces; the exit status."""
+    """Reproduces the claim, or all; returns the exit status."""
     asks_for_help = not arguments or "claim=" in arguments
     status = answer(["--help"] if asks_for_help else arguments, f"{__doc__}\n{listing()}", _reproduce)
     return status if arguments else EXIT_STATUS["bad input"]
@@ -133,7 +133,7 @@ def _reproduce(arguments: list[str]) -> int:
 
 
 def listing() -> str:
-    """The claims, each with its title and scales, or what is wrong with its file."""
+    """Lists the claims, each with its title and scales, or what is wrong with its file."""
     return "\n".join(["claims:", *(f"{name:22} {_described(name)}" for name in claims.names())])
 
 
@@ -145,7 +145,7 @@ def _described(name: str) -> str:
 
 
 def _all(request: Request) -> int:
-    """Every claim that has the scale; those that fail do not stop the others. Then the ledger."""
+    """Reproduces every claim that has the scale, whether or not others fail; then writes the ledger."""
     chosen = {name: request.load(name) for name in claims.names() if request.scale in claims.scales(name)}
     if not chosen:
         raise ClaimError(f"no claim has the scale {request.scale!r}")
@@ -165,7 +165,7 @@ def _all(request: Request) -> int:
 def _one(request: Request, claim: Claim[Any]) -> int:
     if request.is_dry:
         return _dry(request, claim)
-    from reproduce import reproduction  # torch comes with it
+    from reproduce import reproduction  # imports torch
 
     folder = request.folder(claim.id)
     try:
@@ -178,7 +178,7 @@ def _one(request: Request, claim: Claim[Any]) -> int:
 
 
 class _Runs:
-    """Runs jobs; before the first one that is not done yet, checks what all of them need."""
+    """Runs jobs; before the first that is not finished, checks device, data and tokenizer."""
 
     def __init__(self, request: Request, claim: Claim[Any]) -> None:
         self._request, self._claim, self._is_checked = request, claim, False
@@ -194,11 +194,11 @@ class _Runs:
 
 
 def _dry(request: Request, claim: Claim[Any]) -> int:
-    """Prints what would run."""
+    """Prints what would run, and how long it takes; returns the exit status."""
     if not claim.kind.protocols(claim):
         print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
-    from reproduce import forecast, timing  # torch comes with them
+    from reproduce import forecast, timing  # import torch
 
     found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
     console = Console(highlight=False)
@@ -216,7 +216,7 @@ def _free(folder: Path) -> int:
 
 
 def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
-    """Copies what is worth keeping of every claim that has results, and writes the table of all.
+    """Copies the reports of all claims that have results to the ledger, and writes its table.
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
@@ -249,6 +249,6 @@ def _count(key: str, value: str) -> int:
 
 
 if __name__ == "__main__":
-    for number in set(heeded()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
+    for number in set(stop_signals()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
         signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
     sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ tokens       to add to the prompt, 200
 temperature  0.8; 0 always takes the likeliest token
 top_k        samples among so many of the likeliest tokens, 50; null: among all
 seed         1337
-model        the import path of the run's model, where that is a class of your own: none but ours is built unasked
+model        the import path of the run's model if that is a class of yours: others than ours are not built unasked
 """
 
 import hashlib
@@ -41,29 +41,29 @@ from trainer.run_directory import CONFIG, TOKENIZER
 SEPARATOR = "-" * 20
 MOST_PROMPT_BYTES = MIB
 MOST_SEED = 1 << 63
-MOST_BYTES, MOST_JSON_BYTES = 1 << 44, 64 * MIB  # of tensors, as many as there are; of anything else
+MOST_BYTES, MOST_JSON_BYTES = 1 << 44, 64 * MIB  # of files with tensors; of others
 
 
 @dataclass
 class Settings:
-    """What to continue, and how."""
+    """The settings on the command line."""
 
     run: str = MISSING
-    prompt: str | None = None  # null: the data set's own
+    prompt: str | None = None  # null: that of the data set
     prompt_file: str | None = None
     n: int = 1
     tokens: int = 200
     temperature: float = 0.8
     top_k: int | None = 50
     seed: int = 1337
-    model: str | None = None  # null: one of ours
+    model: str | None = None  # null: a class of this project
 
 
 AT_LEAST = (("n", 1), ("tokens", 0), ("temperature", 0), ("top_k", 1), ("seed", 0))
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """The settings in key=value arguments; the texts among them as typed.
+    """Returns the settings in key=value arguments; texts are taken as typed.
 
     Raises: ConfigError: if a key is unknown, a value has another type, or run is missing.
     """
@@ -108,9 +108,9 @@ def _typed(given: dict[str, str]) -> Settings:
 
 
 def continuations(settings: Settings) -> Iterator[str]:
-    """The prompt and what the newest checkpoint of the run makes of it, n times.
+    """Yields the prompt with a continuation by the newest checkpoint of the run, n times.
 
-    Raises: ValueError: if the run, its tokenizer or its checkpoints are not there or damaged.
+    Raises: ValueError: if the run, its tokenizer or its checkpoints are missing or damaged.
     """
     folder = expanded(settings.run, "run")
     if not (folder / CONFIG).exists():
@@ -125,7 +125,9 @@ def continuations(settings: Settings) -> Iterator[str]:
     node = model_node(config, settings, tokenizer, folder / CONFIG)
     model = newest_model(store, node, folder / CONFIG)
     ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eot]])
-    n_shown = ids.shape[1] if prompt else 0  # the end of text that stands for no prompt is not part of the sample
+    n_shown = (
+        ids.shape[1] if prompt else 0
+    )  # without a prompt the sample begins after an end of text, which is not shown
     for n in range(settings.n):
         generator = torch.Generator().manual_seed(stream_seed(settings.seed, n))
         tokens = model.generate(
@@ -135,7 +137,7 @@ def continuations(settings: Settings) -> Iterator[str]:
 
 
 def check_files(paths: Iterable[Path]) -> None:
-    """Raises: ReadingError: if one is not a file, which would be waited for, or a JSON file of a size that none has."""
+    """Checks files before they are read. Raises: ReadingError: if one is no regular file, or is too large."""
     for path in paths:
         file = opened(path, most_bytes=MOST_JSON_BYTES if path.suffix == ".json" else MOST_BYTES)
         if file is not None:
@@ -143,7 +145,7 @@ def check_files(paths: Iterable[Path]) -> None:
 
 
 def read_prompt(settings: Settings, config: dict[str, Any]) -> str:
-    """What to continue. Raises: ValueError: if there is no such file, or it is no text."""
+    """Returns the prompt. Raises: ValueError: if prompt_file does not exist, or is no text."""
     if settings.prompt_file == "-" and sys.stdin is None:
         raise ConfigError("prompt_file=- reads standard input, which is closed; give prompt=, or another file")
     if settings.prompt_file == "-":
@@ -171,9 +173,9 @@ def _decoded(content: bytes) -> str:
 
 
 def model_node(config: dict[str, Any], settings: Settings, tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
-    """What the configuration says of the model, with its vocabulary.
+    """Returns the configuration's node of the model, with vocab_size.
 
-    Raises: ReadingError: if there is no such description, or it names a class that nobody has allowed.
+    Raises: ReadingError: if there is none, or it names a class that the user has not allowed.
     """
     node = config.get("model")
     if not isinstance(node, dict):
@@ -185,7 +187,7 @@ def model_node(config: dict[str, Any], settings: Settings, tokenizer: Tokenizer,
 
 
 def newest_model(store: CheckpointStore, node: dict[str, Any], path: Path) -> LanguageModel:
-    """The model of the newest checkpoint; of the next one, if the run deletes it meanwhile. Raises: ValueError."""
+    """Returns the model of the newest checkpoint; tries again if the run deletes that meanwhile. Raises: ValueError."""
     while (saved := store.newest()) is not None:
         try:
             return read_model(node, saved, path)
@@ -196,9 +198,9 @@ def newest_model(store: CheckpointStore, node: dict[str, Any], path: Path) -> La
 
 
 def read_model(node: dict[str, Any], saved: Saved, path: Path) -> LanguageModel:
-    """The model of a checkpoint.
+    """Returns the model of a checkpoint.
 
-    Raises: ReadingError: if the config.yaml at path does not describe it, which shows before memory is taken for it,
+    Raises: ReadingError: if the config.yaml at path does not describe it, which is checked before memory is allocated,
     or a parameter is not finite. CheckpointError: if the checkpoint cannot be read.
     """
     shapes = {name: shape for name, (shape, _) in saved.group("model").items()}
@@ -220,14 +222,14 @@ def read_model(node: dict[str, Any], saved: Saved, path: Path) -> LanguageModel:
 
 
 class TooManyError(BaseException):
-    """A model has more parameters than were expected; no Exception, which whoever constructs it would translate."""
+    """Raised if a model has too many parameters; no Exception, which hydra would wrap in an error of its own."""
 
 
 @contextmanager
 def at_most(n: int) -> Iterator[None]:
-    """Ends the building of a model that has many more than n parameters, which would be waited for.
+    """While entered, stops the construction of a model with many more than n parameters, which might take very long.
 
-    Raises: TooManyError: if more than twice n are registered; tied ones are replaced after they were.
+    Raises: TooManyError: if more than twice n are registered; a tied parameter is registered before it is replaced.
     """
     registered = 0
 
@@ -245,12 +247,12 @@ def at_most(n: int) -> Iterator[None]:
 
 
 def stream_seed(seed: int, n: int) -> int:
-    """Of sample n: the seed itself for the first, others so that no two seeds share a sample."""
+    """Returns the seed of sample n: the seed itself for the first; others such that no two seeds share a sample."""
     return seed if n == 0 else int.from_bytes(hashlib.sha256(f"{seed} {n}".encode()).digest()[:7], "big")
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the continuations; the exit status, 2 for bad input."""
+    """Prints the continuations; returns the exit status, 2 for bad input."""
     return answer(arguments, __doc__, _main)
 
 

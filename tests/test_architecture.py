@@ -50,7 +50,7 @@ ALLOWED = {
 ONLY_IN = {
     "hydra": ("configs", "train", "scripts", "reproduce"),
     "omegaconf": ("configs", "train", "scripts", "reproduce"),
-    "wandb": ("trainer/metrics.py",),
+    "wandb": ("trainer/wandb.py",),
     "tensorboard": ("trainer/tensorboard.py",),
 }
 

@@ -42,16 +42,18 @@ def test_the_default_on_a_gpu_is_compiled_bf16(tiny: list[str], tmp_path: Path) 
 @pytest.mark.parametrize("optimizer", ["adamw", "sophiag"])
 def test_a_continued_run_ends_like_an_uninterrupted_one(tiny: list[str], tmp_path: Path, optimizer: str) -> None:
     settings = [f"optim={optimizer}", "compile=false", "precision=fp32", "model.dropout=0"]
-    whole = run(tmp_path / "whole", tiny, *settings)
-    (tmp_path / "cut").mkdir()
+    uninterrupted = run(tmp_path / "uninterrupted", tiny, *settings)
+    (tmp_path / "interrupted").mkdir()
     for name in ("config.yaml", "metrics.jsonl"):
-        text = (tmp_path / "whole" / name).read_text()
-        (tmp_path / "cut" / name).write_text(text.replace(str(tmp_path / "whole"), str(tmp_path / "cut")))
-    kept = tmp_path / "whole" / "checkpoints" / "step_000009"
-    (tmp_path / "cut" / "checkpoints").mkdir()
-    kept.rename(tmp_path / "cut" / "checkpoints" / kept.name)
-    cut = run(tmp_path / "cut", tiny, *settings)
-    assert cut["val/loss"] == pytest.approx(whole["val/loss"], rel=1e-6)  # atomics reorder sums
+        text = (tmp_path / "uninterrupted" / name).read_text()
+        (tmp_path / "interrupted" / name).write_text(
+            text.replace(str(tmp_path / "uninterrupted"), str(tmp_path / "interrupted"))
+        )
+    kept = tmp_path / "uninterrupted" / "checkpoints" / "step_000009"
+    (tmp_path / "interrupted" / "checkpoints").mkdir()
+    kept.rename(tmp_path / "interrupted" / "checkpoints" / kept.name)
+    interrupted = run(tmp_path / "interrupted", tiny, *settings)
+    assert interrupted["val/loss"] == pytest.approx(uninterrupted["val/loss"], rel=1e-6)  # atomics reorder sums
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -59,8 +61,8 @@ def test_a_continued_run_ends_like_an_uninterrupted_one(tiny: list[str], tmp_pat
 def test_strategies_agree_on_one_device(tiny: list[str], tmp_path: Path, strategy: str, optimizer: str) -> None:
     settings = ["compile=false", "precision=fp32", "model.dropout=0", f"optim={optimizer}"]
     alone = run(tmp_path / "single", tiny, *settings)
-    joined = run(tmp_path / strategy, tiny, *settings, f"parallel={strategy}")
-    assert joined["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-5)
+    distributed = run(tmp_path / strategy, tiny, *settings, f"parallel={strategy}")
+    assert distributed["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")

@@ -100,32 +100,32 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     run: Callable[..., int], tmp_path: Path, optimizer: str
 ) -> None:
-    assert run("whole", f"optim={optimizer}") == 0
+    assert run("uninterrupted", f"optim={optimizer}") == 0
     for step in (1, 4, 8, 11):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             kill_at(patch, step)
             run("killed", f"optim={optimizer}")
     assert run("killed", f"optim={optimizer}") == 0
-    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "killed") == ends(tmp_path / "uninterrupted")
 
 
 def test_another_architecture_trains_and_continues_bit_for_bit(run: Callable[..., int], tmp_path: Path) -> None:
     llama = ("model=llama_nano", "model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=16")
-    assert run("whole", *llama) == 0
+    assert run("uninterrupted", *llama) == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 7)
-        run("cut", *llama)
-    assert run("cut", *llama) == 0
-    ends_of = [ends(tmp_path / name) for name in ("whole", "cut")]
+        run("interrupted", *llama)
+    assert run("interrupted", *llama) == 0
+    ends_of = [ends(tmp_path / name) for name in ("uninterrupted", "interrupted")]
     assert ends_of[0] == ends_of[1]
-    rows = metrics(tmp_path / "whole")
+    rows = metrics(tmp_path / "uninterrupted")
     assert rows[-1]["val/loss"] < rows[0]["val/loss"]
 
 
 def test_a_run_killed_after_its_last_step_still_ends_the_same(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("whole") == 0
+    assert run("uninterrupted") == 0
 
     def killed(*arguments: Any) -> None:
         raise Killed
@@ -135,7 +135,7 @@ def test_a_run_killed_after_its_last_step_still_ends_the_same(
         run("killed")
     assert not (tmp_path / "killed" / "result.json").exists()
     assert run("killed") == 0
-    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "killed") == ends(tmp_path / "uninterrupted")
 
 
 def test_a_run_killed_while_it_is_shown_has_its_result(
@@ -152,7 +152,7 @@ def test_a_run_killed_while_it_is_shown_has_its_result(
         (tmp_path / "killed" / "result.json").unlink()
 
 
-@pytest.mark.parametrize("what", ["sample", "plot_loss", "tell"])
+@pytest.mark.parametrize("what", ["sample", "plot_loss", "print_summary"])
 def test_what_fails_after_the_last_step_costs_the_run_nothing(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
@@ -318,9 +318,9 @@ def test_the_same_command_continues_after_a_signal(
     assert process.returncode == 0, printed
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert run("whole", longer) == 0
+    assert run("uninterrupted", longer) == 0
     torch.set_num_threads(threads)
-    assert ends(tmp_path / "signalled") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "signalled") == ends(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
@@ -331,7 +331,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly.setting_up, "open_data", lambda *arguments: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as left:
-            train.run_and_leave(run.config("s"))  # type: ignore[attr-defined]
+            train.run_and_exit(run.config("s"))  # type: ignore[attr-defined]
     assert left.value.code == 75
     assert "the same command continues" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
@@ -340,7 +340,7 @@ def test_a_signal_while_a_run_is_set_up_ends_it_and_the_same_command_begins_it(
 
 
 def test_a_signal_while_modules_are_imported_gives_the_same_status() -> None:
-    program = "import os, signal; from launch.stopping import leave_at_once; leave_at_once(); os.kill(os.getpid(), 15)"
+    program = "import os, signal; from launch.stopping import exit_at_once; exit_at_once(); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 75
 
 
@@ -360,9 +360,9 @@ def test_runs_that_differ_in_micro_batch_consume_the_same_tokens_and_agree(
         assert run(f"m{micro_batch}", f"micro_batch={micro_batch}", "model.dropout=0") == 0
     assert len(seen[1]) == len(seen[4]) == 12
     assert all(torch.equal(one, other) for one, other in zip(seen[1], seen[4], strict=True))
-    whole, cut = ([row["train/loss"] for row in metrics(tmp_path / m) if "train/loss" in row] for m in ("m8", "m2"))
+    eight, two = ([row["train/loss"] for row in metrics(tmp_path / m) if "train/loss" in row] for m in ("m8", "m2"))
     # fp32 sums in another order: a few ulps (1.2e-7) of a loss near 5, carried through 12 steps.
-    assert cut == pytest.approx(whole, rel=1e-5)
+    assert two == pytest.approx(eight, rel=1e-5)
 
 
 def poison(patch: pytest.MonkeyPatch, step: int, factor: float, steps: float = math.inf) -> None:
@@ -518,7 +518,7 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
     [
         (
             ["micro_batch=3"],
-            "global_batch=8 must be a multiple of micro_batch * world_size = 3 * 1 = 3; nearest: 6 or 9",
+            "global_batch=8 must be a multiple of micro_batch * ranks = 3 * 1 = 3; nearest: 6 or 9",
         ),
         (["model.block_size=1000000"], "block_size=1000000 is larger than the data"),
         (["model.n_layer=0"], "model.n_layer=0 must be >= 1"),
@@ -589,7 +589,7 @@ def test_a_directory_in_use_is_refused(
 def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert run("whole") == 0
+    assert run("uninterrupted") == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
         run("a")
@@ -597,7 +597,7 @@ def test_a_damaged_checkpoint_costs_one_interval_and_not_the_result(
     file.write_bytes(file.read_bytes()[:100])
     assert run("a") == 0
     assert "step_000006 is damaged" in caplog.text
-    assert ends(tmp_path / "a") == ends(tmp_path / "whole")
+    assert ends(tmp_path / "a") == ends(tmp_path / "uninterrupted")
 
 
 def test_other_data_than_the_run_began_with_are_refused(

@@ -1,24 +1,36 @@
-"""What a run needs besides model, data and optimizer: schedule, strategy, run directory, checkpoints, metrics.
+"""What a run needs beside model, data and optimizer.
 
-Plug-ins that configs name by import path are exported here. Importing this package is cheap: torch comes with the
-modules that use it.
+parallel.py        strategies: device, precision, communication between ranks
+ranks.py           which rank this process is, and agreeing with the others
+heartbeat.py       ends a run that hangs, and names the rank
+schedule.py        learning-rate schedules
+divergence.py      notices that a run diverges
+run_directory.py   who may write a run directory, and its files
+checkpoint.py      writes, verifies and reads checkpoints; tensor_files.py: their safetensors files
+metrics.py         rows of metrics and metrics.jsonl; console.py, wandb.py, tensorboard.py: other sinks
+plot.py            the picture of the loss curve
+environment.py     device, precision, and what env.json records; allocator.py: settings of the C allocator
+clock.py           the seconds spent in training steps
+
+Classes that configs name by import path are exported here. Importing this package is cheap: it imports torch only
+with the modules that use it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.metrics import Wandb
     from trainer.parallel import DDP, FSDP2, Single
     from trainer.schedule import WSD, Constant, Cosine, Linear
     from trainer.tensorboard import TensorBoard
+    from trainer.wandb import Wandb
 
 __all__ = ["DDP", "FSDP2", "WSD", "Constant", "Cosine", "Linear", "Single", "TensorBoard", "Wandb"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("metrics", "parallel", "schedule", "tensorboard"):
+        for module in ("parallel", "schedule", "tensorboard", "wandb"):
             if hasattr(found := import_module(f"trainer.{module}"), name):
                 return getattr(found, name)
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

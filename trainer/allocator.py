@@ -1,4 +1,4 @@
-"""The C allocator's settings, for training on CPU."""
+"""Tunes the C allocator, for training on a CPU."""
 
 import ctypes
 import platform
@@ -8,7 +8,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def tune_allocator() -> bool:
-    """Makes glibc keep freed memory instead of returning it to the kernel; False where that cannot be done.
+    """Makes glibc keep freed memory instead of returning it to the kernel; returns False where that is not possible.
 
     Every large temporary of a training step otherwise costs a page fault per 4 KiB, the largest avoidable cost on CPU
     (docs/benchmarks.md). The process then keeps its peak memory until it ends.

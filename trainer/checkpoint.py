@@ -1,4 +1,4 @@
-"""Checkpoints: tensors (safetensors) and JSON only, complete or absent, verified before they are believed.
+"""Checkpoints: tensors (safetensors) and JSON only, complete or absent, verified before they are used.
 
 checkpoints/step_000500/
     shard-00001-model-00001-of-00001.safetensors   of rank 0: model.<FQN>, optim.<FQN>.<state name>, or rows of them
@@ -6,11 +6,12 @@ checkpoints/step_000500/
     state.json      step, tokens, seconds and whatever else is not a tensor
     manifest.json   size and sha256 of every file; written last
 
-Saving stops training for a copy to host memory; a thread of its own does the rest: torch.distributed.checkpoint plans
-who writes what, every rank streams its part to a safetensors file of its own (tensor_files.py; torch's default storage
-pickles, and runs what it loads) and makes it durable, the main rank adds the manifest and renames the folder, which had
-another name until then. So a killed run leaves the previous checkpoint intact. Any number of ranks reads what any other
-wrote. step_000500 holds the state after 500 steps: the next step to run is 500.
+Saving stops training only while tensors are copied to host memory; a thread does the rest. torch.distributed.checkpoint
+plans who writes what; every rank streams its part to a safetensors file of its own and makes it durable
+(tensor_files.py; torch's default storage pickles, and loading a pickle runs code); the main rank adds the manifest and
+renames the folder, which has a temporary name until then. So a killed run leaves the previous checkpoint intact. A
+checkpoint written by any number of ranks can be read by any other number. step_000500 holds the state after 500 steps:
+the next step to run is 500.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ from torch.distributed.tensor import DTensor
 from files.reading import leads_out, read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
-from trainer.ranks import Ranks, is_lost_peer
+from trainer.ranks import Ranks, is_lost_rank
 from trainer.tensor_files import StreamingWriter, WatchedReader
 
 log = logging.getLogger(__name__)
@@ -47,19 +48,19 @@ STATE, MANIFEST = "state.json", "manifest.json"
 NAME = re.compile(r"step_(\d{6,})")
 UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
 PIECE = 1 << 22  # numbers that are checked at once, so that the check takes little memory
-Kind = tuple[tuple[int, ...], torch.dtype]  # shape, whole, and dtype
+TensorMetadata = tuple[tuple[int, ...], torch.dtype]  # shape of the full tensor, and dtype
 
 
 class CheckpointError(ValueError):
-    """No usable checkpoint; one clear line."""
+    """Raised where there is no usable checkpoint; one clear line."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete state of a run."""
 
-    tensors: Mapping[str, Tensor]  # DTensors, the same on all ranks, or on one rank alone
-    state: Mapping[str, Any]  # JSON, the main rank's; "step" is the next step to run
+    tensors: Mapping[str, Tensor]  # each sharded (a DTensor), or the same on all ranks, or on one rank alone
+    state: Mapping[str, Any]  # as JSON, that of the main rank; "step" is the next step to run
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,28 @@ class Saved:
 
     path: Path
     state: Mapping[str, Any]
-    kinds: Mapping[str, Kind]  # of every tensor
+    metadata: Mapping[str, TensorMetadata]  # of every tensor
     ranks: Ranks
     watch: Watch
 
-    def group(self, prefix: str) -> dict[str, Kind]:
-        """The kinds of the tensors whose names begin with prefix and a dot, without it."""
-        return {n.removeprefix(f"{prefix}."): k for n, k in self.kinds.items() if n.startswith(f"{prefix}.")}
+    def group(self, prefix: str) -> dict[str, TensorMetadata]:
+        """Returns the metadata of the tensors named <prefix>.<name>, by <name>."""
+        return {n.removeprefix(f"{prefix}."): m for n, m in self.metadata.items() if n.startswith(f"{prefix}.")}
 
     def read_into(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrites the tensors, or this rank's part of them, with those of the same names, bit for bit.
+        """Overwrites the tensors (of a sharded one this rank's part) with those stored under their names, bit for bit.
 
-        All ranks must ask, each for what it keeps. Raises: CheckpointError: if names, shapes or dtypes do not fit.
+        Every rank must call this, with the tensors that it keeps.
+
+        Raises: CheckpointError: if names, shapes or dtypes do not fit.
         """
         for name, tensor in tensors.items():
-            wanted, found = (tuple(tensor.shape), tensor.dtype), self.kinds.get(name)
+            wanted, found = (tuple(tensor.shape), tensor.dtype), self.metadata.get(name)
             if wanted != found:
                 raise CheckpointError(f"{self.path} does not fit the run: {name} should be {wanted}, is {found}")
         reader = WatchedReader(self.path, self.watch)
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # that there is a single process
+            warnings.simplefilter("ignore")  # torch warns that there is a single process
             try:
                 load(dict(tensors), storage_reader=reader, process_group=self.ranks.group)
             except CheckpointException as error:
@@ -96,19 +99,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class Written:
-    """How the last save went."""
+    """Size and duration of the last save."""
 
     bytes: int
     seconds: float  # until it was durable
-    blocked_seconds: float  # of these, training stood still
+    blocked_seconds: float  # of these, how long training was stopped
 
 
 class CheckpointStore:
     """The checkpoints of one run.
 
-    keep: how many of the newest stay. permanent_every: steps whose multiples stay for good (None: none do). ranks: who
-    saves and loads together, all of them every time. asynchronous: whether save returns before the files are written.
-    watch: of hanging ranks, which a slow disk is not.
+    keep: how many of the newest stay. permanent_every: checkpoints at multiples of so many steps are never deleted
+    (None: all but the newest are). ranks: the ranks that save and load together; all of them must call every method.
+    asynchronous: whether save returns before the files are written. watch: is told while a rank waits for a disk.
     """
 
     def __init__(
@@ -124,22 +127,24 @@ class CheckpointStore:
         self.folder, self.keep, self.permanent_every = folder, keep, permanent_every
         self.written: Written | None = None
         self._ranks, self._asynchronous, self._watch = ranks or Ranks(), asynchronous, watch or Watch()
-        self._group = self._ranks.new_group()  # the thread's own: its collectives must not mix with training's
+        self._group = (
+            self._ranks.new_group()
+        )  # for the thread alone: its collectives must not mix with those of training
         self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
         self._staged: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write the checkpoint, and to delete those that then need not stay; waits for the save before it.
+        """Begins to write the checkpoint, and then to delete old ones; waits until the save before it is done.
 
-        A disk that does not take it is reported, and leaves the checkpoints before it alone.
+        If it cannot be written (a full disk), a warning says so, and the checkpoints before it stay as they are.
         """
         self.wait()
         path = self.folder / f"step_{checkpoint.state['step']:06d}"
-        if self._ranks.from_main(path.is_dir):  # verified at the start, and a run reaches a step in one state only
+        if self._ranks.from_main(path.is_dir):  # it was verified at the start; a run reaches a step in one state only
             return
         started = time.perf_counter()
-        if self._staged != checkpoint.tensors.keys():  # buffers are of one set of tensors
+        if self._staged != checkpoint.tensors.keys():  # the buffers fit one set of tensors
             self._stager.state_dict_cache, self._staged = None, set(checkpoint.tensors)
         staged = dict(self._stager.stage({name: t.detach() for name, t in checkpoint.tensors.items()}))
         blocked = time.perf_counter() - started
@@ -151,16 +156,17 @@ class CheckpointStore:
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is done."""
+        """Waits until the last save is done."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def newest(self, *, set_aside: bool = False) -> Saved | None:
-        """The newest checkpoint that is not damaged, None if there never was one.
+        """Returns the newest checkpoint that is not damaged, None if there never was one.
 
-        A damaged one is reported, and the one before it is tried; with set_aside, for the process that trains, it is
-        also renamed to <name>.damaged. Without, nothing on disk changes, and the run may be saving and deleting.
+        A damaged one is reported and the one before it is tried. set_aside: also rename damaged ones to <name>.damaged,
+        which only the process that trains may do. Without it nothing on disk is changed, and the run may go on saving
+        and deleting meanwhile.
 
         Raises: CheckpointError: if all are damaged.
         """
@@ -176,7 +182,7 @@ class CheckpointStore:
             if reason is None:
                 with self._watch.busy(f"reading {path}"):
                     return self._opened(path)
-            if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and has newer ones
+            if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and there are newer ones
                 self._ranks.from_main(lambda path=path, reason=reason: _report(path, reason, set_aside))  # type: ignore[misc]
                 tried.add(path)
         if tried:
@@ -186,18 +192,18 @@ class CheckpointStore:
         return None
 
     def remove_temporaries(self) -> None:
-        """Deletes what killed processes were writing; for the process that trains, before it saves."""
+        """Deletes the unfinished checkpoints of killed processes; for the process that trains, before it saves."""
         if self._ranks.is_main:
             for leftover in self.folder.glob(".step_*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def paths(self) -> list[Path]:
-        """Folders of all checkpoints, oldest first; unfinished ones have another name."""
+        """Returns the folders of all complete checkpoints, oldest first."""
         found = [(int(m[1]), path) for path in self.folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
         return [path for _, path in sorted(found)]
 
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
-        """The thread; also where the ranks find out together whether it went well."""
+        """Runs in the thread: writes the checkpoint together with the other ranks, or warns why it cannot."""
         started, temporary = time.perf_counter(), _temporary(path)
         try:
             if self._is_not_finite(path, tensors):
@@ -205,7 +211,7 @@ class CheckpointStore:
             self._together(lambda: _make_empty(temporary) if self._ranks.is_main else None)
             writer = StreamingWriter(temporary, self._watch)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that there is a single process
+                warnings.simplefilter("ignore")  # torch warns that there is a single process
                 save(tensors, storage_writer=writer, process_group=self._group)
             digests = self._ranks.gather(writer.digests, self._group)
             files = {name: digest for each in digests for name, digest in each.items()}
@@ -213,8 +219,8 @@ class CheckpointStore:
             size, seconds = sum(each["bytes"] for each in files.values()), time.perf_counter() - started
             self.written = Written(size, seconds + blocked, blocked)
         except (OSError, SafetensorError, CheckpointException, RuntimeError) as error:
-            if is_lost_peer(error):
-                return  # training loses the same rank, and says so
+            if is_lost_rank(error):
+                return  # training notices the lost rank, too, and reports it
             if self._ranks.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
                 log.warning(
@@ -225,7 +231,7 @@ class CheckpointStore:
                 )
 
     def _is_not_finite(self, path: Path, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether a number on any rank is not finite: there is nothing to be gained by going back to that."""
+        """Whether any rank has numbers that are not finite, with a warning: such a checkpoint is of no use."""
         names = [name for name in self._ranks.gather(_not_finite(tensors), self._group) if name is not None]
         if names and self._ranks.is_main:
             log.warning(
@@ -237,7 +243,7 @@ class CheckpointStore:
         return bool(names)
 
     def _together(self, function: Any) -> list[Any]:
-        """What function returns on every rank; fails on all if it fails on one."""
+        """Calls function on every rank and returns all results; fails on all ranks if it fails on one."""
         value, failure = None, None
         try:
             with self._watch.busy("writing a checkpoint"):
@@ -259,11 +265,11 @@ class CheckpointStore:
         for old in self.paths()[: -self.keep]:
             step = int(old.name.removeprefix("step_"))
             if self.permanent_every is None or step % self.permanent_every:
-                old.rename(_temporary(old))  # at once, so that nobody meets half of it
+                old.rename(_temporary(old))  # first, so that nobody reads a checkpoint that is half deleted
                 shutil.rmtree(_temporary(old))
 
     def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
-        """What is wrong with the files, None if nothing is; every rank looks at some of them."""
+        """What is wrong with the files, None if nothing is; every rank checks a share of them."""
         mine = sorted(manifest)[self._ranks.rank :: self._ranks.world_size]
         found = None
         for name in mine:
@@ -278,15 +284,15 @@ class CheckpointStore:
 
     def _opened(self, path: Path) -> Saved:
         state = read_json(path / STATE) or {}
-        metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-        kinds = {name: (tuple(each.size), each.properties.dtype) for name, each in metadata.items()}  # type: ignore[union-attr]
-        return Saved(path, state, kinds, self._ranks, self._watch)
+        stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+        metadata = {name: (tuple(each.size), each.properties.dtype) for name, each in stored.items()}  # type: ignore[union-attr]
+        return Saved(path, state, metadata, self._ranks, self._watch)
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The files that the checkpoint consists of and their digests, or what is wrong; nothing else may be there.
+    """The checkpoint's files with their digests, and what is wrong with the folder (None: nothing).
 
-    Also whether they can be parsed, which the reader otherwise finds out on some rank.
+    Wrong: a file too many or too few, or one that cannot be parsed, which the reader would only find out on some rank.
     """
     try:
         files: dict[str, Any] = _object(path / MANIFEST)["files"]
@@ -330,7 +336,7 @@ def _is_finite(part: Tensor) -> bool:
 
 
 def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """Digest of names, shapes, dtypes and bits of the parameters, whole and in the order of their names."""
+    """Returns the sha256 of names, shapes, dtypes and bits of the parameters: full tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, parameter in parameters:
         tensor = parameter.detach().cpu().contiguous()
@@ -340,7 +346,7 @@ def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _temporary(path: Path) -> Path:
-    """A checkpoint's name while it is not complete, the same on all ranks."""
+    """A checkpoint's name while it is unfinished, the same on all ranks."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -355,7 +361,7 @@ def _digest(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """In one line, what lies under torch's wrapping."""
+    """The error in one line, without the CheckpointException that torch wraps it in."""
     if isinstance(error, CheckpointException):
         rank, (inner, _) = next(iter(error.failures.items()))
         return f"rank {rank}: {type(inner).__name__}: {inner}".partition("\n")[0]

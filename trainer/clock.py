@@ -1,4 +1,4 @@
-"""The time a run spends in training steps."""
+"""Measures the time that a run spends in training steps."""
 
 import math
 import time
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 class Clock:
     """Counts seconds from its creation on, except while paused.
 
-    seconds: what earlier parts of the run took. synchronize: waits for the device, so that its work is counted where
-    it belongs.
+    seconds: the count to start from, of a run that continues. synchronize: waits for the device, so that its work is
+    counted when it is done.
     """
 
     def __init__(self, seconds: float, synchronize: Callable[[], None]) -> None:
@@ -18,12 +18,12 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds so far; while paused, those until then."""
+        """Seconds counted so far."""
         return self._counted + max(time.perf_counter() - self._since, 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Evaluation, saving and logging do not count."""
+        """Stops counting while it is entered: during evaluation, saving and logging."""
         self._synchronize()
         self._counted, self._since = self.seconds, math.inf
         try:

@@ -1,19 +1,19 @@
-"""What a person watches: a live progress bar on a terminal, plain lines elsewhere."""
+"""The console as a sink: a live progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import override
 
-from trainer.metrics import Row
+from trainer.metrics import Row, Sink
 
 
-class Console:
-    """The console sink.
+class Console(Sink):
+    """Shows losses, tokens/s between two rows, and the remaining time.
 
-    max_steps: where the bar ends. first_step: where it starts. tokens_per_step turns steps into tokens/s, measured
-    between rows.
+    max_steps: where the bar ends. first_step: where it starts.
     """
 
     def __init__(self, *, max_steps: int, first_step: int) -> None:
@@ -34,8 +34,8 @@ class Console:
         self._task = self._progress.add_task("training", total=max_steps, completed=first_step, status="")
         self._progress.start()
 
+    @override
     def write(self, row: Row) -> None:
-        """See metrics.Sink."""
         self._losses |= {key: row[key] for key in ("train/loss", "val/loss") if key in row}
         status = self._status(row)
         self._progress.update(self._task, completed=row["step"], status=status)
@@ -43,8 +43,8 @@ class Console:
             self._console.print(f"step {int(row['step'])}/{self._max_steps}  {status}{self._eta(row)}")
         self._last = row
 
+    @override
     def close(self) -> None:
-        """See metrics.Sink."""
         self._progress.stop()
 
     def _status(self, row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Noticing that a run diverges, and which steps to skip, without a host synchronisation on every step."""
+"""Notices that a run diverges, and decides which steps to skip, without waiting for the device on every step."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ MEMORY = 0.05  # weight of the newest loss in the running mean
 
 
 class Divergence:
-    """Watches loss and gradient norm; its numbers stay on the device until somebody asks.
+    """Watches loss and gradient norm; its numbers stay on the device until they are read.
 
-    A step whose loss or gradient norm is not finite is not to be taken. The run is to stop after max_nonfinite of them
-    in a row (None: never), or at a finite loss above spike_factor times its running mean (None: never).
-    saved: what state() gave.
+    A step whose loss or gradient norm is not finite is skipped. The run has diverged after max_nonfinite such steps in
+    a row (None: never), or at a finite loss above spike_factor times its running mean (None: never).
+    saved: what state() returned.
     """
 
     def __init__(
@@ -33,13 +33,15 @@ class Divergence:
             torch.tensor(value, dtype=torch.float64, device=device)
             for value in (saved["skipped"], saved["in_a_row"], mean, math.inf, math.nan)
         )
-        self._told = ""
+        self._declared = ""
 
     def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Takes a step's 0-dim loss and gradient norm, before it is taken; whether it may be, 0-dim bool."""
+        """Records a step's 0-dim loss and gradient norm; returns whether to take the step, as 0-dim bool."""
         is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
         loss = loss.double()
-        is_spike = torch.isfinite(loss) & (loss > self._factor * self._mean)  # never while there is no mean: it is nan
+        is_spike = torch.isfinite(loss) & (
+            loss > self._factor * self._mean
+        )  # false while there is no mean, as it is nan
         self._skipped = self._skipped + ~is_finite
         self._in_a_row = (self._in_a_row + 1) * ~is_finite
         is_over = is_spike | (self._in_a_row >= self._most)
@@ -50,33 +52,33 @@ class Divergence:
         return is_finite
 
     def declare(self, step: int, diagnosis: str) -> None:
-        """Records that the run has diverged by the end of a step, found out by other means than observe()."""
+        """Records that the run has diverged by the end of a step, for a reason that observe() does not see."""
         if self.step is None:
-            self._first, self._told = torch.full_like(self._first, step), diagnosis
+            self._first, self._declared = torch.full_like(self._first, step), diagnosis
 
     @property
     def step(self) -> int | None:
-        """The first step at which the run was to stop, None if there was none; waits for the device."""
+        """The step at which the run diverged, None if it has not; waits for the device."""
         first = float(self._first)
         return None if math.isinf(first) else int(first)
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps were not to be taken; waits for the device."""
+        """How many steps were skipped; waits for the device."""
         return int(self._skipped)
 
     @property
     def diagnosis(self) -> str:
-        """What happened at `step`."""
-        if self._told:
-            return self._told
+        """What happened at `step`, as part of a sentence."""
+        if self._declared:
+            return self._declared
         loss = float(self._spike)
         if math.isfinite(loss):
             return f"the loss jumped to {loss:.4g}, more than {self._factor:g} times its running mean (spike_factor)"
         return f"the loss or the gradient norm was not finite, {int(self._most)} steps in a row (max_nonfinite)"
 
     def state(self) -> dict[str, Any]:
-        """What a run needs to go on, as JSON; waits for the device."""
+        """Returns what a run needs to continue, as JSON; waits for the device."""
         mean = float(self._mean)
         return {
             "skipped": float(self._skipped),

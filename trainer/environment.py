@@ -1,4 +1,4 @@
-"""What the run computes on: the device, its precision, and the record of both in env.json."""
+"""Chooses device and precision, and describes them for env.json."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "numpy", "tiktoken", "datasets", "wandb", "hydra-core")
 
 
 def pick_device(choice: str) -> torch.device:
-    """The device of "auto", "cpu" or "cuda".
+    """Returns the device for "auto", "cpu" or "cuda".
 
     Raises: ValueError: if CUDA is asked for and torch has none.
     """
@@ -24,7 +24,7 @@ def pick_device(choice: str) -> torch.device:
 
 
 def pick_precision(choice: str, device: torch.device) -> str:
-    """The precision of "auto", "bf16" or "fp32"."""
+    """Returns the precision for "auto", "bf16" or "fp32"."""
     if choice != "auto":
         return choice
     return "bf16" if has_native_bf16(device) else "fp32"
@@ -38,7 +38,7 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The device's model, in the vendor's words."""
+    """Returns the vendor's name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -47,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 
 def describe(device: torch.device, **facts: Any) -> dict[str, Any]:
-    """The content of env.json: versions, device, threads, the code's commit, and the given facts."""
+    """Returns the content of env.json: versions, device, threads, the code's commit, and the given facts."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -61,7 +61,7 @@ def describe(device: torch.device, **facts: Any) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it; None outside a checkout."""
+    """Returns the commit, and whether tracked files differ from it; None outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
@@ -69,7 +69,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The largest memory the process has held: on the device for CUDA, else resident."""
+    """Returns the peak memory of the process: on the device for CUDA, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

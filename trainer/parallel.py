@@ -1,11 +1,11 @@
-"""Where a run computes: the strategy owns the device, the precision and everything that crosses ranks.
+"""Where a run computes: the strategy owns the device, the precision and the communication between ranks.
 
 The loop calls a strategy and never asks which one it is:
     Single   one process on one device
-    DDP      the model on every rank, gradients averaged
-    FSDP2    parameters, gradients and optimizer state cut along rows across ranks, gathered block by block; also HSDP
-What they compute is the same, up to the order of sums over ranks. Parameters stay fp32 (where cut: a cut of fp32), and
-the global loss, gradient norm and evaluation are those of the global batch.
+    DDP      the full model on every rank, gradients averaged
+    FSDP2    parameters, gradients and optimizer state sharded along dimension 0, gathered block by block; also HSDP
+All compute the same, up to the order of sums over ranks. Parameters (or their shards) stay fp32; loss, gradient norm
+and evaluation are those of the global batch.
 """
 
 import math
@@ -25,14 +25,15 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from typing_extensions import override
 
 from trainer.heartbeat import Heartbeat, Watch
 from trainer.ranks import Ranks, started_processes
 
-BUCKET = 1 << 24  # numbers of gradients that cross ranks at once, where we do it ourselves
+BUCKET = 1 << 24  # numbers of gradients that are summed over ranks at once, where torch's DDP does not do it
 COMPRESSIONS = (None, "bf16", "powersgd")
-POWERSGD_FROM = 1000  # steps; before, gradients change too fast for it, as its authors found
-# Expensive to make again; "selective" activation checkpointing keeps these and repeats what lies between.
+POWERSGD_FROM = 1000  # the first step it compresses: its authors found that gradients change too fast before
+# Expensive to recompute: "selective" activation checkpointing keeps their outputs and recomputes everything else.
 KEPT = (
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -42,19 +43,19 @@ KEPT = (
 )
 
 
-class Rows(Protocol):
+class MicroBatch(Protocol):
     """What a strategy needs of a micro-batch; data.Batch is one."""
 
     @property
-    def rows(self) -> Sequence[int]:
-        """Index of each row in the global batch; -1 for a row that counts for nothing."""
+    def indices(self) -> Sequence[int]:
+        """Index of each sequence within the global batch; -1 for padding, which is computed but not counted."""
 
 
 LossFn = Callable[[nn.Module, Any], Tensor]  # the mean over the micro-batch, 0-dim
 
 
 class Strategy(ABC):
-    """What all have in common, computed on one rank.
+    """What all strategies have in common.
 
     device: of this rank. precision: "bf16" runs the forward pass under autocast, parameters stay fp32; "fp32" does not.
     """
@@ -67,12 +68,25 @@ class Strategy(ABC):
 
     @property
     def rank(self) -> int:
-        """This process's, of world_size."""
+        """This process's number, from 0 to world_size - 1."""
         return self.ranks.rank
 
     @property
     def world_size(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
+        return self.ranks.world_size
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the data_ranks equal shares of every global batch this process reads."""
+        return self.ranks.rank
+
+    @property
+    def data_ranks(self) -> int:
+        """The number of shares of a global batch: of all strategies here one per rank.
+
+        A strategy whose ranks compute the same sequences together (tensor parallelism) has fewer.
+        """
         return self.ranks.world_size
 
     @property
@@ -82,17 +96,17 @@ class Strategy(ABC):
 
     @property
     def group(self) -> dist.ProcessGroup | None:
-        """The ranks that have the same plain parameters and gradients, None if there are no others."""
+        """The ranks that hold the same full parameters and gradients, None if there are no others."""
         return None
 
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """Brings the model to the device, in place; its parameters are the ones to optimize afterwards.
+        """Moves the model to the device, in place; its parameters are the ones to optimize afterwards.
 
         blocks: the modules of the model that are alike, in order. activation_checkpointing: "none"; "full" keeps a
-        block's input alone and computes the block again in the backward pass; "selective" also keeps its matrix
-        products and attention.
+        block's input alone and recomputes the block in the backward pass; "selective" also keeps its matrix products
+        and attention.
         """
         self._model = model.to(self.device)
         for block in blocks:
@@ -100,73 +114,75 @@ class Strategy(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of the other ranks, who do too."""
+        """Ends the communication with the other ranks; every rank must call this."""
 
     @abstractmethod
-    def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """Adds to .grad the gradient of loss_fn's mean over `sequences` rows, and returns that mean.
+    def forward_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
+        """Adds to .grad the gradient of loss_fn's mean over `sequences` sequences, and returns that mean.
 
-        batches: this rank's part of those rows, as many micro-batches on every rank. loss_fn gives the mean over one
-        micro-batch; each counts by its rows, so how the rows are cut does not matter. Ranks meet once, at the end.
-        Returns a detached 0-dim fp32 tensor on the device, the same on all ranks.
+        batches: this rank's share of those sequences, the same number of micro-batches on every rank. loss_fn returns
+        the mean over one micro-batch, which is weighted by its number of sequences, so their sizes do not matter.
+        Gradients are summed over ranks once, after the last micro-batch. Returns a detached 0-dim fp32 tensor on the
+        device, the same on all ranks.
         """
 
-    def extra_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """As forward_backward, for a second pass whose gradients must not be compressed (curvature)."""
+    def extra_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
+        """As forward_backward, for another pass whose gradients must not be compressed (curvature)."""
         return self.forward_backward(batches, loss_fn, sequences)
 
-    def keep_finite(self, is_finite: Tensor) -> None:  # noqa: B027  # most strategies keep nothing
-        """Undoes what a step that is not finite (0-dim bool) left in state of the strategy's own, on the device."""
+    def keep_finite(self, is_finite: Tensor) -> None:  # noqa: B027  # most strategies keep no state
+        """Undoes what the step left in the strategy's own state unless is_finite (0-dim bool, on the device)."""
 
     def has_finite_parameters(self) -> bool:
-        """Whether no number of any parameter is infinite or nan, on any rank; waits for the device."""
+        """Whether all parameters are finite on all ranks; every rank must call this; waits for the device."""
         parts = [p.to_local() if isinstance(p, DTensor) else p.detach() for p in self._model.parameters()]
         return all(self.ranks.gather(bool(torch.stack([part.isfinite().all() for part in parts]).all())))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass."""
+        """The context in which every forward pass runs."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def clip_grad_norm_(self, max_norm: float | None) -> Tensor:
-        """Scales all gradients so that their global norm is at most max_norm (None: leaves them); the norm before."""
+        """Scales all gradients to a global norm of at most max_norm (None: leaves them); returns the norm before."""
         parameters = [p for p in self._model.parameters() if p.grad is not None]
-        norm = self.whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        norm = self.full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        self.watch.beat()
+        self.watch.progress()
         return norm
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Rows], loss_fn: LossFn) -> float:
-        """loss_fn's mean over the rows of all ranks, in evaluation mode; the model goes back to training mode.
+    def evaluate(self, batches: Iterable[MicroBatch], loss_fn: LossFn) -> float:
+        """Returns loss_fn's mean over the sequences of all ranks, in evaluation mode; then back to training mode.
 
-        batches: this rank's, as many on every rank. The sum is exact, so it does not depend on who had which.
+        batches: this rank's, the same number on every rank. The sum over micro-batches is exact, so it does not depend
+        on which rank has which.
         """
         self._model.eval()
         found = []
         for batch in batches:
             with self.autocast():
                 loss = loss_fn(self._model, batch)
-            found.append((loss, sum(row >= 0 for row in batch.rows)))
-            self.watch.beat()
+            found.append((loss, _counted(batch)))
+            self.watch.progress()
         self._model.train()
-        sums = self.ranks.gather([(float(loss) * rows, rows) for loss, rows in found])
-        return math.fsum(s for own in sums for s, rows in own if rows) / sum(rows for own in sums for _, rows in own)
+        sums = self.ranks.gather([(float(loss) * n, n) for loss, n in found])
+        return math.fsum(s for own in sums for s, n in own if n) / sum(n for own in sums for _, n in own)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor that may be cut across ranks, in full; all ranks must ask."""
+    def full_tensor(self, tensor: Tensor) -> Tensor:
+        """Returns the full tensor, gathered if it is sharded; every rank must call this."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def synchronize(self) -> None:
-        """Waits until the device has done everything it was given, for clocks."""
+        """Waits until the device has done all its work, for clocks."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def _accumulate(
         self,
-        batches: Iterable[Rows],
+        batches: Iterable[MicroBatch],
         loss_fn: LossFn,
         sequences: int,
         model: nn.Module,
@@ -174,16 +190,19 @@ class Strategy(ABC):
         scale: int = 1,
         on_last: Callable[[bool], AbstractContextManager[Any]] = lambda is_last: nullcontext(),
     ) -> Tensor:
-        """This rank's share of the mean, its gradient times scale added to .grad; on_last: a context of each pass."""
+        """Returns this rank's share of the mean, and adds its gradient times scale to .grad.
+
+        on_last: makes the context of each pass, from whether it is the last one.
+        """
         total, own = torch.zeros((), device=self.device), list(batches)
-        self.watch.beat()  # ahead of ranks that have no batches yet
+        self.watch.progress()  # so that ranks which still wait for their batches have less, see heartbeat.py
         for n, batch in enumerate(own, 1):
             with on_last(n == len(own)):
                 with self.autocast():
-                    loss = loss_fn(model, batch) * (sum(row >= 0 for row in batch.rows) / sequences)
+                    loss = loss_fn(model, batch) * (_counted(batch) / sequences)
                 (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             total += loss.detach()
-            self.watch.beat()
+            self.watch.progress()
         self.sequences_computed += sequences
         return total
 
@@ -199,26 +218,27 @@ class Single(Strategy):
             raise ValueError(f"parallel=single, but {n} processes were started; use parallel=ddp or parallel=fsdp2")
         super().__init__(Ranks(), device=device, precision=precision, compiled=compiled)
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         if self.compiled:
             model.compile()
 
+    @override
     def close(self) -> None:
-        """See Strategy."""
+        pass
 
-    def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
+    @override
+    def forward_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
         return self._accumulate(batches, loss_fn, sequences, self._model)
 
 
-class Joined(Strategy):
-    """What the strategies of several ranks share; without a launcher a world of one.
+class Distributed(Strategy):
+    """What the strategies of several ranks have in common; without a launcher there is one rank.
 
-    timeout_seconds: without progress, after which the run ends and names the rank that hangs.
+    timeout_seconds: the run ends after so long without progress, and names the rank that hangs.
     """
 
     def __init__(self, *, device: torch.device, precision: str, compiled: bool, timeout_seconds: float = 600.0) -> None:
@@ -229,22 +249,22 @@ class Joined(Strategy):
         self.watch = Heartbeat(ranks, timeout_seconds)
         ranks.busy = self.watch.busy
 
+    @override
     def close(self) -> None:
-        """See Strategy."""
         self.watch.close()
         self.ranks.leave()
 
     def _summed(self, part: Tensor) -> Tensor:
         dist.all_reduce(part)
-        self.watch.beat()
+        self.watch.progress()
         return part
 
 
-class DDP(Joined):
-    """The model on every rank; torch's DistributedDataParallel averages gradients while the backward pass goes on.
+class DDP(Distributed):
+    """The full model on every rank; torch's DistributedDataParallel averages gradients during the backward pass.
 
-    compression: of gradients on their way, by torch's hooks: null; "bf16", on CUDA; "powersgd" (Vogels et al., NeurIPS
-    2019, arXiv:1905.13727; rank 2, after 1000 steps, its error feedback starts anew when a run continues).
+    compression: of gradients while they are averaged, by torch's hooks: null; "bf16", on CUDA; "powersgd" (Vogels et
+    al., NeurIPS 2019, arXiv:1905.13727; rank 2, after 1000 steps; its error feedback is 0 when a run continues).
 
     Raises: ValueError: for another compression, or bf16 without CUDA.
     """
@@ -262,14 +282,14 @@ class DDP(Joined):
         self._powersgd: PowerSGD | None = None
 
     @property
+    @override
     def group(self) -> dist.ProcessGroup | None:
-        """See Strategy."""
         return dist.group.WORLD if self.world_size > 1 else None
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         if self.compiled:
             model.compile()
@@ -281,24 +301,24 @@ class DDP(Joined):
             self._powersgd = PowerSGD()
             self._replica.register_comm_hook(self._powersgd.state, powerSGD_hook.powerSGD_hook)
 
+    @override
     def keep_finite(self, is_finite: Tensor) -> None:
-        """See Strategy."""
         if self._powersgd is not None:
             self._powersgd.keep_finite(is_finite)
 
-    def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
-
+    @override
+    def forward_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
         def on_last(is_last: bool) -> AbstractContextManager[Any]:
             return nullcontext() if is_last else self._replica.no_sync()
 
         total = self._accumulate(
             batches, loss_fn, sequences, self._replica, scale=self.world_size, on_last=on_last
-        )  # scaled, as torch's averages
+        )  # scaled, as torch averages gradients
         return self._summed(total)
 
-    def extra_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy; the model runs without torch's wrapper, whose hooks then do nothing."""
+    @override
+    def extra_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
+        """As forward_backward, without torch's wrapper around the model, whose hooks may compress gradients."""
         total = self._accumulate(batches, loss_fn, sequences, self._model)
         self._sum_gradients()
         return self._summed(total)
@@ -306,37 +326,39 @@ class DDP(Joined):
     def _sum_gradients(self) -> None:
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         for bucket in _buckets(gradients):
-            joined = torch.cat([grad.reshape(-1) for grad in bucket])
-            dist.all_reduce(joined)
-            parts = joined.split([grad.numel() for grad in bucket])  # type: ignore[no-untyped-call]
+            flat = torch.cat([grad.reshape(-1) for grad in bucket])
+            dist.all_reduce(flat)
+            parts = flat.split([grad.numel() for grad in bucket])  # type: ignore[no-untyped-call]
             torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
 
 class PowerSGD:
-    """torch's compression with its memory from step to step: what it left out of the gradients, and their factors."""
+    """The state of torch's PowerSGD hook from step to step: error feedback, and the factors of the gradients."""
 
     def __init__(self) -> None:
         self.state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=POWERSGD_FROM)
-        self._last_good: dict[int, Tensor] = {}  # by bucket: the right factors, of the last step that was finite
+        self._last_good: dict[int, Tensor] = {}  # by bucket: the right factors after the last finite step
 
     def keep_finite(self, is_finite: Tensor) -> None:
-        """After a step that is not finite (0-dim bool) nothing counts as left out, and the factors are the old ones."""
-        for bucket, left_out in self.state.error_dict.items():
-            left_out.masked_fill_(~is_finite, 0.0)
-            self.state.p_memory_dict[bucket].masked_fill_(~is_finite, 0.0)  # made anew from the right ones every step
+        """Unless is_finite (0-dim bool): sets the error feedback to 0, the factors to those of the last finite step."""
+        for bucket, error in self.state.error_dict.items():
+            error.masked_fill_(~is_finite, 0.0)
+            self.state.p_memory_dict[bucket].masked_fill_(
+                ~is_finite, 0.0
+            )  # computed from the right factors in every step
         for bucket, right in self.state.q_memory_dict.items():
-            if bucket not in self._last_good:  # what a first step starts from, the same on all ranks
+            if bucket not in self._last_good:  # the first step's start, the same on all ranks
                 generator = torch.Generator().manual_seed(bucket)
                 self._last_good[bucket] = torch.randn(right.shape, generator=generator).to(right)
             right.copy_(torch.where(is_finite, right, self._last_good[bucket]))
             self._last_good[bucket].copy_(right)
 
 
-class FSDP2(Joined):
-    """torch's fully_shard on every block and on the rest: each rank holds rows of all parameters, gradients and state.
+class FSDP2(Distributed):
+    """torch's fully_shard on blocks and the rest: each rank holds a shard of every parameter, gradient and state.
 
-    mesh: null for one copy over all ranks, or [copies, ranks per copy] (HSDP). With precision bf16 a block's parameters
-    travel in bf16, those of embedding and head in fp32, gradients always in fp32.
+    mesh: null to shard over all ranks, or [copies, ranks per copy] (HSDP). With precision bf16 the parameters of blocks
+    are gathered in bf16, those of embedding and head in fp32; gradients are always reduced in fp32.
 
     Raises: ValueError: if the mesh does not have world_size ranks.
     """
@@ -348,24 +370,26 @@ class FSDP2(Joined):
         super().__init__(**settings)
         self._shape = (n,) if mesh is None else tuple(mesh)
 
+    @override
     def prepare(
         self, model: nn.Module, blocks: Sequence[nn.Module] = (), activation_checkpointing: str = "none"
     ) -> None:
-        """See Strategy."""
         super().prepare(model, blocks, activation_checkpointing)
         names = ("shard",) if len(self._shape) == 1 else ("replicate", "shard")
         mesh = init_device_mesh(self.device.type, self._shape, mesh_dim_names=names)
-        travels = torch.bfloat16 if self.precision == "bf16" else None
-        policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        gathered = torch.bfloat16 if self.precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
             if self.compiled:
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody changes the logits
+        warnings.filterwarnings(
+            "ignore", "FSDP2-wrapped module .* returned a view"
+        )  # no code of ours changes the logits in place
 
-    def forward_backward(self, batches: Iterable[Rows], loss_fn: LossFn, sequences: int) -> Tensor:
-        """See Strategy."""
+    @override
+    def forward_backward(self, batches: Iterable[MicroBatch], loss_fn: LossFn, sequences: int) -> Tensor:
         assert isinstance(self._model, FSDPModule)
         synchronizes = self._model.set_requires_gradient_sync
 
@@ -376,12 +400,12 @@ class FSDP2(Joined):
 
         total = self._accumulate(
             batches, loss_fn, sequences, self._model, scale=self.world_size, on_last=on_last
-        )  # scaled, as torch's averages
+        )  # scaled, as torch averages gradients
         return self._summed(total)
 
 
 def _checkpoint_activations(block: nn.Module, how: str) -> None:
-    """Makes the block forget activations; its name and those of its parameters stay."""
+    """Makes the block recompute activations; it keeps its name, and its parameters theirs."""
     if how == "none":
         return
     settings: dict[str, Any] = {"use_reentrant": False}
@@ -394,8 +418,13 @@ def _keeps(context: Any, operation: Any, *arguments: Any, **settings: Any) -> Ch
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _counted(batch: MicroBatch) -> int:
+    """The number of sequences in the micro-batch, without padding."""
+    return sum(index >= 0 for index in batch.indices)
+
+
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Consecutive tensors of about BUCKET numbers."""
+    """Groups consecutive tensors to lists of about BUCKET numbers."""
     found: list[list[Tensor]] = [[]]
     for tensor in tensors:
         if sum(t.numel() for t in found[-1]) >= BUCKET:

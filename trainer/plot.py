@@ -1,4 +1,4 @@
-"""The picture of a run: its loss curve."""
+"""Draws the loss curve of a run."""
 
 from collections.abc import Sequence
 from io import BytesIO

@@ -1,7 +1,7 @@
-"""The processes of a run: who they are, and what their hosts tell each other beside the training's own collectives.
+"""The processes of a run: which rank this one is, and what they exchange beside tensors of the training itself.
 
-Ranks.join() makes one process a world of its own, or takes part in the one that torchrun started. Hosts talk over gloo,
-whatever the device, so that nobody waits for an accelerator to say something about files.
+Ranks.join() joins the processes that torchrun started; without a launcher the world is this process alone. Values
+are exchanged over gloo, through host memory, whatever the device: so agreeing on files never waits for an accelerator.
 """
 
 import os
@@ -17,32 +17,32 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 T = TypeVar("T")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Socket closed")
-PATIENCE = 3.0  # seconds
-PATIENT = timedelta(days=7)
+CAUSE_SECONDS = 3.0  # in which the rank that failed prints its error
+NO_TIMEOUT = timedelta(days=7)  # of collectives: the heartbeat decides what takes too long
 
 
 class MainRankError(ValueError):
-    """The main rank's error; it tells the user, this process need not."""
+    """An error of the main rank, raised on the others, which need not report it."""
 
 
 class Ranks:
-    """This process among its peers; alone unless joined.
+    """This process and the others of its run; alone unless joined.
 
-    group: for hosts; None if alone.
+    group: all processes, over gloo. store: what they share beside it. Both are None unless joined.
     """
 
     def __init__(self) -> None:
         self.rank, self.world_size, self.local_rank = 0, 1, 0
         self.group: dist.ProcessGroup | None = None
         self.store: Store | None = None
-        self.busy: Callable[[str], AbstractContextManager[Any]] = nullcontext  # entered while others wait for one rank
+        self.busy: Callable[[str], AbstractContextManager[Any]] = nullcontext  # see heartbeat.Watch
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 
     @classmethod
     def join(cls, device_type: str, timeout_seconds: float) -> "Ranks":
-        """The world that the environment describes (torchrun's variables), else one of this process alone.
+        """Joins the processes that the environment describes (torchrun's variables); without them, a world of one.
 
-        timeout_seconds: how long the others may take to come. Later the heartbeat decides what takes too long: a
+        timeout_seconds: how long the others may take to join. Later the heartbeat decides what takes too long: a
         collective also waits while a rank hashes its data or writes to a slow disk.
         """
         ranks = cls()
@@ -56,7 +56,7 @@ class Ranks:
             store=ranks.store,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            timeout=PATIENT,
+            timeout=NO_TIMEOUT,
         )
         ranks.group = ranks.new_group()
         return ranks
@@ -67,11 +67,11 @@ class Ranks:
         return self.rank == 0
 
     def new_group(self) -> dist.ProcessGroup | None:
-        """Another group of all hosts, for a thread of its own; None if alone."""
-        return dist.new_group(backend="gloo", timeout=PATIENT) if dist.is_initialized() else None
+        """Returns another group of all processes, for use in another thread; None if alone."""
+        return dist.new_group(backend="gloo", timeout=NO_TIMEOUT) if dist.is_initialized() else None
 
     def gather(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
-        """Everybody's value, by rank, on all ranks."""
+        """Returns the values of all ranks, in the order of ranks; every rank must call this."""
         group = group or self.group
         if group is None:
             return [value]
@@ -80,9 +80,10 @@ class Ranks:
         return values
 
     def from_main(self, function: Callable[[], T], doing: str = "working for all ranks") -> T:
-        """What function returns on the main rank, on all; a ValueError there is a MainRankError on the others.
+        """Calls function on the main rank alone and returns its result on all ranks; every rank must call this.
 
-        The others wait however long it takes, and the user is told what it is doing.
+        A ValueError on the main rank is a MainRankError on the others. They wait however long it takes; doing: what the
+        user is told if it takes long.
         """
         error, value = None, None
         if self.is_main:
@@ -101,7 +102,7 @@ class Ranks:
         return value  # type: ignore[return-value]  # function's own
 
     def main_first(self, function: Callable[[], T], doing: str) -> T:
-        """What function returns here; the main rank calls it before the others, and if it fails there, all fail."""
+        """Calls function on every rank, on the main rank first, and returns its result; if it fails there, all fail."""
         if not self.is_main:
             self.from_main(lambda: None)
             with self.busy(doing):
@@ -111,9 +112,9 @@ class Ranks:
         return found[0]
 
     def any_so_far(self, flag: bool) -> bool:
-        """Whether any rank's flag was set when all last called this: the same answer everywhere, without waiting.
+        """Whether any rank's flag was set at the previous call: the same answer on all ranks, without waiting for them.
 
-        Alone, the flag itself.
+        Alone, the flag of this call. Every rank must call this.
         """
         if self.group is None or self.world_size == 1:
             return flag
@@ -128,12 +129,12 @@ class Ranks:
         return agreed
 
     def barrier(self, group: dist.ProcessGroup | None = None) -> None:
-        """Waits for all."""
+        """Waits until all ranks have called this."""
         if self.group is not None:
             dist.barrier(group=group or self.group)
 
     def leave(self) -> None:
-        """Ends the world."""
+        """Leaves the other processes; every rank must call this."""
         if self._vote is not None:
             self._vote[0].wait()
         if dist.is_initialized():
@@ -142,24 +143,24 @@ class Ranks:
 
 
 def started_processes() -> int:
-    """How many processes the launcher started; 1 without one."""
+    """Returns how many processes the launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error only says that another rank is gone."""
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error only says that another rank has ended."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
 
 
 def wait_for_the_cause(rank: int) -> None:
-    """Leaves the word to the rank whose error it is: the launcher ends this process before it would speak."""
+    """Waits, unless rank is 0: the launcher ends this process as soon as the rank that failed has reported why."""
     if rank:
-        time.sleep(PATIENCE)
+        time.sleep(CAUSE_SECONDS)
 
 
 def _store(ranks: Ranks, timeout: timedelta) -> Store:
-    """torchrun's store. Restarted processes must not meet the keys of those before them, which gloo would dial."""
-    is_host = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and ranks.rank == 0
+    """torchrun's store, with a prefix for each restart: gloo would connect to the addresses of processes that ended."""
+    is_server = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and ranks.rank == 0
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, ranks.world_size, is_master=is_host, timeout=timeout)
+    store = TCPStore(address, port, ranks.world_size, is_master=is_server, timeout=timeout)
     return PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

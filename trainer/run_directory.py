@@ -1,12 +1,12 @@
-"""The run directory: who may write it, whether it continues, and what it records.
+"""The run directory: locks it, checks that the run may continue there, and writes its files.
 
 config.yaml       the resolved configuration
-tokenizer.json    of the data, so that the model can be used without them
-env.json          versions, device, commit, data, as of the last time the run started or continued
-metrics.jsonl     one object per line, see metrics.py
+tokenizer.json    the data set's tokenizer, so that the model can be used without the data
+env.json          versions, device, commit and data when the run last started or continued
+metrics.jsonl     one row of metrics per line, see metrics.py
 result.json       written last: its status says how the run ended
 checkpoints/      see checkpoint.py
-lock              held by the process that trains, see lock.py
+lock              locked by the process that trains, see files/lock.py
 """
 
 from collections.abc import Callable, Mapping
@@ -20,23 +20,22 @@ from files.writing import release, remove_temporaries, reserve, write_json, writ
 
 CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
 STATUSES = ("finished", "diverged", "stopped")
-RESULT_BYTES = 1 << 14  # many times what a result.json has
+RESULT_BYTES = 1 << 14  # many times the size of a result.json
 
 
 class RunDirectoryError(ValueError):
-    """The directory cannot be used for this run; one clear line."""
+    """Raised if the directory cannot be used for this run; one clear line."""
 
 
 class RunDirectory:
-    """An open and locked run directory.
+    """A run directory that this process has locked.
 
     path: created if missing. resume: "auto" continues an unfinished run of the same configuration or begins one,
-    "never" wants an unused directory, "must" a run to continue. differences: describes how the configuration differs
-    from the one in a config.yaml, empty if it does not. is_main: whether this process is the one that writes; others do
-    nothing.
+    "never" requires an empty directory, "must" a run to continue. differences: describes how the configuration differs
+    from that in a config.yaml; empty if it does not. is_main: whether this process writes; others do nothing.
 
-    Raises: RunDirectoryError: if a live process uses it, it holds something else or another run, or resume forbids it.
-    Nothing is changed then.
+    Raises: RunDirectoryError: if a live process uses the directory, it holds other files or another run, or resume
+    forbids it. Nothing is changed then.
     """
 
     def __init__(
@@ -44,21 +43,21 @@ class RunDirectory:
     ) -> None:
         self.path, self.checkpoints = path, path / "checkpoints"
         self._lock: Lock | None = None
-        self._made: list[Path] = []  # folders, the innermost first
+        self._made: list[Path] = []  # folders that were created, the innermost first
         self._has_begun = False
         if not is_main:
             return
         self._lock = self._acquired()
         try:
             self._check(resume, differences)
-        except ValueError:  # also of a file of the run that cannot be read
+        except ValueError:  # RunDirectoryError, or a file of the run that cannot be read
             self.close()
             raise
         self._lock.sign()
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """How the run ended, None if it has not.
+        """The content of result.json, None if there is none.
 
         Raises: RunDirectoryError: if result.json is damaged.
         """
@@ -74,9 +73,9 @@ class RunDirectory:
         return found
 
     def begin(self, config_yaml: str, environment: Mapping[str, Any], tokenizer_json: str) -> None:
-        """Records this start of the run; the result of a stopped one is taken back.
+        """Writes the files that describe the run, and removes the result.json of a run that was stopped.
 
-        Raises: RunDirectoryError: if the disk does not take it.
+        Raises: RunDirectoryError: if they cannot be written.
         """
         if self._lock is None:
             return
@@ -87,15 +86,15 @@ class RunDirectory:
             write_text(self.path / CONFIG, config_yaml)
             write_text(self.path / TOKENIZER, tokenizer_json)
             write_json(self.path / "env.json", environment)
-            (self.path / RESULT).unlink(missing_ok=True)  # when all else is there: until then it is a stopped run
+            (self.path / RESULT).unlink(missing_ok=True)  # last: until then it is a stopped run
         except OSError as error:
             release(self.path / RESULT)
             raise self._unwritable(error) from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes result.json, for which begin() reserved room on the disk.
+        """Writes result.json, for which begin() reserved disk space.
 
-        Raises: RunDirectoryError: if the disk does not take it all the same.
+        Raises: RunDirectoryError: if it cannot be written.
         """
         if self._lock is None:
             return
@@ -105,7 +104,7 @@ class RunDirectory:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Lets other processes use the directory; where no run has begun, it is left as it was found."""
+        """Unlocks the directory; if no run has begun in it, also removes what this process created."""
         if self._lock is None:
             return
         self._lock.release(leave_no_trace=not self._has_begun)
@@ -129,7 +128,7 @@ class RunDirectory:
         for folder in self._made:
             try:
                 folder.rmdir()
-            except OSError:  # somebody put something there
+            except OSError:  # another process has written to it
                 return
 
     def _unwritable(self, error: OSError) -> RunDirectoryError:
@@ -137,7 +136,7 @@ class RunDirectory:
 
     def _check(self, resume: str, differences: Callable[[Path], list[str]]) -> None:
         is_fresh = not (self.path / CONFIG).is_file()
-        ours = (f"{LOCK}.", f".{CONFIG}.", f".{RESULT}.")  # what a kill may leave
+        ours = (f"{LOCK}.", f".{CONFIG}.", f".{RESULT}.")  # a killed process may leave these
         names = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
         others = [name for name in names if not name.startswith(ours)]
         if is_fresh and others:

@@ -1,9 +1,11 @@
-"""Learning-rate schedules: the factor on every group's peak, a pure function of the 0-based step."""
+"""Learning-rate schedules: a factor on every group's peak, a pure function of the 0-based step."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from typing_extensions import override
 
 
 class HasGroups(Protocol):
@@ -11,11 +13,11 @@ class HasGroups(Protocol):
 
     @property
     def param_groups(self) -> Sequence[dict[str, Any]]:
-        """Groups with "lr"."""
+        """Parameter groups, each with "lr"."""
 
 
 class Schedule(ABC):
-    """A linear warm-up over warmup_steps, then whatever after_warmup says.
+    """A linear warm-up over warmup_steps, then after_warmup(step), which subclasses define.
 
     Step n gets (n + 1) / warmup_steps of the peak, so the first update moves and step warmup_steps - 1 is at the peak.
     A run may end before that, as a short trial does.
@@ -29,18 +31,18 @@ class Schedule(ABC):
         self.max_steps, self.warmup_steps = max_steps, warmup_steps
 
     def factor(self, step: int) -> float:
-        """lr / peak lr at the 0-based step."""
+        """Returns lr / peak lr at the 0-based step."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return self.after_warmup(step)
 
     @abstractmethod
     def after_warmup(self, step: int) -> float:
-        """The factor for a step >= warmup_steps."""
+        """Returns the factor for a step >= warmup_steps."""
 
     @property
     def remark(self) -> str:
-        """What is odd about a run with this schedule, in a sentence; empty if nothing is."""
+        """A warning about a run with this schedule; empty if there is none."""
         if self.warmup_steps <= self.max_steps:
             return ""
         return (
@@ -49,7 +51,7 @@ class Schedule(ABC):
         )
 
     def apply(self, optimizer: HasGroups, step: int) -> float:
-        """Sets every group's lr to factor(step) times its peak; returns the first group's, for the log.
+        """Sets every group's lr to factor(step) times its peak; returns that of the first group, for the log.
 
         The peak is the group's lr before the first call, kept as "initial_lr" (torch's own name for it).
         """
@@ -59,15 +61,15 @@ class Schedule(ABC):
         return float(first["lr"])
 
     def progress(self, step: int) -> float:
-        """0 at the end of the warm-up, 1 at max_steps."""
+        """Returns 0 at the end of the warm-up, 1 at max_steps, linear between."""
         return (step - self.warmup_steps) / max(self.max_steps - self.warmup_steps, 1)
 
 
 class Constant(Schedule):
-    """The peak."""
+    """Stays at the peak."""
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return 1.0
 
 
@@ -78,16 +80,16 @@ class Linear(Schedule):
         super().__init__(max_steps=max_steps, warmup_steps=warmup_steps)
         self.final = _fraction("final_lr_fraction", final_lr_fraction)
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return 1 - (1 - self.final) * self.progress(step)
 
 
 class Cosine(Linear):
     """Half a cosine from the peak to final_lr_fraction of it at max_steps (Loshchilov and Hutter 2017)."""
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * self.progress(step))) / 2
 
 
@@ -107,8 +109,8 @@ class WSD(Schedule):
                 f"(decay_fraction={decay_fraction}) must fit into max_steps={max_steps}"
             )
 
+    @override
     def after_warmup(self, step: int) -> float:
-        """See Schedule."""
         remaining = self.max_steps - step
         return 1.0 if remaining >= self.decay_steps else self.final + (1 - self.final) * remaining / self.decay_steps
 

@@ -1,9 +1,9 @@
-"""A rank's part of a checkpoint as one safetensors file, streamed from the tensors' memory beside training.
+"""Writes a rank's part of a checkpoint as one safetensors file, while training goes on in another thread.
 
 torch 2.13's writer (filesystem.py, _write_files_from_queue) first builds the file's bytes in one call that holds the
-interpreter, 0.5 s for 1 GB, so training stands still. Here the bytes go to the disk and into the digest in pieces, and
-both let go of the interpreter. The format: https://github.com/huggingface/safetensors#format. Names of files and what
-the header says of DTensors are torch's, and so is the reader.
+GIL, 0.5 s for 1 GB, in which training stops. Here the bytes are written and hashed in pieces, and both release the GIL.
+The format: https://github.com/huggingface/safetensors#format. File names, and the metadata of sharded tensors in the
+header, are those of torch, whose reader reads the files.
 """
 
 import hashlib
@@ -18,11 +18,12 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+from typing_extensions import override
 
 from files.writing import fsync
 from trainer.heartbeat import Watch
 
-PIECE = 1 << 22  # bytes that are hashed and written while they are in the cache
+PIECE = 1 << 22  # bytes that are hashed and written at once, while they are in the CPU's cache
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -38,9 +39,10 @@ DTYPES = {
 
 
 class StreamingWriter(HuggingFaceStorageWriter):
-    """What torch.distributed.checkpoint.save writes a rank's tensors with, all of them to one file in a folder.
+    """The storage writer for torch.distributed.checkpoint.save: writes all tensors of a rank to one file in a folder.
 
-    digests: of the file, by its name, once it is durable: {"bytes": size, "sha256": hex}; empty if the rank has none.
+    digests: size and hash of the file once it is durable, {name: {"bytes": size, "sha256": hex}}; empty if the rank
+    has no tensors.
     """
 
     def __init__(self, folder: Path, watch: Watch) -> None:
@@ -48,35 +50,36 @@ class StreamingWriter(HuggingFaceStorageWriter):
         self.folder, self._watch = folder, watch
         self.digests: dict[str, dict[str, Any]] = {}
 
+    @override
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """See torch's StorageWriter. Raises: OSError: if the disk does not take it."""
+        """Writes this rank's tensors to one file. Raises: OSError: if it cannot be written."""
         if plan.items:
             name = f"shard-{plan.storage_data['shard_index']:05d}-model-00001-of-00001.safetensors"
             tensors: dict[str, Any] = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
             with self._watch.busy(f"writing {self.folder / name}"):
-                self.digests = {name: write_tensors(self.folder / name, tensors, _places(plan.items))}
+                self.digests = {name: write_tensors(self.folder / name, tensors, _offsets(plan.items))}
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(item.index, 0, None) for item in plan.items])
         return done
 
 
 class WatchedReader(HuggingFaceStorageReader):
-    """What torch.distributed.checkpoint.load reads this rank's part of the tensors with."""
+    """The storage reader for torch.distributed.checkpoint.load, which tells the watch while it reads."""
 
     def __init__(self, folder: Path, watch: Watch) -> None:
         super().__init__(str(folder))
         self._folder, self._watch = folder, watch
 
+    @override
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """See torch's StorageReader."""
         with self._watch.busy(f"reading {self._folder}"):
             return super().read_data(plan, planner)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Writes CPU tensors of any shape to a safetensors file, durably; its size in bytes and its sha256.
+    """Writes CPU tensors of any shape to a safetensors file, durably; returns {"bytes": size, "sha256": hex}.
 
-    Raises: OSError: if the disk does not take it. KeyError: for a dtype that the format does not have.
+    Raises: OSError: if it cannot be written. KeyError: for a dtype that the format does not have.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))  # so all are aligned
     digest, size = hashlib.sha256(), 0
@@ -89,7 +92,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The file: length of the header, header, and the tensors' bytes one after the other."""
+    """Yields the file: length of the header, header, and the bytes of one tensor after the other."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():
@@ -104,7 +107,7 @@ def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Itera
             yield content[start : start + PIECE]
 
 
-def _places(items: Sequence[WriteItem]) -> dict[str, str]:
-    """What torch's reader wants to know: where in the whole tensors the parts begin."""
+def _offsets(items: Sequence[WriteItem]) -> dict[str, str]:
+    """The header's metadata for torch's reader: where in the full tensors the parts begin."""
     offsets = {item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)} for item in items}  # type: ignore[union-attr]  # all are tensors
     return {"DCP_SHARDING_INFO": json.dumps(offsets), "DCP_VERSION": "1.0", "format": "pt"}

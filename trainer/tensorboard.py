@@ -14,7 +14,7 @@ FOLDER = "tensorboard"
 class TensorBoard(Sink):
     """Event files in the folder tensorboard of the run directory, a scalar for every metric.
 
-    A run that continues makes TensorBoard forget the steps after the checkpoint, which it does again.
+    When a run continues, TensorBoard is told to drop the steps after the checkpoint, as they are done again.
 
     Raises: ValueError: if the package tensorboard is not installed.
     """

@@ -34,7 +34,7 @@ class Settings:
 
 @dataclass
 class MemoryFields(Fields):
-    """Of a claim file."""
+    """The fields of a claim file."""
 
     settings: Settings = limited()
 

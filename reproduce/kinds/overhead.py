@@ -31,7 +31,7 @@ class Settings:
 
 @dataclass
 class OverheadFields(Fields):
-    """Of a claim file. expect: ratios of QUANTITIES, of an arm over that of another."""
+    """The fields of a claim file. expect: ratios of QUANTITIES, one arm's over another's."""
 
     settings: Settings = limited()
     expect: list[Expectation] = limited()

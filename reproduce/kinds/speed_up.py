@@ -31,7 +31,7 @@ FEWEST_BUDGETS = 4  # for a curve
 
 @dataclass
 class Round:
-    """Of tuning: every surviving point of an arm for that share of T, then the best ones are kept."""
+    """A round of tuning: runs every remaining point of an arm for a fraction of T, and keeps the best."""
 
     fraction: float = limited(above=0, most=1)
     keep: int = limited(least=1)
@@ -247,12 +247,12 @@ class _Contest(NamedTuple):
 
     @property
     def seconds(self) -> Interval | None:
-        """Of a step of the candidate, over the baseline's."""
+        """Seconds of a step of the candidate, over those of the baseline."""
         return self.found.ratios.get((self.candidate.name, self.baseline.name))
 
     @property
     def flops(self) -> float | None:
-        """Of a step of the candidate, over the baseline's."""
+        """FLOPs of a step of the candidate, over those of the baseline."""
         arms = self.candidate, self.baseline
         candidate, baseline = (records.flops_per_step(self.runs, arm.name) for arm in arms)
         return candidate / baseline if candidate and baseline else None

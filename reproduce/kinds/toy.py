@@ -92,7 +92,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Point:
-    """Of a grid."""
+    """A point of the grid of hyperparameters."""
 
     lr: float
     share: float  # lr / rho; means something to Sophia only

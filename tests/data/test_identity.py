@@ -310,9 +310,9 @@ def test_a_killed_preparation_never_mixes_old_and_new_documents(
     change(read)
     path = prepared(source, tmp_path / "killed")
     assert "half prepared from other files, or these have changed since: starting afresh" in caplog.text
-    whole = content(prepared(source, tmp_path / "whole"))
+    uninterrupted = content(prepared(source, tmp_path / "uninterrupted"))
     assert {name: raw for name, raw in content(path).items() if name != "source_files.jsonl"} == {
-        name: raw for name, raw in whole.items() if name != "source_files.jsonl"
+        name: raw for name, raw in uninterrupted.items() if name != "source_files.jsonl"
     }
 
 
@@ -333,7 +333,7 @@ def test_a_killed_preparation_of_unchanged_files_continues(
         path = prepared(source, tmp_path / "killed")
     units = source.units()
     assert sorted(map(repr, read[1:])) == sorted(map(repr, units[2:]))  # the first is the disk check's
-    assert content(path) == content(prepared(source, tmp_path / "whole"))
+    assert content(path) == content(prepared(source, tmp_path / "uninterrupted"))
     assert caplog.messages == []
 
 

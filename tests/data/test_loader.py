@@ -10,7 +10,7 @@ import torch
 from corpora import dataset_of
 
 from data import DataError, TokenDataset, TokenLoader, eval_batches
-from data.loader import Batch, permuted
+from data.loader import PADDING, Batch, permuted
 
 T = 16
 ORDERS = pytest.mark.parametrize("order", ["random", "shuffled"])
@@ -37,32 +37,34 @@ def loader(counting: TokenDataset) -> Iterator[Loader]:
         one.close()
 
 
-def rows(batches: list[Batch]) -> torch.Tensor:
+def inputs(batches: list[Batch]) -> torch.Tensor:
     return torch.cat([batch.inputs for batch in batches])
 
 
 @ORDERS
-@pytest.mark.parametrize(("micro_batch", "world_size"), [(1, 1), (8, 3), (4, 2), (2, 4), (1, 24), (24, 1)])
-def test_global_batch_does_not_depend_on_micro_batch_and_world_size(
-    loader: Loader, order: str, micro_batch: int, world_size: int
+@pytest.mark.parametrize(("micro_batch", "data_ranks"), [(1, 1), (8, 3), (4, 2), (2, 4), (1, 24), (24, 1)])
+def test_global_batch_does_not_depend_on_micro_batch_and_data_ranks(
+    loader: Loader, order: str, micro_batch: int, data_ranks: int
 ) -> None:
     for step in (0, 1, 7):
-        whole = rows(loader(order=order).batches(step))
-        ranks = [loader(order=order, micro_batch=micro_batch, rank=r, world_size=world_size) for r in range(world_size)]
-        pieces = [batch for rank in ranks for batch in rank.batches(step)]
-        assert torch.equal(rows(pieces), whole)
-        assert [batch.rows[0] for batch in pieces] == list(range(0, 24, micro_batch))
+        expected = inputs(loader(order=order).batches(step))
+        ranks = [
+            loader(order=order, micro_batch=micro_batch, data_rank=r, data_ranks=data_ranks) for r in range(data_ranks)
+        ]
+        parts = [batch for rank in ranks for batch in rank.batches(step)]
+        assert torch.equal(inputs(parts), expected)
+        assert [batch.indices[0] for batch in parts] == list(range(0, 24, micro_batch))
 
 
 @ORDERS
 def test_batch_is_a_pure_function_of_seed_and_step(loader: Loader, order: str) -> None:
     in_order = loader(order=order)
-    expected = [rows(in_order.batches(step)) for step in range(6)]
+    expected = [inputs(in_order.batches(step)) for step in range(6)]
     jumping = loader(order=order)
     for step in (5, 0, 1, 4, 4, 2, 3):
-        assert torch.equal(rows(jumping.batches(step)), expected[step])
+        assert torch.equal(inputs(jumping.batches(step)), expected[step])
     assert not torch.equal(expected[0], expected[1])
-    assert not torch.equal(rows(loader(order=order, seed=6).batches(0)), expected[0])
+    assert not torch.equal(inputs(loader(order=order, seed=6).batches(0)), expected[0])
 
 
 def test_random_order_is_fixed_for_good(loader: Loader) -> None:
@@ -98,7 +100,7 @@ def test_shuffled_visits_every_window_once_per_epoch(
     n_windows = (n_tokens - 1) // T
     shuffled = loader(dataset, order="shuffled", global_batch=global_batch, micro_batch=global_batch)
     n_steps = -(-3 * n_windows // global_batch)
-    starts = torch.cat([rows(shuffled.batches(step))[:, 0] for step in range(n_steps)])[: 3 * n_windows]
+    starts = torch.cat([inputs(shuffled.batches(step))[:, 0] for step in range(n_steps)])[: 3 * n_windows]
     for epoch in starts.view(3, n_windows):
         assert sorted(epoch.tolist()) == list(range(0, n_windows * T, T))
 
@@ -123,13 +125,13 @@ def test_permuted_costs_no_memory_for_huge_ranges() -> None:
     assert 0.45 < found.astype(float).mean() / n < 0.55  # 12 sigma of 5000 uniform draws
 
 
-@pytest.mark.parametrize(("micro_batch", "world_size"), [(1, 1), (4, 1), (4, 3), (3, 2), (50, 2)])
-def test_evaluation_covers_the_same_slice_for_any_world_size(
-    counting: TokenDataset, micro_batch: int, world_size: int
+@pytest.mark.parametrize(("micro_batch", "data_ranks"), [(1, 1), (4, 1), (4, 3), (3, 2), (50, 2)])
+def test_evaluation_covers_the_same_windows_for_any_data_ranks(
+    counting: TokenDataset, micro_batch: int, data_ranks: int
 ) -> None:
-    pieces: dict[int, Batch] = {}
+    parts: dict[int, Batch] = {}
     counts = []
-    for rank in range(world_size):
+    for rank in range(data_ranks):
         found = list(
             eval_batches(
                 counting,
@@ -137,20 +139,20 @@ def test_evaluation_covers_the_same_slice_for_any_world_size(
                 n_sequences=22,
                 micro_batch=micro_batch,
                 device="cpu",
-                rank=rank,
-                world_size=world_size,
+                data_rank=rank,
+                data_ranks=data_ranks,
             )
         )
         counts.append(len(found))
         for batch in found:
-            if batch.rows[0] == -1:
+            if batch.indices[0] == PADDING:
                 assert batch.inputs.shape == (1, T)
                 continue
-            assert batch.rows[0] not in pieces
-            pieces[batch.rows[0]] = batch
+            assert batch.indices[0] not in parts
+            parts[batch.indices[0]] = batch
     assert len(set(counts)) == 1  # ranks compute in step
-    covered = [pieces[first] for first in sorted(pieces)]
-    windows = rows(covered)
+    covered = [parts[first] for first in sorted(parts)]
+    windows = inputs(covered)
     assert windows[:, 0].tolist() == [i * 62 // 22 * T for i in range(22)]  # 62 windows of 16 fit into 1000 tokens
     assert torch.equal(windows, windows[:, :1] + torch.arange(T))
     assert torch.equal(torch.cat([batch.targets for batch in covered]), windows + 1)
@@ -158,7 +160,7 @@ def test_evaluation_covers_the_same_slice_for_any_world_size(
 
 def test_evaluation_on_all_windows_covers_the_split(counting: TokenDataset) -> None:
     found = list(eval_batches(counting, seq_len=T, n_sequences=62, micro_batch=8, device="cpu"))
-    assert rows(found).flatten().tolist() == list(range(62 * T))
+    assert inputs(found).flatten().tolist() == list(range(62 * T))
 
 
 def test_evaluation_refuses_a_slice_larger_than_the_split(counting: TokenDataset) -> None:
@@ -170,7 +172,7 @@ def test_evaluation_refuses_a_slice_larger_than_the_split(counting: TokenDataset
     ("changes", "message"),
     [
         ({"micro_batch": 7}, r"global_batch=24 must be a multiple of .* = 7 \* 1 = 7; nearest: 21 or 28"),
-        ({"micro_batch": 24, "world_size": 2}, r"= 24 \* 2 = 48; nearest: 48"),
+        ({"micro_batch": 24, "data_ranks": 2}, r"= 24 \* 2 = 48; nearest: 48"),
         (
             {"seq_len": 1000},
             "block_size=1000 is larger than the data: train of .* has 1000 tokens, expected at least 1001",
@@ -188,7 +190,7 @@ def test_an_error_of_the_prefetch_thread_surfaces_with_its_step(loader: Loader, 
     reading = loader(global_batch=48, micro_batch=48)
     for file in counting.path.glob("train_*.bin"):
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="was cut short while in use"):
+    with pytest.raises(DataError, match="was truncated while in use"):
         for step in range(3):
             reading.batches(step)
 

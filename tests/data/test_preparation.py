@@ -110,7 +110,7 @@ def test_a_killed_preparation_continues_to_the_same_bytes(tmp_path: Path, n_sync
     assert died.status == -signal.SIGKILL, died.stderr
     again = Texts(TEXTS)
     path = prepared(again, tmp_path / "killed")
-    assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "whole"))
+    assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "uninterrupted"))
     n_parts_done = max(0, min(n_syncs - 4, 15))
     done = list(range(0, 7 * n_parts_done, 7))
     assert not set(done) & set(again.read_units[1:])  # the first read is the disk check's sample
@@ -131,7 +131,7 @@ def test_other_documents_under_the_same_settings_start_afresh(tmp_path: Path) ->
     died = run(DYING, tmp_path / "killed", 12)
     assert died.status == -signal.SIGKILL, died.stderr
     others = Texts([text.upper() for text in TEXTS])
-    assert content(prepared(others, tmp_path / "killed")) == content(prepared(others, tmp_path / "whole"))
+    assert content(prepared(others, tmp_path / "killed")) == content(prepared(others, tmp_path / "uninterrupted"))
 
 
 def test_of_two_preparers_one_works_and_one_waits(tmp_path: Path) -> None:
@@ -220,10 +220,10 @@ def test_an_error_in_a_document_stops_the_preparation(tmp_path: Path) -> None:
         ({"val_fraction": 0.0}, r"data.val_fraction=0.0 must lie in \(0, 1\)"),
         ({"val_fraction": 0.995}, "data.val_fraction=0.995 of 100 documents leaves none to train on"),
         ({"val_fraction": "half"}, r"data.val_fraction=half must lie in \(0, 1\)"),
-        ({"split_seed": -1}, "data.split_seed=-1 must be a whole number >= 0"),
-        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a whole number >= 1"),
-        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a whole number >= 1"),
-        ({"workers": 0}, "data.workers=0 must be a whole number >= 1, or null for one per core"),
+        ({"split_seed": -1}, "data.split_seed=-1 must be a uninterrupted number >= 0"),
+        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a uninterrupted number >= 1"),
+        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a uninterrupted number >= 1"),
+        ({"workers": 0}, "data.workers=0 must be a uninterrupted number >= 1, or null for one per core"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -351,7 +351,7 @@ def test_a_half_prepared_data_set_with_a_damaged_plan_starts_afresh(tmp_path: Pa
         (died / "parts/000000.npz").write_bytes(b"of another time")
         (died / "plan.json").write_text(content_of_plan)
         path = prepared(Texts(TEXTS), tmp_path / "some")
-        assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "whole"))
+        assert content(path) == content(prepared(Texts(TEXTS), tmp_path / "uninterrupted"))
         (path / "dataset.json").unlink()
 
 

@@ -99,8 +99,8 @@ def test_a_long_text_is_divided_as_a_short_one() -> None:
 
 
 def test_a_single_document_is_split_alike_by_any_shards(tmp_path: Path) -> None:
-    whole = split(prepared(Texts([ENGLISH]), tmp_path / "a", shard_tokens=10**6))
-    assert split(prepared(Texts([ENGLISH]), tmp_path / "b", shard_tokens=77)) == whole
+    single_shard = split(prepared(Texts([ENGLISH]), tmp_path / "a", shard_tokens=10**6))
+    assert split(prepared(Texts([ENGLISH]), tmp_path / "b", shard_tokens=77)) == single_shard
 
 
 def test_a_split_by_position_continues_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_a_split_by_position_continues_after_a_kill(tmp_path: Path, monkeypatch:
         patch.setattr(ShardWriter, "close", dying)
         prepared(Texts([ENGLISH]), tmp_path / "killed", shard_tokens=200)
     path = prepared(Texts([ENGLISH]), tmp_path / "killed", shard_tokens=200)
-    assert content(path) == content(prepared(Texts([ENGLISH]), tmp_path / "whole", shard_tokens=200))
+    assert content(path) == content(prepared(Texts([ENGLISH]), tmp_path / "uninterrupted", shard_tokens=200))

@@ -32,12 +32,12 @@ Fault = Callable[[], None]
 
 def train(config: DictConfig, faults: Mapping[int, Sequence[Fault]]) -> None:
     """train.py with that configuration on this rank, with this rank's faults; ends as the interpreter would."""
-    trainer.ranks.PATIENCE = 0.5  # of those that leave the word to another, seconds
+    trainer.ranks.CAUSE_SECONDS = 0.5
     assembly.ending.plot_loss = lambda rows, path, title: None  # matplotlib takes longer than the run
     for fault in faults.get(int(os.environ["RANK"]), ()):
         fault()
     try:
-        training.run_and_leave(config)
+        training.run_and_exit(config)
     except Exception:
         traceback.print_exc()
         os._exit(1)
@@ -140,7 +140,7 @@ def leave_digest(folder: Path) -> None:
     """Writes the digest of the parameters that this rank ends with."""
 
     def digested(finish: Callable[..., Any], run: Run, status: str) -> Any:
-        named = [(name, run.strategy.whole(p)) for name, p in sorted(run.model.named_parameters())]
+        named = [(name, run.strategy.full_tensor(p)) for name, p in sorted(run.model.named_parameters())]
         (folder / f"digest-{run.strategy.rank}").write_text(parameters_sha256(named))
         return finish(run, status)
 
@@ -149,6 +149,6 @@ def leave_digest(folder: Path) -> None:
 
 def _wrap(place: str, wrapper: Callable[..., Any]) -> None:
     owner, _, name = place.rpartition(".")
-    whole = pkgutil.resolve_name(owner)
-    function = getattr(whole, name)
-    setattr(whole, name, lambda *arguments, **settings: wrapper(function, *arguments, **settings))
+    found = pkgutil.resolve_name(owner)
+    function = getattr(found, name)
+    setattr(found, name, lambda *arguments, **settings: wrapper(function, *arguments, **settings))

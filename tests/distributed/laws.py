@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs import compose
 from data import Batch
+from data.loader import PADDING
 from model import GPT, LanguageModel, Llama
 from optim import Sophia
 from optim.build import build
@@ -68,7 +69,7 @@ def open_strategy(placement: str) -> Strategy:
 
 
 def placed(strategy: Strategy, option: str, model: LanguageModel) -> OptimizerSet:
-    """The option's optimizers for the model, which goes to the strategy's ranks."""
+    """The option's optimizers for the model, which the strategy shards."""
     roles = model.roles()
     strategy.prepare(model, model.blocks)
     return build(config(option), dict(model.named_parameters()), roles, seed=1, global_batch=G, group=strategy.group)
@@ -96,10 +97,10 @@ def steps_of_training(
     losses = []
     for step in range(steps):
         tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(step))
-        share = G // strategy.world_size
-        start = strategy.rank * share
-        cuts = [range(i, min(i + 2, start + share)) for i in range(start, start + share, 2)]
-        batches = [Batch(tokens[0, rows], tokens[1, rows], rows) for rows in cuts]
+        share = G // strategy.data_ranks
+        start = strategy.data_rank * share
+        parts = [range(i, min(i + 2, start + share)) for i in range(start, start + share, 2)]
+        batches = [Batch(tokens[0, part], tokens[1, part], part) for part in parts]
         for estimator in optimizer.estimators:
             estimator.update(step, batches, strategy.extra_backward)
         losses.append(float(strategy.forward_backward(batches, loss_of, G)))
@@ -120,9 +121,9 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> Tensor:
     return loss
 
 
-def whole_parameters(strategy: Strategy, model: LanguageModel) -> dict[str, Tensor]:
-    """By name, in full, on all ranks."""
-    return {name: strategy.whole(p.detach()).clone() for name, p in model.named_parameters()}
+def full_parameters(strategy: Strategy, model: LanguageModel) -> dict[str, Tensor]:
+    """Full tensors by name, on all ranks."""
+    return {name: strategy.full_tensor(p.detach()).clone() for name, p in model.named_parameters()}
 
 
 def of_given_gradients(placement: str, options: Sequence[str], steps: int) -> dict[str, Outcome]:
@@ -131,7 +132,7 @@ def of_given_gradients(placement: str, options: Sequence[str], steps: int) -> di
     def one(strategy: Strategy, option: str) -> dict[str, Tensor]:
         model = gpt()
         steps_with_given_gradients(model, placed(strategy, option, model), 0, steps)
-        return whole_parameters(strategy, model)
+        return full_parameters(strategy, model)
 
     return _each(placement, options, one)
 
@@ -149,7 +150,7 @@ def of_training(
         model = ARCHITECTURES[architecture]()
         optimizer = placed(strategy, option, model)
         losses = steps_of_training(strategy, model, optimizer, steps, noise)
-        return {"losses": torch.tensor(losses, dtype=torch.float64), **whole_parameters(strategy, model)}
+        return {"losses": torch.tensor(losses, dtype=torch.float64), **full_parameters(strategy, model)}
 
     return _each(placement, options, one)
 
@@ -176,7 +177,7 @@ def of_a_continued_run(
         named = parameters | {f"optim.{name}": tensor for name, tensor in tensors.items()}
         store.save(Checkpoint(named, {"step": last, "optim": rest}))
         store.wait()
-        return whole_parameters(strategy, model)
+        return full_parameters(strategy, model)
 
     return _each(placement, options, one)
 
@@ -216,17 +217,24 @@ def loads_of(option: str) -> list[float]:
     return loads[0]
 
 
+def shares(placement: str) -> tuple[int, int]:
+    """Which share of the data this rank reads, and of how many."""
+    strategy = open_strategy(placement)
+    strategy.close()
+    return strategy.data_rank, strategy.data_ranks
+
+
 def evaluated(placement: str, n_sequences: int) -> float:
     """The evaluation's loss of a fresh model, on ranks that get different numbers of micro-batches."""
     strategy, model = open_strategy(placement), gpt()
     strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, n_sequences, T), generator=torch.Generator().manual_seed(3))
     batches = []
-    for start in range(0, n_sequences, 2 * strategy.world_size):
-        first = start + 2 * strategy.rank
-        rows = range(first, min(first + 2, n_sequences))
-        index = list(rows) or [0]
-        batches.append(Batch(tokens[0, index], tokens[1, index], rows or (-1,)))
+    for start in range(0, n_sequences, 2 * strategy.data_ranks):
+        first = start + 2 * strategy.data_rank
+        indices = range(first, min(first + 2, n_sequences))
+        taken = list(indices) or [0]
+        batches.append(Batch(tokens[0, taken], tokens[1, taken], indices or (PADDING,)))
     loss = strategy.evaluate(batches, loss_of)
     strategy.close()
     return loss
@@ -239,11 +247,11 @@ def compressed(how: str | None) -> dict[str, dict[str, Tensor]]:
     model = gpt(bias=False)
     strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
-    rows = range(strategy.rank * G, (strategy.rank + 1) * G)
+    indices = range(strategy.rank * G, (strategy.rank + 1) * G)
     found = {}
     for name in ("gradients", "gradients", "gradients", "gradients", "extra"):
         backward = strategy.extra_backward if name == "extra" else strategy.forward_backward
-        backward([Batch(tokens[0], tokens[1], rows)], loss_of, 2 * G)
+        backward([Batch(tokens[0], tokens[1], indices)], loss_of, 2 * G)
         found[name] = {each: p.grad.clone() for each, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
     strategy.close()
@@ -259,12 +267,12 @@ def memory_of_powersgd(poisoned_step: int) -> dict[str, Any]:
     model = gpt(bias=False)
     strategy.prepare(model, model.blocks)
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(strategy.rank))
-    rows = range(strategy.rank * G, (strategy.rank + 1) * G)
+    indices = range(strategy.rank * G, (strategy.rank + 1) * G)
     finite_steps = []
     for step in range(6):
         factor = math.nan if step == poisoned_step and strategy.rank == strategy.world_size - 1 else 1.0
         strategy.forward_backward(
-            [Batch(tokens[0], tokens[1], rows)], lambda m, b, factor=factor: loss_of(m, b) * factor, 2 * G
+            [Batch(tokens[0], tokens[1], indices)], lambda m, b, factor=factor: loss_of(m, b) * factor, 2 * G
         )
         is_finite = torch.isfinite(strategy.clip_grad_norm_(None))
         strategy.keep_finite(is_finite)
@@ -283,7 +291,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def told() -> dict[str, Any]:
-    """What hosts tell each other."""
+    """What ranks tell each other."""
     strategy = open_strategy("ddp")
     ranks, order = strategy.ranks, []
 

@@ -68,9 +68,9 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     with TemporaryDirectory() as scratch:
-        whole, killed = Path(scratch, "whole"), Path(scratch, "killed")
-        if status := start(whole, arguments.overrides).wait():
-            print(whole.with_suffix(".txt").read_text())
+        uninterrupted, killed = Path(scratch, "uninterrupted"), Path(scratch, "killed")
+        if status := start(uninterrupted, arguments.overrides).wait():
+            print(uninterrupted.with_suffix(".txt").read_text())
             return status
         for cycle in range(arguments.cycles):
             launcher, seconds = start(killed, arguments.overrides), random.uniform(0, arguments.longest)
@@ -83,7 +83,7 @@ def main() -> int:
             print(f"kill {cycle + 1}: {what}, {seconds:.1f} s after the start, logged up to step {step}", flush=True)
         status = start(killed, arguments.overrides).wait()
         print(killed.with_suffix(".txt").read_text()[-300:])
-        is_equal = status == 0 and ends(whole) == ends(killed)
+        is_equal = status == 0 and ends(uninterrupted) == ends(killed)
         print(f"{arguments.cycles} kills; " + ("equal, bit for bit" if is_equal else "different"))
         return 0 if is_equal else 1
 

@@ -54,14 +54,14 @@ def start(tmp_path: Path, tiny: list[str]) -> Callable[..., Started]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Callable[..., Path]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Callable[..., Path]:
     """The folder of an uninterrupted run; each is run once."""
     found: dict[tuple[Any, ...], Path] = {}
 
     def call(*overrides: str, n: int = 2) -> Path:
         key = (n, *overrides)
         if key not in found:
-            folder = tmp_path_factory.mktemp("whole") / "run"
+            folder = tmp_path_factory.mktemp("uninterrupted") / "run"
             assert Started(folder, [*tiny, *overrides], n, {}).statuses() == [0] * n
             found[key] = folder
         return found[key]
@@ -97,7 +97,7 @@ def steps(seed: int, n: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_killed_rank_ends_all_and_the_same_command_ends_like_an_uninterrupted_one(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, parallel: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
     moments = MOMENTS_OF_ONE if parallel == "ddp" else MOMENTS_OF_ONE[1:4]
     for step, (place, rank) in zip(steps(1, len(moments)), moments, strict=True):
@@ -108,13 +108,13 @@ def test_a_killed_rank_ends_all_and_the_same_command_ends_like_an_uninterrupted_
     last = start("killed", f"parallel={parallel}")
     assert last.statuses() == [0, 0]
     assert last.complaints == []
-    assert ends(tmp_path / "killed") == ends(whole(f"parallel={parallel}"))
+    assert ends(tmp_path / "killed") == ends(uninterrupted(f"parallel={parallel}"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_after_all_ranks_are_killed_the_same_command_ends_like_an_uninterrupted_one(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, parallel: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
     moments = MOMENTS_OF_ALL if parallel == "ddp" else MOMENTS_OF_ALL[1:3]
     for step, (place, rank) in zip(steps(2, len(moments)), moments, strict=True):
@@ -123,12 +123,12 @@ def test_after_all_ranks_are_killed_the_same_command_ends_like_an_uninterrupted_
         started.world.kill()
         assert started.statuses() == [-9, -9]
     assert start("killed", f"parallel={parallel}").statuses() == [0, 0]
-    assert ends(tmp_path / "killed") == ends(whole(f"parallel={parallel}"))
+    assert ends(tmp_path / "killed") == ends(uninterrupted(f"parallel={parallel}"))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_continues(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, parallel: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
     stopped = start("s", f"parallel={parallel}", on={1: [partial(from_step, 3, faults.ask_to_stop)]})
     assert stopped.statuses() == [75, 75]
@@ -137,7 +137,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_continu
     assert (tmp_path / "s" / "checkpoints" / "step_000005").is_dir()
     assert stopped.complaints == ["stopped after 5 steps; the same command continues"]
     assert start("s", f"parallel={parallel}").statuses() == [0, 0]
-    assert ends(tmp_path / "s") == ends(whole(f"parallel={parallel}"))
+    assert ends(tmp_path / "s") == ends(uninterrupted(f"parallel={parallel}"))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def replace_by_a_pickle(file: Path) -> None:
 )
 def test_a_damaged_checkpoint_is_reported_once_and_the_one_before_it_leads_to_the_same_end(
     start: Callable[..., Started],
-    whole: Callable[..., Path],
+    uninterrupted: Callable[..., Path],
     interrupted: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
@@ -213,12 +213,12 @@ def test_a_damaged_checkpoint_is_reported_once_and_the_one_before_it_leads_to_th
     assert complaint.endswith("; trying the one before it")
     assert not (folder / "executed").exists()
     assert (folder / "checkpoints" / "step_000008.damaged").is_dir()
-    assert ends(folder) == ends(whole("parallel=ddp"))
+    assert ends(folder) == ends(uninterrupted("parallel=ddp"))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_disk_that_is_full_for_one_rank_costs_a_warning_and_that_checkpoint(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, parallel: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
     staging = f"{CHECKPOINT}.BlockingAsyncStager.stage"  # once the save before it is done
     full = [partial(at, 5, staging, faults.fill_disk), partial(at, 8, staging, faults.free_disk)]
@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_for_one_rank_costs_a_warning_and_that_checkpoint(
     assert "File too large; the checkpoints before it are intact and the run goes on: free disk space" in complaint
     there = sorted(path.name for path in (tmp_path / "f" / "checkpoints").iterdir())
     assert there == ["step_000003", "step_000009", "step_000012"]
-    assert ends(tmp_path / "f") == ends(whole(f"parallel={parallel}"))
+    assert ends(tmp_path / "f") == ends(uninterrupted(f"parallel={parallel}"))
 
 
 SPREAD = ["global_batch=12", "micro_batch=1", "model.dropout=0"]  # divides among 1, 2, 3 and 4 ranks
@@ -251,10 +251,10 @@ def through(start: Callable[..., Started], stages: Sequence[tuple[int, str]], *o
 @pytest.mark.slow
 @pytest.mark.parametrize("stages", STAGES)
 def test_a_run_continues_on_other_ranks_and_ends_where_one_process_would(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, stages: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, stages: str
 ) -> None:
     through(start, STAGES[stages])
-    found, expected = result(tmp_path / "r"), result(whole("parallel=single", *SPREAD, n=1))
+    found, expected = result(tmp_path / "r"), result(uninterrupted("parallel=single", *SPREAD, n=1))
     for key in ("train/loss", "val/loss"):  # sums over ranks in another order: ulps of fp32, carried through 12 steps
         assert found[key] == pytest.approx(expected[key], rel=1e-5)
     assert (found["tokens"], found["flops"]) == (expected["tokens"], expected["flops"])
@@ -262,17 +262,17 @@ def test_a_run_continues_on_other_ranks_and_ends_where_one_process_would(
 
 @pytest.mark.slow
 def test_state_that_one_rank_owns_moves_with_the_run(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     soap = ["optim=soap", "optim.roles.matrix.precondition_frequency=3"]
     through(start, [(4, "ddp"), (2, "fsdp2"), (3, "ddp"), (1, "single")], *soap)
-    expected = result(whole("parallel=single", *SPREAD, *soap, n=1))
+    expected = result(uninterrupted("parallel=single", *SPREAD, *soap, n=1))
     # eigenvectors of nearly singular factors amplify the order of sums; a lost state would be off by far more
     assert result(tmp_path / "r")["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-3)
 
 
 def test_a_second_job_in_a_directory_is_refused_and_does_not_disturb_the_first(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     waiting = partial(from_step, 5, partial(faults.await_file, tmp_path / "go"))
     first = start("t", "parallel=ddp", on={0: [waiting]})
@@ -287,7 +287,7 @@ def test_a_second_job_in_a_directory_is_refused_and_does_not_disturb_the_first(
     (tmp_path / "go").touch()
     assert first.statuses() == [0, 0]
     assert first.complaints == []
-    assert ends(tmp_path / "t") == ends(whole("parallel=ddp"))
+    assert ends(tmp_path / "t") == ends(uninterrupted("parallel=ddp"))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
@@ -344,9 +344,9 @@ def test_parameters_that_are_not_finite_at_the_end_on_one_rank_are_no_finished_r
 
 
 def test_a_corrupted_data_shard_is_refused_before_training_starts(
-    start: Callable[..., Started], whole: Callable[..., Path], data_root: Path, tmp_path: Path
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], data_root: Path, tmp_path: Path
 ) -> None:
-    whole("parallel=ddp")  # prepares the data
+    uninterrupted("parallel=ddp")  # prepares the data
     copy = shutil.copytree(data_root, tmp_path / "data")
     for shard in copy.glob("*/train_00000.bin"):
         flip_a_bit(shard)
@@ -380,14 +380,14 @@ def test_a_rank_that_hangs_is_named_with_its_place(start: Callable[..., Started]
     ],
 )
 def test_a_slow_disk_is_no_hanging_rank(
-    start: Callable[..., Started], whole: Callable[..., Path], tmp_path: Path, rank: int, place: str, what: str
+    start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, rank: int, place: str, what: str
 ) -> None:
     started = start("s", "parallel=ddp", "timeout_seconds=1", on={rank: [partial(faults.delay, place, 3.0)]})
     assert started.statuses() == [0, 0]
     assert started.complaints
     for complaint in started.complaints:
         assert complaint.startswith(f"warning: rank {rank} has been {what}"), complaint
-    assert ends(tmp_path / "s") == ends(whole("parallel=ddp"))
+    assert ends(tmp_path / "s") == ends(uninterrupted("parallel=ddp"))
 
 
 @pytest.mark.parametrize(("rank", "named"), [(1, "rank 1 does not answer; it was last at "), (0, "(rank 0 or the ")])
@@ -413,7 +413,7 @@ def test_the_error_of_one_rank_is_shown_first_and_once(start: Callable[..., Star
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_whose_rank_was_killed(
-    whole: Callable[..., Path], tmp_path: Path, tiny: list[str]
+    uninterrupted: Callable[..., Path], tmp_path: Path, tiny: list[str]
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
     command += [str(ROOT / "tests" / "distributed" / "dies_once.py"), *tiny, "parallel=ddp", QUIET]
@@ -421,4 +421,4 @@ def test_torchrun_restarts_a_run_whose_rank_was_killed(
     assert found.returncode == 0, found.stderr
     assert "failed (exitcode: -9) local_rank: 1" in found.stderr
     assert re.search("continuing at step [36] of 12", found.stdout)
-    assert ends(tmp_path / "r") == ends(whole("parallel=ddp"))
+    assert ends(tmp_path / "r") == ends(uninterrupted("parallel=ddp"))

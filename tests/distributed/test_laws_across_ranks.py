@@ -15,7 +15,12 @@ STEPS = 6
 FEW = ["adamw", "adafactor", "soap", "sophiag"]  # of every kind one
 PLACES = [(2, "ddp", OPTIONS), (2, "fsdp2", OPTIONS), (3, "ddp", FEW), (3, "fsdp2", FEW), (4, "hsdp", FEW)]
 NO_SECOND_DERIVATIVE = "fsdp2", "sophiah"  # refused, by a test below
-CASES = [(n, p, each) for n, p, options in PLACES for each in options if (p, each) != NO_SECOND_DERIVATIVE]
+CASES = [
+    pytest.param(n, p, each, marks=[pytest.mark.slow] if n > 2 else [])
+    for n, p, options in PLACES
+    for each in options
+    if (p, each) != NO_SECOND_DERIVATIVE
+]
 SHARDED = [option for option in OPTIONS if ("fsdp2", option) != NO_SECOND_DERIVATIVE]
 
 
@@ -122,6 +127,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", SHARDED)
 def test_checkpoints_move_between_strategies_and_numbers_of_ranks(chain: Path, option: str) -> None:
     found = alone("of_a_continued_run", option, chain, 5, STEPS)
@@ -149,8 +155,8 @@ def test_hutchinson_is_refused_where_there_is_no_second_derivative() -> None:
 def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds() -> None:
     ranks = world.run(4, laws.bytes_held, "fsdp2", SHARDED)
     for option in SHARDED:
-        whole = float(alone("bytes_held", option)["bytes"])
-        shares = [float(found[option]["bytes"]) / whole for found in ranks]
+        full = float(alone("bytes_held", option)["bytes"])
+        shares = [float(found[option]["bytes"]) / full for found in ranks]
         assert max(shares) <= 0.30, (option, shares)
 
 

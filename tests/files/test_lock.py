@@ -133,7 +133,7 @@ def test_an_owner_here_is_gone_as_soon_as_its_process_is(tmp_path: Path, monkeyp
 
 def test_the_time_stamp_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_locks(monkeypatch)
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.01)
     held = Lock(tmp_path / "lock")
     file = tmp_path / "lock.owner"
     os.utime(file, (0, 0))
@@ -145,7 +145,7 @@ def test_an_owner_that_was_taken_for_gone_leaves_its_follower_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse_locks(monkeypatch)
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.01)
     held = Lock(tmp_path / "lock")
     file = claim(tmp_path, 0, **ELSEWHERE)
     until(lambda: "this process was taken for gone" in caplog.text)

@@ -25,7 +25,7 @@ from configs import ConfigError, RunConfig, as_yaml, compose, expand
 from launch import jobs, processes
 from launch.jobs import Interrupted, Job, Outcome, run_jobs
 from launch.processes import cuda_devices, environments, log_path, reported
-from launch.progress import Standing, line, table
+from launch.progress import JobProgress, line, table
 from launch.sweep import best_first, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -419,27 +419,27 @@ def test_progress_follows_metrics_as_they_grow_and_start_over(tmp_path: Path) ->
         with metrics.open(mode) as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows) + rest)
 
-    metrics, standing = tmp_path / "metrics.jsonl", Standing("a", tmp_path, 100, state="running")
-    standing.update()
-    assert (standing.step, standing.val_loss, standing.eta) == (0, None, "")
+    metrics, progress = tmp_path / "metrics.jsonl", JobProgress("a", tmp_path, 100, state="running")
+    progress.update()
+    assert (progress.step, progress.val_loss, progress.eta) == (0, None, "")
     write("w", {"step": 10, "seconds": 20.0, "val/loss": 5.5}, rest='{"step": 20, "sec')
-    standing.update()
-    assert (standing.step, standing.val_loss, standing.eta) == (10, 5.5, "0:03:00")
+    progress.update()
+    assert (progress.step, progress.val_loss, progress.eta) == (10, 5.5, "0:03:00")
     write("a", rest='onds": 30.0}\n')
-    standing.update()
-    assert (standing.step, standing.val_loss, standing.eta) == (20, 5.5, "0:02:00")
+    progress.update()
+    assert (progress.step, progress.val_loss, progress.eta) == (20, 5.5, "0:02:00")
     metrics.rename(tmp_path / "before")
     write("w", {"step": 5, "seconds": 1.0, "val/loss": None})
-    standing.update()
-    assert (standing.step, standing.val_loss) == (5, None)
-    assert line(standing) == "running, step 5/100, ETA 0:00:19"
+    progress.update()
+    assert (progress.step, progress.val_loss) == (5, None)
+    assert line(progress) == "running, step 5/100, ETA 0:00:19"
 
 
 def test_the_table_keeps_to_the_screen_and_shows_first_what_runs_or_failed() -> None:
-    standings = [Standing(f"job{n}", Path("x"), 10, state="finished") for n in range(8)]
-    standings[3].state, standings[7].state = "failed", "running"
+    jobs = [JobProgress(f"job{n}", Path("x"), 10, state="finished") for n in range(8)]
+    jobs[3].state, jobs[7].state = "failed", "running"
     console = Console(width=80, record=True, file=StringIO())
-    console.print(table(standings, 3))
+    console.print(table(jobs, 3))
     shown = console.export_text()
     assert [name for name in (f"job{n}" for n in range(8)) if name in shown] == ["job0", "job3", "job7"]
     assert "1 running, 1 failed, 6 finished (5 not shown)" in shown
@@ -566,12 +566,12 @@ def test_a_standing_takes_in_whatever_the_rows_are(tmp_path: Path) -> None:
         "[" * 9999,
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 4, "seconds": 2.0, "val/loss": 4.5}']) + "\n")
-    standing = Standing("x", tmp_path, 8, state="running")
-    standing.update()
-    assert (standing.step, standing.seconds, standing.val_loss, standing.eta) == (4, 2.0, 4.5, "0:00:02")
+    progress = JobProgress("x", tmp_path, 8, state="running")
+    progress.update()
+    assert (progress.step, progress.seconds, progress.val_loss, progress.eta) == (4, 2.0, 4.5, "0:00:02")
     (tmp_path / "metrics.jsonl").unlink()
     os.mkfifo(tmp_path / "metrics.jsonl")
-    standing.update()
+    progress.update()
 
 
 def test_a_full_disk_costs_a_sweep_its_csv_and_not_its_verdict(

@@ -25,7 +25,7 @@ def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
             local(estimates[model.h[0].mlp.c_fc.weight])[-1, 0] = torch.nan
         sophia.update_curvature(estimates)
         hessians.append(
-            {name: strategy.whole(sophia.state[p]["hessian"]).clone() for name, p in model.named_parameters()}
+            {name: strategy.full_tensor(sophia.state[p]["hessian"]).clone() for name, p in model.named_parameters()}
         )
     found = {
         "kept": all(torch.equal(tensor, hessians[0][name]) for name, tensor in hessians[1].items()),
@@ -54,7 +54,9 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
             param.grad = laws._like(param, laws._random(param, step, n))
         other.step()
         other.zero_grad()
-    found = laws.whole_parameters(strategy, twin) | {other.names[p]: strategy.whole(p.detach()).clone() for p in late}
+    found = laws.full_parameters(strategy, twin) | {
+        other.names[p]: strategy.full_tensor(p.detach()).clone() for p in late
+    }
     strategy.close()
     return found
 

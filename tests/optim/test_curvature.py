@@ -28,9 +28,9 @@ def gpt() -> GPT:
     return model
 
 
-def batches(micro_batch: int, rows: Sequence[int] = range(G)) -> list[Batch]:
+def batches(micro_batch: int, indices: Sequence[int] = range(G)) -> list[Batch]:
     tokens = torch.randint(0, V, (2, G, T), generator=torch.Generator().manual_seed(7))
-    split = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+    split = [indices[i : i + micro_batch] for i in range(0, len(indices), micro_batch)]
     return [Batch(tokens[0, list(part)], tokens[1, list(part)], part) for part in split]
 
 
@@ -61,9 +61,9 @@ def estimates(
     return torch.stack(collector.estimates)
 
 
-def mean_loss(model: GPT, rows: Sequence[int]) -> Callable[[Tensor], Tensor]:
+def mean_loss(model: GPT, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
     """The mean loss as a function of all parameters in one vector."""
-    (batch,) = batches(G, rows)
+    (batch,) = batches(G, indices)
     names = [(name, p.shape, p.numel()) for name, p in model.named_parameters()]
 
     def loss(vector: Tensor) -> Tensor:
@@ -76,14 +76,14 @@ def mean_loss(model: GPT, rows: Sequence[int]) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-def exact_hessian_diagonal(model: GPT, rows: Sequence[int]) -> Tensor:
+def exact_hessian_diagonal(model: GPT, indices: Sequence[int]) -> Tensor:
     vector = nn.utils.parameters_to_vector(model.parameters()).detach()
-    return torch.autograd.functional.hessian(mean_loss(model, rows), vector).diagonal()
+    return torch.autograd.functional.hessian(mean_loss(model, indices), vector).diagonal()
 
 
-def exact_gauss_newton_diagonal(model: GPT, rows: Sequence[int]) -> Tensor:
+def exact_gauss_newton_diagonal(model: GPT, indices: Sequence[int]) -> Tensor:
     """diag of (1/B) sum_b J_b^T (diag(p_b) - p_b p_b^T) J_b, J_b the Jacobian of token b's logits."""
-    (batch,) = batches(G, rows)
+    (batch,) = batches(G, indices)
     logits = model(batch.inputs).flatten(0, 1)  # (B, V)
     jacobian = torch.stack(
         [
@@ -108,16 +108,16 @@ def assert_unbiased(found: Tensor, exact: Tensor) -> None:
     assert error.norm() < 0.2 * exact.norm()
 
 
-@pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (3, [1, 3, 5])])
-def test_gauss_newton_bartlett_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
+@pytest.mark.parametrize(("sequences", "indices"), [(None, range(G)), (3, [1, 3, 5])])
+def test_gauss_newton_bartlett_is_unbiased(sequences: int | None, indices: Sequence[int]) -> None:
     found = estimates(GaussNewtonBartlett(every=1, sequences=sequences, fraction=1), 800)
-    assert_unbiased(found, exact_gauss_newton_diagonal(gpt(), rows))
+    assert_unbiased(found, exact_gauss_newton_diagonal(gpt(), indices))
 
 
-@pytest.mark.parametrize(("sequences", "rows"), [(None, range(G)), (2, [2, 5])])
-def test_hutchinson_is_unbiased(sequences: int | None, rows: Sequence[int]) -> None:
+@pytest.mark.parametrize(("sequences", "indices"), [(None, range(G)), (2, [2, 5])])
+def test_hutchinson_is_unbiased(sequences: int | None, indices: Sequence[int]) -> None:
     found = estimates(Hutchinson(every=1, sequences=sequences, fraction=1), 800)
-    assert_unbiased(found, exact_hessian_diagonal(gpt(), rows))
+    assert_unbiased(found, exact_hessian_diagonal(gpt(), indices))
 
 
 @pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
@@ -130,16 +130,17 @@ def test_micro_batches_do_not_change_an_estimate(curvature: type[Curvature], seq
 
 
 @pytest.mark.parametrize(
-    ("fraction", "global_batch", "rows"), [(0.5, 480, 240), (1 / 15, 480, 32), (1 / 15, 16, 1), (0.5, 1, 1), (1, 7, 7)]
+    ("fraction", "global_batch", "n_sequences"),
+    [(0.5, 480, 240), (1 / 15, 480, 32), (1 / 15, 16, 1), (0.5, 1, 1), (1, 7, 7)],
 )
-def test_the_fraction_follows_the_global_batch(fraction: float, global_batch: int, rows: int) -> None:
+def test_the_fraction_follows_the_global_batch(fraction: float, global_batch: int, n_sequences: int) -> None:
     used = []
 
     class Counting(GaussNewtonBartlett):
         def estimate(
             self, step: int, batches: Sequence[Any], forward_backward: Any, sequences: int
         ) -> dict[Tensor, Tensor]:
-            used.extend([sequences, sum(len(batch.rows) for batch in batches)])
+            used.extend([sequences, sum(len(batch.indices) for batch in batches)])
             return {}
 
     curvature = Counting(fraction=fraction)
@@ -147,7 +148,7 @@ def test_the_fraction_follows_the_global_batch(fraction: float, global_batch: in
     curvature._optimizer.update_curvature = lambda estimates: None  # type: ignore[union-attr,method-assign]
     tokens = torch.zeros(global_batch, 1, dtype=torch.int64)
     curvature.update(0, [Batch(tokens, tokens, range(global_batch))], lambda *a: torch.zeros(()))
-    assert used == [rows, rows]
+    assert used == [n_sequences, n_sequences]
 
 
 @pytest.mark.parametrize("curvature", [GaussNewtonBartlett, Hutchinson])
@@ -178,14 +179,14 @@ def test_the_papers_code_clips_the_gradient_before_squaring() -> None:
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 6])
 def test_a_sub_batch_is_spread_evenly_whatever_the_micro_batch(sequences: int, micro_batch: int) -> None:
     split = sub_batch(batches(micro_batch), sequences, G)
-    rows = [row for batch in split for row in batch.rows]
-    assert len(rows) == sequences
-    assert rows == [row for batch in sub_batch(batches(G), sequences, G) for row in batch.rows]
-    gaps = [b - a for a, b in pairwise(rows)]
+    indices = [index for batch in split for index in batch.indices]
+    assert len(indices) == sequences
+    assert indices == [index for batch in sub_batch(batches(G), sequences, G) for index in batch.indices]
+    gaps = [b - a for a, b in pairwise(indices)]
     assert not gaps or max(gaps) - min(gaps) <= 1
     for batch in split:
-        assert torch.equal(batch.inputs, batches(G)[0].inputs[list(batch.rows)])
-        assert torch.equal(batch.targets, batches(G)[0].targets[list(batch.rows)])
+        assert torch.equal(batch.inputs, batches(G)[0].inputs[list(batch.indices)])
+        assert torch.equal(batch.targets, batches(G)[0].targets[list(batch.indices)])
 
 
 def test_labels_follow_the_models_distribution() -> None:

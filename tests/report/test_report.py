@@ -539,13 +539,13 @@ class TestInBrowser:
         from selenium.webdriver import ActionChains
 
         look = "return plot('loss-curves').layout.xaxis.range"
-        low, high = whole = ask(page, look)
+        low, high = full_range = ask(page, look)
         area = page.find_element("css selector", "[data-figure=loss-curves] .nsewdrag")
         ActionChains(page, 50).move_to_element(area).click_and_hold().move_by_offset(150, 60).release().perform()
         range_is = "const [low, high] = plot('loss-curves').layout.xaxis.range; return "
         wait(page, range_is + f"high - low < {(high - low) / 2}")
         press(page, "loss-curves", "reset")
-        wait(page, range_is + f"low === {whole[0]} && high === {whole[1]}")
+        wait(page, range_is + f"low === {full_range[0]} && high === {full_range[1]}")
 
     def test_pointing_at_a_bar_says_its_numbers(self, page: Any) -> None:
         from selenium.webdriver import ActionChains

@@ -66,9 +66,9 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     with TemporaryDirectory() as scratch:
-        whole, killed, data = (Path(scratch, name) for name in ("whole", "killed", "data"))
-        if status := start(whole, data).wait():
-            print(whole.with_suffix(".txt").read_text())
+        uninterrupted, killed, data = (Path(scratch, name) for name in ("uninterrupted", "killed", "data"))
+        if status := start(uninterrupted, data).wait():
+            print(uninterrupted.with_suffix(".txt").read_text())
             return status
         for n in range(1, arguments.kills + 1):
             command, seconds = start(killed, data), random.uniform(0, arguments.longest)
@@ -80,7 +80,7 @@ def main() -> int:
             done = len(list(killed.glob("runs/*/result.json")))
             print(f"kill {n}: {seconds:.1f} s after the start, {runs} running, {done} ended before", flush=True)
         status = start(killed, data).wait()
-        found = [timeless(json.loads((out / "results.json").read_bytes())) for out in (whole, killed)]
+        found = [timeless(json.loads((out / "results.json").read_bytes())) for out in (uninterrupted, killed)]
         is_equal = status == 0 and found[0] == found[1]
         print(f"{arguments.kills} kills; " + ("the same results" if is_equal else "different results"))
         return 0 if is_equal else 1

@@ -40,7 +40,7 @@ def store(folder: Path, keep: int = 2, permanent_every: int | None = None) -> Ch
 
 
 def read(saved: Saved) -> dict[str, torch.Tensor]:
-    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in saved.kinds.items()}
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in saved.metadata.items()}
     saved.read_into(tensors)
     return tensors
 

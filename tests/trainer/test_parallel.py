@@ -1,6 +1,8 @@
 """Strategies, in this process and, where they need peers, on real ranks."""
 
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import laws
 import pytest
@@ -9,6 +11,9 @@ import world
 from laws import G, T, V
 from torch import Tensor
 
+from assembly.data import open_data
+from assembly.run import Run, validation_batches
+from configs import compose
 from data import Batch
 from trainer.parallel import DDP, FSDP2, Single, Strategy
 
@@ -29,7 +34,7 @@ def gradients(strategy: Strategy, how: str = "none", dropout: float = 0.0) -> di
     torch.manual_seed(7)
     strategy.forward_backward([batch()], laws.loss_of, G)
     strategy.close()
-    return {name: strategy.whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    return {name: strategy.full_tensor(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("how", ["selective", "full"])
@@ -76,6 +81,30 @@ def test_settings_that_cannot_be_are_refused(make: Any, message: str) -> None:
         make()
 
 
+class TensorParallel(Single):
+    """Rank 3 of 4, where two ranks at a time compute the same sequences."""
+
+    data_rank, data_ranks = 1, 2
+
+
+def test_loader_and_evaluation_read_the_share_of_the_data_rank(tiny: list[str], tmp_path: Path) -> None:
+    config = compose([*tiny, f"run_dir={tmp_path}"])
+    strategy = TensorParallel(**SETTINGS)
+    _, val_data, loader = open_data(config, strategy)
+    read = [list(batch.indices) for batch in loader.batches(0)]
+    loader.close()
+    assert read == [[4, 5, 6, 7]]  # of a global batch of 8
+    run = SimpleNamespace(config=config, strategy=strategy, val_data=val_data, model=laws.gpt())
+    assert [list(batch.indices) for batch in validation_batches(cast(Run, run))] == [
+        [4, 5]
+    ]  # of 6, in micro-batches of 4
+
+
+@pytest.mark.xdist_group("ranks")
+def test_every_rank_reads_its_own_share_also_where_parameters_are_replicated() -> None:
+    assert world.run(2, laws.shares, "hsdp") == [(0, 2), (1, 2)]
+
+
 @pytest.mark.parametrize("kind", [DDP, FSDP2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_without_a_launcher_a_strategy_is_a_world_of_one(kind: type[Strategy], precision: str) -> None:
@@ -105,7 +134,7 @@ def test_compression_changes_gradients_and_never_curvature() -> None:
 
 
 @pytest.mark.xdist_group("ranks")
-def test_hosts_agree_on_what_only_one_of_them_knows() -> None:
+def test_ranks_agree_on_what_only_one_of_them_knows() -> None:
     for rank, found in enumerate(world.run(3, laws.told)):
         assert found["gathered"] == [0, 10, 20]
         assert found["from main"] == 0

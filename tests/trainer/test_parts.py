@@ -88,21 +88,21 @@ def test_limits_can_be_left_out() -> None:
 
 def test_a_watch_continues_where_its_state_was_saved() -> None:
     pairs = [(2.0, 1.0), (2.5, 1.0), (math.nan, 1.0), (math.nan, 1.0), (2.0, 1.0)]
-    whole, first = watch(), watch()
-    observed(whole, pairs)
+    uninterrupted, first = watch(), watch()
+    observed(uninterrupted, pairs)
     observed(first, pairs[:3])
     second = watch(saved=json.loads(json.dumps(first.state())))
     observed(second, pairs[3:])
-    assert second.state() == whole.state()
+    assert second.state() == uninterrupted.state()
     assert second.step is not None
 
 
-class Rows:
+class MicroBatch:
     def __init__(self, data: torch.Tensor) -> None:
-        self.data, self.rows = data, range(len(data))
+        self.data, self.indices = data, range(len(data))
 
 
-def mean_square(model: nn.Module, batch: Rows) -> torch.Tensor:
+def mean_square(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
     return model(batch.data).square().mean()
 
 
@@ -112,14 +112,14 @@ def single(model: nn.Module) -> Single:
     return strategy
 
 
-def test_gradients_do_not_depend_on_how_the_rows_are_cut() -> None:
+def test_gradients_do_not_depend_on_how_sequences_are_grouped() -> None:
     model, data = nn.Linear(5, 1).double(), torch.randn(12, 5, dtype=torch.float64)
     strategy, gradients = single(model), []
-    for cut in ([12], [6, 6], [1, 4, 7]):
+    for sizes in ([12], [6, 6], [1, 4, 7]):
         model.zero_grad()
-        loss = strategy.forward_backward([Rows(part) for part in data.split(cut)], mean_square, 12)
+        loss = strategy.forward_backward([MicroBatch(part) for part in data.split(sizes)], mean_square, 12)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-        assert float(loss) == pytest.approx(mean_square(model, Rows(data)).item(), rel=1e-6)
+        assert float(loss) == pytest.approx(mean_square(model, MicroBatch(data)).item(), rel=1e-6)
     assert strategy.sequences_computed == 36
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-12, atol=1e-14)
@@ -137,8 +137,8 @@ def test_clipping_scales_to_the_limit_and_reports_the_norm_before() -> None:
 def test_evaluation_weighs_rows_and_returns_to_training() -> None:
     model, data = nn.Linear(5, 1), torch.randn(7, 5)
     strategy = single(model)
-    found = strategy.evaluate([Rows(part) for part in data.split(3)], mean_square)
-    assert found == pytest.approx(mean_square(model, Rows(data)).item(), rel=1e-6)
+    found = strategy.evaluate([MicroBatch(part) for part in data.split(3)], mean_square)
+    assert found == pytest.approx(mean_square(model, MicroBatch(data)).item(), rel=1e-6)
     assert model.training
     assert model.weight.grad is None
 
