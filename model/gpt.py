@@ -5,7 +5,7 @@ Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn, ..., ln_f), linear weigh
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,15 +117,14 @@ class GPT(LanguageModel):
         self.dropout = dropout
         self.wte = nn.Embedding(self.padded_vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
-        of_layer = [layer + 1 if scale_attn_by_inverse_layer_idx else 1 for layer in range(n_layer)]
-        attentions = (
-            Attention(n_embd, n_head, bias=bias, dropout=dropout, qk_norm=qk_norm, divide_scores_by=divisor)
-            for divisor in of_layer
-        )
-        self.h = nn.ModuleList(
-            Block(n_embd, attention, MLP(n_embd, bias=bias, dropout=dropout, gelu=gelu), bias=bias)
-            for attention in attentions
-        )
+        of_attention: dict[str, Any] = {"bias": bias, "dropout": dropout, "qk_norm": qk_norm}
+
+        def block(layer: int) -> Block:
+            divisor = layer + 1 if scale_attn_by_inverse_layer_idx else 1
+            attn = Attention(n_embd, n_head, divide_scores_by=divisor, **of_attention)
+            return Block(n_embd, attn, MLP(n_embd, bias=bias, dropout=dropout, gelu=gelu), bias=bias)
+
+        self.h = nn.ModuleList(map(block, range(n_layer)))  # one by one: a foreign configuration may ask for any number
         self.ln_f = LayerNorm(n_embd, bias=bias)
         self.head = nn.Linear(n_embd, self.padded_vocab_size, bias=False)
         if tied_head:

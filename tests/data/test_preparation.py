@@ -220,10 +220,10 @@ def test_an_error_in_a_document_stops_the_preparation(tmp_path: Path) -> None:
         ({"val_fraction": 0.0}, r"data.val_fraction=0.0 must lie in \(0, 1\)"),
         ({"val_fraction": 0.995}, "data.val_fraction=0.995 of 100 documents leaves none to train on"),
         ({"val_fraction": "half"}, r"data.val_fraction=half must lie in \(0, 1\)"),
-        ({"split_seed": -1}, "data.split_seed=-1 must be a uninterrupted number >= 0"),
-        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a uninterrupted number >= 1"),
-        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a uninterrupted number >= 1"),
-        ({"workers": 0}, "data.workers=0 must be a uninterrupted number >= 1, or null for one per core"),
+        ({"split_seed": -1}, "data.split_seed=-1 must be a whole number >= 0"),
+        ({"shard_tokens": 1.5}, "data.shard_tokens=1.5 must be a whole number >= 1"),
+        ({"shard_tokens": 0}, "data.shard_tokens=0 must be a whole number >= 1"),
+        ({"workers": 0}, "data.workers=0 must be a whole number >= 1, or null for one per core"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
