@@ -40,13 +40,13 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pip(*arguments: str | Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "pip", "-q", *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(sys.executable, "-m", "pip", "-q", *arguments, cwd=Path(sys.prefix))
 
 
-def run(python: Path, *arguments: str | Path, cwd: Path) -> str:
+def run(python: Path | str, *arguments: str | Path, cwd: Path) -> str:
+    """Its output; of the checkout, which may count as installed, it sees nothing."""
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, *arguments], cwd=cwd, env=plain, capture_output=True, text=True)
+    done = subprocess.run([python, *map(str, arguments)], cwd=cwd, env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
