@@ -9,11 +9,9 @@ if all finished, 75, or that of the first that failed. torchrun itself exits wit
 from configs import from_command_line
 
 if __name__ == "__main__":
-    from configs.terminal import protect_output
     from launch.stopping import exit_at_once
     from launch.sweep import sweep
 
-    protect_output()
     exit_at_once()
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
@@ -118,7 +116,7 @@ def loop(run: Run, stop: StopRequest) -> str:
         run.step = step + 1
 
         is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
-        save_due = run.step % config.save_every == 0 or is_last or is_asked_to_stop
+        save_due = (run.step % config.save_every == 0 or is_asked_to_stop) and not is_last  # end() saves the last
         if (log_due or save_due) and run.divergence.step is not None:
             return "diverged"
         if log_due:
@@ -128,7 +126,7 @@ def loop(run: Run, stop: StopRequest) -> str:
             write(run, row_start | row)
         if log_due or save_due:
             run.losses["train/loss"] = float(loss)
-        if save_due and not is_last:
+        if save_due:
             save(run)
         if is_asked_to_stop and not is_last:
             return "stopped"

@@ -32,10 +32,7 @@ Doc = str | Callable[[Sequence[str]], str]  # the text of --help, or what makes 
 HELP = ("-h", "--help")
 # Hydra's own flags that are none here, and what to do instead.
 INSTEAD = {
-    (
-        "--config-dir",
-        "-cd",
-    ): "options are files of configs/<group>/: put yours there, or set keys on the command line",
+    ("--config-dir", "-cd"): "put your options beside those of configs/<group>/, or set keys on the command line",
     ("--config-name", "-cn"): "there is one configuration: choose options by group=option",
     ("--config-path", "-cp"): "there is one configuration: choose options by group=option",
     ("--resolve",): "--cfg shows values resolved anyway; leave it out",
@@ -127,8 +124,8 @@ def _without_hydras(arguments: Sequence[str]) -> Iterator[str]:
     before = ""
     for each in arguments:
         for flags, instead in INSTEAD.items():
-            if each.partition("=")[0] in flags and each.startswith("-"):
-                raise ConfigError(f"{each.partition('=')[0]} is no option of this command: {instead}")
+            if (flag := each.partition("=")[0]) in flags:
+                raise ConfigError(f"{flag} is no option of this command: {instead}")
         if before == "--cfg" and each in ("job", "hydra", "all"):
             if each != "job":
                 raise ConfigError(f"--cfg {each}: Hydra's own configuration is not used; --cfg job shows the run's")
