@@ -154,7 +154,6 @@ def _measure_row(measure: Measure) -> list[Cell]:
         Cell(numbers.with_unit(numbers.digits(measure.no_effect), unit)),
         Cell(numbers.digits(measure.n)),
         Cell(numbers.digits(measure.sd, significant=2)),
-        Cell(numbers.p_value(measure.p_value)),
         Cell(measure.note or MISSING),
     ]
 
