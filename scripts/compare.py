@@ -144,7 +144,7 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
     records = {name: read_record(folder) for name, folder in zip(names, folders, strict=True)}
     notes = []
     try:
-        check_same_data(records)
+        check_same_data({name: record.data for name, record in records.items()})
     except RecordsError as error:
         if not allow_different_data:
             raise RecordsError(f"{error}; --different-data compares them all the same") from None
