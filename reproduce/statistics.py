@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean difference over seeds; p_value is two-sided nan where none was asked for; sd is nan for a single seed."""
+    """The mean difference over seeds; p_value is nan where none was asked for, sd for a single seed."""
 
     difference: Interval
     sd: float
