@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean difference over seeds; sd is over seeds, p_value two-sided, both nan for a single seed."""
+    """The mean difference over seeds; p_value is nan where none was asked for, sd for a single seed."""
 
     difference: Interval
     sd: float
@@ -79,17 +79,30 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def paired(candidate: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
-    """Candidate minus baseline over the seeds that both have, with Student's paired test."""
+def paired(candidate: Mapping[int, float], baseline: Mapping[int, float], *, no_effect: float | None = None) -> Paired:
+    """Candidate minus baseline over the seeds that both have; no_effect: what the p-value is against, None for none."""
     differences = [candidate[seed] - baseline[seed] for seed in _common("paired", candidate, baseline)]
     interval, n = mean_interval(differences), len(differences)
-    if n == 1:
-        return Paired(interval, math.nan, math.nan, n)
-    sd = float(np.std(differences, ddof=1))
+    sd = float(np.std(differences, ddof=1)) if n > 1 else math.nan
+    if no_effect is None or n == 1:
+        return Paired(interval, sd, math.nan, n)
     if sd == 0:
-        return Paired(interval, sd, float(interval.estimate == 0), n)
-    statistic = abs(interval.estimate) * math.sqrt(n) / sd
+        return Paired(interval, sd, float(interval.estimate == no_effect), n)
+    statistic = abs(interval.estimate - no_effect) * math.sqrt(n) / sd
     return Paired(interval, sd, 2 * float(student.sf(statistic, n - 1)), n)
+
+
+def pooled_sd(arms: Sequence[Mapping[int, float]]) -> float:
+    """The sd over seeds of several arms' losses, each about its own mean: variances weighted by degrees of freedom.
+
+    Raises: StatisticsError: if no arm has two seeds.
+    """
+    groups = [list(arm.values()) for arm in arms if len(arm) > 1]
+    dof = sum(len(group) - 1 for group in groups)
+    if not dof or not all(math.isfinite(each) for group in groups for each in group):
+        raise StatisticsError(f"pooled_sd needs an arm of two or more finite losses, got {list(arms)}; add a seed")
+    squares = sum((each - sum(group) / len(group)) ** 2 for group in groups for each in group)
+    return math.sqrt(squares / dof)
 
 
 def fit_power_law(budgets: Sequence[float], losses: Sequence[float]) -> PowerLaw:

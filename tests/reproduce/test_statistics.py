@@ -19,6 +19,7 @@ from reproduce.statistics import (
     mean_interval,
     more_seeds,
     paired,
+    pooled_sd,
 )
 
 INF, NAN = math.inf, math.nan
@@ -203,7 +204,7 @@ def test_a_mean_has_students_interval() -> None:
 
 def test_a_paired_test_agrees_with_the_closed_form() -> None:
     # differences -1, -2, -6 of the common seeds: mean -3, sd sqrt(7), t = -3 / sqrt(7 / 3)
-    found = paired({0: 1.0, 1: 1.0, 2: 1.0, 9: 5.0}, {2: 7.0, 1: 3.0, 0: 2.0, 8: 1.0})
+    found = paired({0: 1.0, 1: 1.0, 2: 1.0, 9: 5.0}, {2: 7.0, 1: 3.0, 0: 2.0, 8: 1.0}, no_effect=0.0)
     assert found.n == 3 and found.sd == pytest.approx(math.sqrt(7))
     half = T2 * math.sqrt(7 / 3)
     assert found.difference == pytest.approx((-3, -3 - half, -3 + half))
@@ -211,9 +212,22 @@ def test_a_paired_test_agrees_with_the_closed_form() -> None:
     assert found.p_value == pytest.approx(1 - t / math.sqrt(2 + t * t))  # Student's t with 2 degrees of freedom
 
 
+def test_a_p_value_is_against_the_claims_own_no_effect_or_there_is_none() -> None:
+    arms = {0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 7.0}  # mean -3, sd sqrt(7)
+    assert math.isnan(paired(*arms).p_value) and paired(*arms, no_effect=-3.0).p_value == pytest.approx(1.0)
+    t = 1 / math.sqrt(7 / 3)
+    assert paired(*arms, no_effect=-2.0).p_value == pytest.approx(1 - t / math.sqrt(2 + t * t))
+
+
+def test_the_sd_over_seeds_is_pooled_by_degrees_of_freedom() -> None:
+    # variances 2 of 2 runs and 1 of 3, about means of their own: (1 * 2 + 2 * 1) / 3
+    arms = [{0: 1.0, 1: 3.0}, {0: 11.0, 1: 10.0, 2: 12.0}, {0: 7.0}]
+    assert pooled_sd(arms) == pytest.approx(math.sqrt(4 / 3)) and pooled_sd(arms[:1]) == pytest.approx(math.sqrt(2))
+
+
 @pytest.mark.parametrize("difference, p_value", [(0.0, 1.0), (-0.5, 0.0)])
 def test_differences_that_are_all_the_same_leave_no_doubt(difference: float, p_value: float) -> None:
-    found = paired({0: 1.0 + difference, 1: 2.0 + difference}, {0: 1.0, 1: 2.0})
+    found = paired({0: 1.0 + difference, 1: 2.0 + difference}, {0: 1.0, 1: 2.0}, no_effect=0.0)
     assert found == ((difference, difference, difference), 0, p_value, 2)
 
 
@@ -396,6 +410,7 @@ def test_the_seeds_asked_for_mostly_decide(noise: float, seeds: int) -> None:
         (lambda: mean_interval([]), "one or more finite numbers"),
         (lambda: mean_interval([1.0, NAN]), "one or more finite numbers"),
         (lambda: paired({0: 1.0}, {1: 1.0}), r"same seeds, got \[\[0\], \[1\]\]"),
+        (lambda: pooled_sd([{0: 1.0}]), "two or more finite losses"),
         (lambda: fit_power_law([1, 2, 2], [3, 2, 2]), r"three or more different budgets, got \[1.0, 2.0\]"),
         (lambda: fit_power_law([0, 1, 2], [3, 2, 2]), "budgets > 0"),
         (lambda: fit_power_law([1, 2, 3], [3, 2]), "one loss per budget"),
