@@ -68,7 +68,7 @@ def _row(results: Results) -> list[Cell]:
     measure = key_measure(results)
     return [
         Cell(results.claim, "link", _report(results)),
-        Cell(f"{results.source.sentence} ({results.source.paper})"),
+        Cell(f"{results.source.statement} ({results.source.paper})"),
         Cell(results.scale),
         Cell(results.verdict, "verdict"),
         Cell(f"{measure.label}: {estimate_and_interval(measure)}" if measure else MISSING),

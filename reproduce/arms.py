@@ -166,7 +166,9 @@ def spec(name: str, fields: ArmFields, more: tuple[Axis, ...] = ()) -> ArmSpec:
     """
     for axis_name, axis in fields.axes.items():
         if not axis.sets or not all("{}" in each for each in axis.sets):
-            raise ClaimError(f"arm {name}: axes.{axis_name}.sets={axis.sets} must list overrides with {{}} for the value")
+            raise ClaimError(
+                f"arm {name}: axes.{axis_name}.sets={axis.sets} must list overrides with {{}} for the value"
+            )
         if axis.complement and axis.start >= 1:
             raise ClaimError(f"arm {name}: axes.{axis_name}.start={axis.start:g} must be < 1, as complement is true")
     axes = tuple(

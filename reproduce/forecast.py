@@ -10,7 +10,8 @@ from configs import RunConfig, plug_in
 from model import LanguageModel
 from model.flops import flops_per_token
 from optim.memory import state_bytes
-from reproduce.claim import Claim, Point
+from reproduce.arms import Point
+from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.plans import Planned
 from reproduce.protocols import expected, of
@@ -85,10 +86,10 @@ def table(found: Forecast) -> Table:
 
 def _line(claim: Claim[TrainingFields], runs: Sequence[Planned], seconds: Mapping[tuple[str, Point], float]) -> Line:
     first, config = runs[0], composed(runs[0].overrides)
-    steps = sum(run.steps for run in runs)
+    steps = sum(run.own_steps for run in runs)
     model = model_of(config)
     tokens = float(steps * config.global_batch * model.block_size)
-    per_step = [run.steps * seconds[run.arm, run.point] for run in runs if (run.arm, run.point) in seconds]
+    per_step = [run.own_steps * seconds[run.arm, run.point] for run in runs if (run.arm, run.point) in seconds]
     flops = tokens * flops_per_token(model) * (1 + _curvature_share(config))
     return Line(
         first.protocol,

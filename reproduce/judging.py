@@ -119,7 +119,7 @@ def judged(
 ) -> Measure:
     """The number with its verdict by the rule; without an interval it could not be measured, and note says why.
 
-    censored: "<" or ">" if the number lies beyond what was run; the interval then holds the bound.
+    censored: "<" or ">" if the number lies beyond what was run; the interval's estimate is then the bound.
     """
     known = interval is not None and math.isfinite(interval.estimate)
     verdict = None

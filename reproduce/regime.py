@@ -97,13 +97,17 @@ def _range(measures: Sequence[Measure]) -> Check:
     open_ = [row.label for row in beyond if row.verdict == UNDECIDED]
     value = f"{len(beyond)} of {len(parts)} beyond, given as a bound" if beyond else "all inside"
     note = f"undecided by its bound: {'; '.join(open_)}" if open_ else ""
-    return Check("R1", "numbers within the range that was run", "inside, or decided by the bound", value, not open_, note)
+    return Check(
+        "R1", "numbers within the range that was run", "inside, or decided by the bound", value, not open_, note
+    )
 
 
 def _seeds(found: Comparison[Any], scatter: Scatter) -> Check:
     label, wanted = "scatter of the seeds at T", f"at most {SD:g} units (pooled sd)"
     if scatter.unit is None or scatter.sd is None or scatter.unit <= 0:
-        return Check("R2", label, wanted, "not known", None, "needs two seeds, and a baseline that learns from T/2 to T")
+        return Check(
+            "R2", label, wanted, "not known", None, "needs two seeds, and a baseline that learns from T/2 to T"
+        )
     share = scatter.sd / scatter.unit
     value = f"{share:.2f} units: {scatter.sd:.4f} nats of {scatter.unit:.3f}"
     return Check("R2", label, wanted, value, share <= SD)
@@ -158,7 +162,9 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
         return _memories(found.claim)
     name = max(gains, key=gains.__getitem__)
     value = f"{found.claim.arm(name).label} gains {gains[name]:.2f} units beyond {steps[name]:.0f} steps"
-    return Check("R5", "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units", value, gains[name] <= WARM_UP_GAIN)
+    return Check(
+        "R5", "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units", value, gains[name] <= WARM_UP_GAIN
+    )
 
 
 def _memories(claim: Claim[TrainingFields]) -> Check | None:
@@ -254,7 +260,10 @@ def _diagnostic(found: Comparison[Any], arm: ArmSpec, each: ItselfFields) -> tup
 
 
 def _bigram(found: Comparison[Any], bigram: tuple[float, int] | None) -> Check:
-    label, wanted = "the baseline beyond a table of pairs", f"{UNDER_BIGRAM:g} nats under a bigram table of the tokens seen"
+    label, wanted = (
+        "the baseline beyond a table of pairs",
+        f"{UNDER_BIGRAM:g} nats under a bigram table of the tokens seen",
+    )
     losses = records.losses(found.compared, found.claim.baseline.name, found.claim.fields.budget).values()
     known = [loss for loss in losses if loss is not None]
     if bigram is None or not known:
@@ -288,7 +297,9 @@ def _counts(found: Comparison[Any], evidence: Evidence) -> Check | None:
     name = max(warm_ups, key=warm_ups.__getitem__)
     first = steps_of(found.claim, QUARTER)
     value = f"from step {first:,} of {budget:,}; {found.claim.arm(name).label} warms up for {warm_ups[name]:.0f}"
-    return Check("R9", "counts begin after the start", "after warm-up and the first quarter", value, warm_ups[name] <= first)
+    return Check(
+        "R9", "counts begin after the start", "after warm-up and the first quarter", value, warm_ups[name] <= first
+    )
 
 
 def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdict: str) -> Check | None:
@@ -298,7 +309,10 @@ def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdi
     if paper is None:
         return None
     times = paper / sizes(claim)[1]
-    label, wanted = "a second batch size", f"the same verdict, where the paper's batch is over {LARGER_BATCH} times ours"
+    label, wanted = (
+        "a second batch size",
+        f"the same verdict, where the paper's batch is over {LARGER_BATCH} times ours",
+    )
     if times <= LARGER_BATCH:
         return Check("R10", label, wanted, f"the paper's is {times:.1f} times ours", True)
     if second is None:
@@ -311,7 +325,9 @@ def _power(power: float | None) -> Check | None:
     if power is None:
         return None
     value = f"{power:.2f}"
-    return Check("R11", "a true claim would be reproduced", f"with probability {POWER:g} or more", value, power >= POWER)
+    return Check(
+        "R11", "a true claim would be reproduced", f"with probability {POWER:g} or more", value, power >= POWER
+    )
 
 
 def _number_at(claim: Claim[Any], arm: ArmSpec, key: str, point: Sequence[str] = ()) -> float | None:
@@ -319,9 +335,11 @@ def _number_at(claim: Claim[Any], arm: ArmSpec, key: str, point: Sequence[str] =
     found: Any = composed((*claim.common, *arm.overrides, *(point or arm.point(arm.start))))
     for part in key.split("."):
         try:
-            found = getattr(found, part) if not isinstance(found, Mapping | list) else found[int(part) if part.isdigit() else part]
+            found = (
+                getattr(found, part)
+                if not isinstance(found, Mapping | list)
+                else found[int(part) if part.isdigit() else part]
+            )
         except (KeyError, IndexError, AttributeError, TypeError):
             return None
     return float(found) if isinstance(found, int | float) else None
-
-

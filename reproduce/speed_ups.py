@@ -62,9 +62,7 @@ def speed_up(found: Comparison[Any], candidate: str, baseline: str) -> SpeedUp |
         return None
     known, fields = scatter(found), found.claim.fields
     unsure = [excess(found.tunings[arm], known, len(fields.tuning_seeds)) or 0.0 for arm in (candidate, baseline)]
-    return curves.speed_up(
-        ours, theirs, fields.budget, candidate_excess=unsure[0], baseline_excess=unsure[1]
-    )
+    return curves.speed_up(ours, theirs, fields.budget, candidate_excess=unsure[0], baseline_excess=unsure[1])
 
 
 def sign(found: SpeedUp) -> str:

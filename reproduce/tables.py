@@ -28,7 +28,9 @@ def tables(path: Path, tokens: int) -> Tables:
     Raises: ValueError: if the data set cannot be read.
     """
     n = min(tokens, MOST_TOKENS)
-    train, val = (_first(TokenDataset.open(path, split), most) for split, most in (("train", n), ("val", MOST_VALIDATION)))
+    train, val = (
+        _first(TokenDataset.open(path, split), most) for split, most in (("train", n), ("val", MOST_VALIDATION))
+    )
     size = int(max(train.max(), val.max())) + 1
     counts = np.bincount(train, minlength=size) + 1.0
     unigram = counts / counts.sum()
@@ -37,9 +39,7 @@ def tables(path: Path, tokens: int) -> Tables:
     at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     together = np.where(pairs[at] == wanted, seen[at], 0)
     first = np.bincount(train[:-1], minlength=size)[val[:-1]]
-    bigrams = [
-        float(-np.log((together + weight * unigram[val[1:]]) / (first + weight)).mean()) for weight in WEIGHTS
-    ]
+    bigrams = [float(-np.log((together + weight * unigram[val[1:]]) / (first + weight)).mean()) for weight in WEIGHTS]
     return Tables(float(-np.log(unigram[val]).mean()), min(bigrams), len(train))
 
 

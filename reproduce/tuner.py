@@ -4,7 +4,7 @@ One axis after the other, the rate first, each varied by factors of 2 around the
 and with the tuning seeds, which no comparison sees:
     bracket   run both neighbours of the best value, and move there while one is better. Of the first axis also run on
               until a value on either side is worse by a margin.
-    again     if another axis has moved the point, bracket the first one again.
+    again     if another axis has moved the point, bracket the first one again, and if that moves, the others.
     vertex    of the parabola through the best value of each axis and its two neighbours; the point of all vertices is
               run, and taken if it is better.
 A value whose neighbour lies beyond the limits of its axis is an end: the optimum is not inside, and no verdict rests on
@@ -21,6 +21,7 @@ from reproduce.plans import Planned
 from reproduce.vertex import Vertex, vertex
 
 FURTHEST = 6  # doublings from the start
+MOST_ROUNDS = 3  # over all axes
 Outcomes = Mapping[str, float | None]  # configuration hash -> final val/loss; None: it diverged
 Wanted = Callable[[Coordinates, int], Planned]  # the run at those values with that seed
 
@@ -45,7 +46,7 @@ class Bracket:
 
     def vertex(self, sd: float = 0.0, seeds: int = 1) -> Vertex | None:
         """The parabola through the best value and its neighbours; None if there is none. sd, seeds: see vertex.py."""
-        if self.around is None or not all(map(math.isfinite, self.around)) or min(self.around[::2]) <= self.around[1]:
+        if self.around is None or not all(map(math.isfinite, self.around)) or max(self.around) == self.around[1]:
             return None
         return vertex(self.around, sd=sd, seeds=seeds)
 
@@ -72,7 +73,7 @@ class Tuning:
     took_vertex: bool = False
 
 
-class _Waiting(Exception):
+class _WaitingError(Exception):
     """Runs that are asked for have not ended."""
 
 
@@ -84,11 +85,11 @@ class _Losses:
         self.asked: dict[str, Planned] = {}
 
     def of(self, points: Sequence[Coordinates]) -> list[float]:
-        """The losses of the points. Raises: _Waiting: once all are asked for, if one is not there."""
+        """The losses of the points. Raises: _WaitingError: once all are asked for, if one is not there."""
         runs = [self.runs(point) for point in points]
         self.asked |= {run.config_hash: run for each in runs for run in each}
         if any(run.config_hash not in self.outcomes for each in runs for run in each):
-            raise _Waiting
+            raise _WaitingError
         return [_mean([number(self.outcomes[run.config_hash]) for run in each]) for each in runs]
 
     def runs(self, point: Coordinates) -> list[Planned]:
@@ -104,16 +105,23 @@ def tune(
     margin: nats by which a value on either side of the first axis's best must be worse.
     """
     losses, brackets, point = _Losses(wanted, seeds, outcomes), dict[str, Bracket](), dict(start)
-    try:
-        for n, axis in enumerate(axes):
-            brackets[axis.name] = found = _bracket(axis, point, losses, 0.0 if n else margin)
+
+    def move(along: Sequence[Axis]) -> bool:
+        """Brackets the axes one after the other, and goes to the best; whether that is another point."""
+        before = dict(point)
+        for axis in along:
+            brackets[axis.name] = found = _bracket(axis, point, losses, margin if axis is axes[0] else 0.0)
             point[axis.name] = found.best
-        if any(point[axis.name] != start[axis.name] for axis in axes[1:]):
-            brackets[axes[0].name] = found = _bracket(axes[0], point, losses, margin)
-            point[axes[0].name] = found.best
+        return point != before
+
+    try:
+        move(axes[:1])
+        for _ in range(MOST_ROUNDS):
+            if not move(axes[1:]) or not move(axes[:1]):
+                break
         vertices = {**point, **{axis.name: _at_vertex(brackets[axis.name]) for axis in axes}}
         here, there = losses.of([point, vertices])
-    except _Waiting:
+    except _WaitingError:
         return Tuning(list(losses.asked.values()))
     took_vertex = there < here
     point = vertices if took_vertex else point
@@ -121,7 +129,7 @@ def tune(
 
 
 def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float) -> Bracket:
-    """Runs along the axis until the best value is inside. Raises: _Waiting."""
+    """Runs along the axis until the best value is inside. Raises: _WaitingError."""
     start, known = point[axis.name], dict[int, float]()
 
     def at(doublings: int) -> float:

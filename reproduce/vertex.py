@@ -37,8 +37,8 @@ def vertex(points: Sequence[float], *, sd: float = 0.0, seeds: int = 1) -> Verte
     if len(points) != 3 or not all(math.isfinite(each) for each in points):
         raise StatisticsError(f"vertex needs three finite losses, got {list(points)}; run what is missing")
     left, middle, right = points
-    if min(left, right) <= middle:
-        raise StatisticsError(f"vertex needs both neighbours above the middle, got {list(points)}; extend the bracket")
+    if min(left, right) < middle or max(left, right) == middle:
+        raise StatisticsError(f"vertex needs no neighbour below the middle, got {list(points)}; extend the bracket")
     if sd < 0 or seeds < 1:
         raise StatisticsError(f"vertex needs sd >= 0 and seeds >= 1, got sd={sd}, seeds={seeds}; correct them")
     curvature = (left + right) / 2 - middle

@@ -1,11 +1,13 @@
 """Re-runs a paper's claim: python scripts/reproduce.py claim=sophia_2x scale=nano [key=value ...].
 
 claim    one of those below, or all
-scale    nano (two CPU cores, minutes), micro (hours), small, medium, large (the paper's size, GPUs)
+scale    nano (two CPU cores, 40 minutes), micro (hours), gpu (one device, 25 minutes), small, medium, large (the
+         papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
+atlas    the folder of the runs that all claims share, atlas/ beside out
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
 --dry-run   only says what would run, and what it costs
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
 
 ROOT, LEDGER = Path(__file__).resolve().parents[1], "docs/claims"
-COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
+COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger")
 OWN = ("claim", "scale", *PATHS, *COUNTS)
 MOST = 9999
 COPIED = (
@@ -60,6 +62,7 @@ class Request:
     claim: str
     scale: str
     out: Path | None
+    atlas: Path | None
     ledger: Path
     jobs: int
     ranks: int
@@ -109,6 +112,7 @@ def parse(arguments: Sequence[str]) -> Request:
         claim=settings["claim"],
         scale=settings["scale"],
         out=paths.get("out"),
+        atlas=paths.get("atlas"),
         ledger=paths.get("ledger", Path(LEDGER)),
         jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
@@ -169,11 +173,14 @@ def _one(request: Request, claim: Claim[Any]) -> int:
 
     folder = request.folder(claim.id)
     try:
-        results = reproduction.reproduce(claim, folder, request.command(claim.id), run=_Runs(request, claim))
+        again, runs = request.command(claim.id), _Runs(request, claim)
+        results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs)
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
-    print(f"\n{results.verdict}: {results.sentence}\n\nreport  {folder / 'report.html'}")
+    if results.tuning:
+        print(f"\n{results.tuning}")
+    print(f"\n{results.verdict} at {results.scale}: {results.sentence}\n\nreport  {folder / 'report.html'}")
     return 0
 
 
@@ -198,7 +205,7 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     if not claim.kind.protocols(claim):
         print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
-    from reproduce import forecast, timing  # import torch
+    from reproduce import forecast, regime, timing  # import torch
 
     found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
     console = Console(highlight=False)
@@ -206,7 +213,12 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     console.print(forecast.table(found))
     hours = found.note or f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}"
     print(f"{hours}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {_free(request.folder(claim.id)) / 1e9:.0f} GB free")
-    print("Tuning decides which points later runs are of, not how many there are; runs that are finished are skipped.")
+    print(
+        "If an optimum is away from where tuning starts, more runs are added; those that any claim has run are skipped."
+    )
+    for check in regime.before(claim):
+        state = {True: "passes", False: "FAILS", None: "open"}[check.passed]
+        print(f"{check.id:4} {state:6}  {check.label}: {check.value} (wanted: {check.threshold})")
     return 0
 
 

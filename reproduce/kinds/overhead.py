@@ -73,4 +73,4 @@ def _ratio(claim: Claim[OverheadFields], row: Expectation, ratios: Ratios, state
         )
         interval = Interval(ratio, ratio, ratio)
     label = f"{QUANTITIES[row.quantity]}, {candidate.label} beside {baseline.label}"
-    return judged(row.quantity, label, "x", interval, Expected(row.claimed, row.no_effect, log_scale=True))
+    return judged(row.quantity, label, "x", interval, Expected(row.claimed, row.no_effect, row.least, log_scale=True))

@@ -127,7 +127,7 @@ class SpeedUp(Kind[SpeedUpFields]):
     def time_arms(self, claim: Claim[SpeedUpFields]) -> Ratios:
         from reproduce import timing  # torch and train.py come with it
 
-        return timing.ratios(claim, rounds=timing.LEAST_ROUNDS, steps=claim.fields.timing_steps)
+        return timing.ratios(claim, rounds=7, steps=claim.fields.timing_steps)
 
     @override
     def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
@@ -246,7 +246,8 @@ def _speed_ups(contest: _Contest) -> list[Measure]:
     for key, cost in contest.costs.items():
         expected = part(contest.row.claims.get(key), NO_EFFECT[key], log_scale=True)
         label = f"speed-up in {WORDS[key]}, {contest.name}"
-        interval = statistics.divided(found.interval, cost)
+        bound = found.interval._replace(estimate=found.bound) if found.censored else found.interval
+        interval = statistics.divided(bound, cost)
         note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
         sign = speed_ups.sign(found)
         rows.append(judged(f"speed_up_{key}", label, "x", interval, expected, n=contest.n, note=note, censored=sign))
@@ -258,9 +259,7 @@ def _gap(contest: _Contest) -> list[Measure]:
     half = contest.losses(contest.candidate, HALF)
     if not half or not contest.losses(contest.baseline, HALF):
         return []
-    gap = statistics.gap_closed(
-        half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL)
-    )
+    gap = statistics.gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
     ours, theirs = contest.candidate.label, contest.baseline.label
     words = f"half-budget gap closed by {ours} (1: T/2 steps of it equal T of {theirs})"
     is_part = contest.found.protocol.name == Paper.name
@@ -285,9 +284,7 @@ def _equal_cost(contest: _Contest) -> list[Measure]:
     return rows
 
 
-def _speed_ups_figure(
-    found: Comparison[SpeedUpFields], fitted: Sequence[tuple[_Contest, Found]]
-) -> list[Figure]:
+def _speed_ups_figure(found: Comparison[SpeedUpFields], fitted: Sequence[tuple[_Contest, Found]]) -> list[Figure]:
     """The figure that shows the verdict: of the comparisons with the first one's baseline."""
     from reproduce.sizes import sizes  # torch comes with it
 

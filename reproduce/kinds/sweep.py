@@ -132,9 +132,7 @@ def _check_sweep(claim: Claim[SweepFields], over: SweepOver) -> None:
             raise ClaimError(f"sweep.sets.{arm.name} must list overrides with {{}} for the value")
 
 
-def _swept_point(
-    arm: ArmSpec, over: SweepOver, value: float, points: Points, tunings: dict[str, Tuning]
-) -> Point:
+def _swept_point(arm: ArmSpec, over: SweepOver, value: float, points: Points, tunings: dict[str, Tuning]) -> Point:
     if over.sets:
         text = f"{int(value)}" if float(value).is_integer() else f"{value:g}"
         return (*points[arm.name], *(each.replace("{}", text) for each in over.sets[arm.name]))
@@ -218,7 +216,9 @@ def _axis_figure(found: Comparison[SweepFields], over: SweepOver) -> Figure:
         points = [row for rows in _by_seed(found, arm.name).values() for row in rows]
         line = exhibits.points_series(arm.label, arm.name, points)
         series += [line] if line.x else []
-    caption = f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes. Diverged runs are left out."
+    caption = (
+        f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes. Diverged runs are left out."
+    )
     title, x = f"Loss against {over.label}", Axis(over.label, log=True)
     return Figure("sweep", title, "lines", x, Axis(exhibits.LOSS), series, caption=caption)
 

@@ -1,6 +1,7 @@
 """A claim file to change, and a job runner that leaves the run directories of simulated training."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,17 @@ from omegaconf import OmegaConf
 from launch.jobs import Job, Outcome
 
 Loss = Callable[[str, int, int], float | None]  # arm, steps, seed -> final val/loss; None: diverges
-SOURCE = {"paper": "P", "url": "https://example.org", "sentence": "twice as fast", "setting": "s", "unverified": ["u"]}
+SOURCE = {"paper": "P", "url": "https://example.org", "statement": "twice as fast", "setting": "s", "unverified": ["u"]}
+TRAINING = {  # what a scale's file has
+    "budget": 160,
+    "warmup_steps": 8,
+    "fractions": [0.25, 0.5, 0.75, 1.0],
+    "seeds": [1, 2, 3],
+    "tuning_seeds": [7, 8],
+    "tuned_axes": 3,
+    "worse_by": 0.0,
+    "evaluations": 8,
+}
 SPEED_UP = {
     "title": "B needs half of A's steps",
     "kind": "speed_up",
@@ -20,38 +31,46 @@ SPEED_UP = {
     "contrary": ["somebody found less"],
     "rule": "claimed 2",
     "overrides": [],
-    "comparisons": [{"candidate": "b", "baseline": "a", "claimed": {"steps": 2.0, "flops": 2.0, "gap": 1.0}}],
-    "protocols": ["paper", "tuned"],
-    "fractions": {"paper": [0.5], "tuned": [0.5, 0.625, 0.75, 0.875, 1.0]},
-    "halving": [{"fraction": 0.25, "keep": 2}, {"fraction": 0.5, "keep": 1}],
-    "tuning_seed": 7,
-    "seeds": [1, 2, 3],
+    "comparisons": [
+        {
+            "candidate": "b",
+            "baseline": "a",
+            "claims": {"steps": {"claimed": 2.0, "least": 1.75}, "flops": {"claimed": 2.0, "least": 1.75}},
+            "half_budget": {"claimed": 1.0, "least": 0.8},
+        }
+    ],
+    "protocols": ["tuned"],
+    "paper_schedule": ["schedule=cosine"],
     "timing_steps": 10,
-    "evaluations": 4,
     "arms": {
         "a": {
             "label": "A",
             "role": "baseline",
             "overrides": ["optim=adamw"],
             "paper": ["optim.lr=5e-3"],
-            "grid": [["optim.lr=1e-3"], ["optim.lr=2e-3"], ["optim.lr=4e-3"]],
+            "usual": ["optim.lr=1e-3"],
+            "axes": {
+                "rate": {"sets": ["optim.lr={}"], "start": 2e-3},
+                "decay": {"sets": ["optim.weight_decay={}"], "start": 0.1},
+            },
         },
         "b": {
             "label": "B",
             "role": "candidate",
             "overrides": ["optim=lion"],
             "paper": ["optim.lr=5e-4"],
-            "grid": [["optim.lr=1e-4"], ["optim.lr=2e-4"], ["optim.lr=4e-4"]],
+            "axes": {
+                "rate": {"sets": ["optim.lr={}"], "start": 2e-4},
+                "decay": {"sets": ["optim.weight_decay={}"], "start": 0.1},
+            },
         },
     },
-    "scales": {"nano": {"budget": 160, "warmup_fraction": 0.1}, "small": {"budget": 1600, "warmup_steps": 100}},
+    "scales": {"nano": {}, "small": {"budget": 1600, "warmup_steps": 80}},
 }
 SWEEP = {
-    **{key: SPEED_UP[key] for key in ("title", "source", "contrary", "rule", "overrides", "tuning_seed", "seeds")},
-    **{key: SPEED_UP[key] for key in ("evaluations", "arms", "scales")},
+    **{key: SPEED_UP[key] for key in ("title", "source", "contrary", "rule", "overrides", "arms", "scales")},
     "kind": "sweep",
-    "axis": "learning rate",
-    "chosen": "best",
+    "sweep": {"label": "rate", "axis": "rate", "values": [0.5, 1.0, 2.0]},
     "expect": [{"quantity": "best_loss", "arm": "b", "against": "a", "claimed": 0.05, "no_effect": 0.15}],
 }
 MEMORY = {
@@ -66,11 +85,14 @@ BASES = {"speed_up": SPEED_UP, "sweep": SWEEP, "memory": MEMORY}
 
 @pytest.fixture
 def write_claim(tmp_path: Path) -> Callable[..., Path]:
-    """Writes claims/<name>.yaml with some of its fields changed (None: without); the folder."""
+    """Writes claim/<name>.yaml with some of its fields changed (None: without), and scale/*.yaml; the claims' folder."""
 
     def write(name: str = "twice", base: str = "speed_up", **changes: Any) -> Path:
-        folder = tmp_path / "claims"
+        folder = tmp_path / "claim"
         folder.mkdir(exist_ok=True)
+        (tmp_path / "scale").mkdir(exist_ok=True)
+        for scale in ("nano", "small"):
+            (tmp_path / "scale" / f"{scale}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(TRAINING)))
         content = {**BASES[base], **changes}
         content = {key: value for key, value in content.items() if value is not None}
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
@@ -92,6 +114,7 @@ class Simulation:
         self.stop_after: int | None = None
         self.extra: dict[str, float] = {}  # of the first row of metrics
         self.checksums: dict[str, str] = {}  # of the validation data, by arm
+        self.optimum: dict[str, float] | None = {"a": 2e-3, "b": 2e-4}  # rates; None: all are as good
 
     def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
         """See run_jobs."""
@@ -106,15 +129,20 @@ class Simulation:
             self.started.append(job.name)
             if job.name in self.fail:
                 return Outcome(job, run_dir, "failed", None, "out of memory", 0.0)
-            self._write(run_dir, job.name.partition("-")[0], settings)
+            self._write(run_dir, run_dir.name.partition("-")[0], settings)
         result = json.loads((run_dir / "result.json").read_bytes())
         return Outcome(job, run_dir, result["status"], result, None, 0.0)
 
     def _write(self, run_dir: Path, arm: str, settings: Mapping[str, str]) -> None:
         steps, seed = int(settings["max_steps"]), int(settings["seed"])
         loss = self.loss(arm, steps, seed)
+        if loss is not None and self.optimum is not None:
+            loss += 0.1 * math.log2(float(settings["optim.lr"]) / self.optimum[arm]) ** 2
         last = {"step": steps, "tokens": 10.0 * steps, "seconds": 0.5 * steps, "flops": 100.0 * steps}
         rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1, **self.extra}]
+        for step in range(20, steps, 20):  # undecayed, so above what a run of that length ends at
+            there = self.loss(arm, step, seed)
+            rows += [] if there is None else [{**last, "step": step, "val/loss": there + 0.2}]
         rows += [{**last, "val/loss": loss}] if loss is not None else []
         env = {"data": {"train": "t", "val": self.checksums.get(arm, "v")}, "git": {"commit": "c0ffee"}}
         result = {"status": "diverged" if loss is None else "finished", **last, "val/loss": loss}

@@ -1,0 +1,75 @@
+"""What the regime checks need beside a comparison: the atlas, the data set, a second batch size, simulation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import configs
+from assembly.data import data_path
+from configs.plug_ins import TARGET
+from report.results import ResultsError, read
+from reproduce.atlas import Atlas
+from reproduce.claim import Claim
+from reproduce.composed import composed
+from reproduce.evidence import Evidence
+from reproduce.protocols import Comparison
+from reproduce.regime import Surroundings
+from reproduce.sizes import sizes
+from reproduce.tables import tables
+
+
+def surroundings(found: Comparison[Any], evidence: Evidence, atlas: Atlas, folder: Path) -> Surroundings:
+    """Everything beside the comparison; folder: that of the claims' results."""
+    claim = found.claim
+    return Surroundings(
+        best_known=best_known(found, atlas),
+        bigram=bigram(claim),
+        second_batch=second_batch(claim, folder),
+        power=claim.kind.power(found, evidence),
+    )
+
+
+def best_known(found: Comparison[Any], atlas: Atlas) -> dict[str, dict[int, float]]:
+    """Losses over T of all runs of the baseline's optimizer in the atlas, by name without the seed, and seed."""
+    claim, losses = found.claim, dict[str, dict[int, float]]()
+    ours = _classes(configs.identity(composed((*claim.common, *claim.baseline.overrides))))
+    for known in atlas.finished():
+        settings = known.settings
+        is_alike = _classes(settings) == ours and settings.get("max_steps") == claim.fields.budget
+        if is_alike and known.record.loss is not None:
+            losses.setdefault(_named(settings), {})[int(settings["seed"])] = known.record.loss
+    return losses
+
+
+def bigram(claim: Claim[Any]) -> tuple[float, int] | None:
+    """Loss and tokens of the bigram table of what a run over T sees; None if the data set is not here."""
+    path = data_path(composed((*claim.common, *claim.baseline.overrides)), prepared=False)
+    if not path.exists():
+        return None
+    found = tables(path, sizes(claim)[1] * claim.fields.budget)
+    return found.bigram, found.tokens
+
+
+def second_batch(claim: Claim[Any], folder: Path) -> tuple[str, float] | None:
+    """The verdict of the same claim with another batch, and how many times ours that is; None if it was not run.
+
+    The results of scale <scale>_x<factor>, beside those of the scale.
+    """
+    for path in sorted(folder.glob(f"{claim.id}-{claim.scale}_x*/results.json")):
+        try:
+            results = read(path)
+        except (ResultsError, ValueError):
+            continue
+        return results.verdict, float(results.scale.rpartition("_x")[2])
+    return None
+
+
+def _classes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes of its optimizers, by key."""
+    return {key: value for key, value in settings.items() if key.startswith("optim.") and key.endswith(TARGET)}
+
+
+def _named(settings: Mapping[str, Any]) -> str:
+    """The settings of optimizer and schedule in words: those of one run but for the seed."""
+    keys = [key for key in settings if key.startswith(("optim.", "schedule.", "grad_clip"))]
+    return " ".join(f"{key}={settings[key]}" for key in sorted(keys))
