@@ -1,7 +1,7 @@
 """The arms that claims compare: configs/arm/<name>.yaml, shared, so that a baseline is tuned once for all claims.
 
-A file holds label, overrides, the usual settings, the axes of tuning and, under `scales`, what differs at a scale. A claim
-names the file, or states an arm by itself; its own keys replace those of the file.
+A file holds label, overrides, the usual settings, the axes of tuning and, under `scales`, what differs at a scale. A
+claim names the file, or states an arm by itself; its own keys replace those of the file.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """The atlas: all runs of all claims over the same data, model and batch, in one folder, each found by its hash.
 
     reproductions/atlas/nano-1a2b3c4d/adamw-1200-s1-<configuration hash>/    a run directory
-A claim asks for runs; what any claim has run is there already. Who adds a run of an optimizer by hand (run_dir=<a folder
-in here>) adds it to what the baselines of all claims are compared with (check R4).
+A claim asks for runs; what any claim has run is there already. Who adds a run of an optimizer by hand (run_dir=<a
+folder in here>) adds it to what the baselines of all claims are compared with (check R4).
 """
 
 import hashlib

@@ -1,10 +1,11 @@
 """configs/claim/<id>.yaml to a checked Claim at a scale.
 
-A file holds what the claim says (title, source, contrary, evidence, rule), how it is tested (kind, arms, and the fields
-of its kind) and, under `scales`, what differs from scale to scale: the keys of a scale replace those of the file, and
-those of an arm there replace the arm's. What all claims that train have in common at a scale (model, data, length, seeds) stands in
-configs/scale/<scale>.yaml, and what they have in common of an arm in configs/arm/<arm>.yaml; the claim's own keys come
-after them, and `overrides` are added. Nothing runs before everything here has been checked, every arm composed included.
+A file holds what the claim says (title, source, contrary, evidence, rule), how it is tested (kind, arms, and the
+fields of its kind) and, under `scales`, what differs from scale to scale: the keys of a scale replace those of the
+file, and those of an arm there replace the arm's. What all claims that train have in common at a scale (model, data,
+length, seeds) stands in configs/scale/<scale>.yaml, and what they have in common of an arm in configs/arm/<arm>.yaml;
+the claim's own keys come after them, and `overrides` are added. Nothing runs before everything here has been checked,
+every arm composed included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -162,9 +163,8 @@ def _check_evidence(fields: Fields, where: str) -> None:
         if not each.source.strip():
             raise ClaimError(f"{where}: evidence[{n}] ({each.label}) has no source; say where it stands")
         if each.arm not in fields.arms:
-            raise ClaimError(
-                f"{where}: evidence[{n}] ({each.label}): there is no arm {each.arm!r}; {nearest(each.arm, [*fields.arms])}"
-            )
+            known = nearest(each.arm, [*fields.arms])
+            raise ClaimError(f"{where}: evidence[{n}] ({each.label}): there is no arm {each.arm!r}; {known}")
 
 
 def _check_trust(claim: Claim[Any], where: str) -> None:

@@ -81,8 +81,8 @@ def _check_order(where: str, claimed: float, least: float, no_effect: float) -> 
     low, high = sorted((claimed, no_effect))
     if not low <= least <= high or least == no_effect:
         raise ClaimError(
-            f"{where}: least={least:g} must lie between no_effect={no_effect:g} and claimed={claimed:g}: it is the end of "
-            "the claim's rounding"
+            f"{where}: least={least:g} must lie between no_effect={no_effect:g} and claimed={claimed:g}: it is the end "
+            "of the claim's rounding"
         )
 
 

@@ -241,12 +241,12 @@ class _Rows:
     @property
     def diagnostics(self) -> dict[str, float]:
         """Their means over the rows of the last half."""
-        found = {}
-        for key, rows in self._diagnostics.items():
-            late = [value for step, value in rows if step >= self.last_step / 2]
-            mean = number(sum(late) / len(late)) if late else None
-            found |= {} if mean is None else {key: mean}
-        return found
+        late = {
+            key: [value for step, value in rows if step >= self.last_step / 2]
+            for key, rows in self._diagnostics.items()
+        }
+        means = {key: number(sum(values) / len(values)) for key, values in late.items() if values}
+        return {key: mean for key, mean in means.items() if mean is not None}
 
     def _add_diagnostics(self, row: Mapping[str, Any], path: Path) -> None:
         for key in row:

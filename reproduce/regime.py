@@ -1,12 +1,17 @@
 """Regime checks R1 to R11: whether the runs can say anything about the claim. A failed one outranks the verdict.
 
-R1  numbers lie within the range that was run, or their bound decides        R7   better than a bigram table by .3 nats
-R2  seeds scatter little beside what doubling the length gains                R8   10 tokens per parameter, 4 epochs at most
-R3  every hyperparameter's optimum is inside its bracket, the rate's clearly  R9   counts begin after the start
-R4  the baseline is as good as the best run of it that is known               R10  a second batch size agrees
-R5  warm-up is long enough                                                    R11  a true claim would mostly be reproduced
-R5b the shorter runs lose by their tokens, not by their schedule
-R6  every optimizer works as it is meant to at this length
+R1   numbers lie within the range that was run, or their bound decides
+R2   seeds scatter little beside what doubling the length gains
+R3   every hyperparameter's optimum is inside its bracket, the rate's clearly
+R4   the baseline is as good as the best run of it that is known
+R5   warm-up is long enough
+R5b  the shorter runs lose by their tokens, not by their schedule
+R6   every optimizer works as it is meant to at this length
+R7   the baseline is better than a bigram table by .3 nats
+R8   10 tokens per parameter, 4 epochs at most
+R9   counts begin after the start
+R10  a second batch size agrees
+R11  a true claim would mostly be reproduced
 
 Thresholds are ours unless a check says otherwise. A unit is what the baseline gains from T/2 to T: L(T/2) - L(T).
 before() says what is known without any run; of_runs() reads the rest from the runs' own files.
@@ -210,7 +215,7 @@ def _schedule(found: Comparison[Any]) -> Check:
 
 
 def _itself(found: Comparison[Any]) -> Check | None:
-    problems, held = [], []
+    problems, held = list[str](), list[str]()
     for arm in found.claim.arms:
         for each in arm.itself:
             if each.diagnostic:
@@ -222,7 +227,7 @@ def _itself(found: Comparison[Any]) -> Check | None:
 
 
 def _settled(claim: Claim[TrainingFields]) -> Check | None:
-    problems, held = [], []
+    problems, held = list[str](), list[str]()
     for arm in claim.arms:
         for each in (each for each in arm.itself if not each.diagnostic):
             words, ok = _average(claim, arm, each, arm.point(arm.start))
@@ -335,11 +340,11 @@ def _number_at(claim: Claim[Any], arm: ArmSpec, key: str, point: Sequence[str] =
     found: Any = composed((*claim.common, *arm.overrides, *(point or arm.point(arm.start))))
     for part in key.split("."):
         try:
-            found = (
-                getattr(found, part)
-                if not isinstance(found, Mapping | list)
-                else found[int(part) if part.isdigit() else part]
-            )
-        except (KeyError, IndexError, AttributeError, TypeError):
+            found = found[int(part)] if isinstance(found, list) else _below(found, part)
+        except (KeyError, IndexError, AttributeError, ValueError):
             return None
     return float(found) if isinstance(found, int | float) else None
+
+
+def _below(found: Any, part: str) -> Any:
+    return found[part] if isinstance(found, Mapping) else getattr(found, part)

@@ -24,7 +24,6 @@ from reproduce import findings, protocols, verdicts
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim
 from reproduce.findings import Findings
-from reproduce.plans import Planned
 from reproduce.records import Ratios, Recorded
 from reproduce.statistics import Interval
 from reproduce.surroundings import surroundings

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from report import numbers
@@ -9,6 +10,7 @@ from report.results import Axis, Figure, Published, Series, Table
 from reproduce import curves, records
 from reproduce.claim import Claim
 from reproduce.curves import BELOW, SpeedUp
+from reproduce.fitted import FEWEST
 from reproduce.protocols import Comparison
 from reproduce.statistics import pooled_sd
 from reproduce.training import HALF, steps_of
@@ -58,7 +60,7 @@ def excess(tuning: Tuning, scatter: Scatter, n_seeds: int) -> float | None:
 def speed_up(found: Comparison[Any], candidate: str, baseline: str) -> SpeedUp | None:
     """The candidate's speed-up in steps; None if the protocol has too few lengths for a curve."""
     ours, theirs = records.budgets(found.compared, candidate), records.budgets(found.compared, baseline)
-    if min((len(points) for points in (*ours.values(), *theirs.values())), default=0) < curves.FEWEST:
+    if min((len(points) for points in (*ours.values(), *theirs.values())), default=0) < FEWEST:
         return None
     known, fields = scatter(found), found.claim.fields
     unsure = [excess(found.tunings[arm], known, len(fields.tuning_seeds)) or 0.0 for arm in (candidate, baseline)]
@@ -171,7 +173,7 @@ def _first_at_or_below(points: Sequence[tuple[float, float]], target: float) -> 
         return None
     if points[0][1] <= target:
         return points[0][0]
-    for (n0, y0), (n1, y1) in zip(points, points[1:], strict=False):
+    for (n0, y0), (n1, y1) in pairwise(points):
         if y0 > target >= y1:
             return math.exp(math.log(n0) + (math.log(n1) - math.log(n0)) * (y0 - target) / (y0 - y1))
     return None

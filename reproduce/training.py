@@ -54,8 +54,8 @@ def check_training(claim: Claim[T]) -> None:
             raise ClaimError(f"{name}={seeds} must be different counts")
     if seen := set(fields.tuning_seeds) & set(fields.seeds):
         raise ClaimError(
-            f"tuning_seeds={fields.tuning_seeds} has {min(seen)}, a seed of the comparison, {fields.seeds}; what tuning "
-            "has seen must not be compared"
+            f"tuning_seeds={fields.tuning_seeds} has {min(seen)}, a seed of the comparison, {fields.seeds}; what "
+            "tuning has seen must not be compared"
         )
     if odd := [name for name in fields.shows if not name.startswith(DIAGNOSTIC)]:
         raise ClaimError(f"shows: {odd[0]!r} is no diagnostic of an optimizer; its name begins with {DIAGNOSTIC}")
@@ -75,8 +75,8 @@ def _check_lengths(fields: TrainingFields) -> None:
     for fraction in fractions:
         if (fraction * fields.budget) % every:
             raise ClaimError(
-                f"fractions: {fraction:g} of budget={fields.budget} is no multiple of {every} steps, from one evaluation "
-                f"to the next (evaluations={fields.evaluations}); check R5b reads the loss there"
+                f"fractions: {fraction:g} of budget={fields.budget} is no multiple of {every} steps, from one "
+                f"evaluation to the next (evaluations={fields.evaluations}); check R5b reads the loss there"
             )
 
 

@@ -32,7 +32,7 @@ WORDS = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}
 
 @dataclass
 class Pair:
-    """A row of `comparisons`. claims: keys of NO_EFFECT. half_budget: of the paper's own test, 1 if it holds exactly."""
+    """A row of `comparisons`. claims: keys of NO_EFFECT. half_budget: the paper's own test, 1 if it holds exactly."""
 
     candidate: str
     baseline: str

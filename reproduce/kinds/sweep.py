@@ -1,7 +1,7 @@
 """A claim about tuned optimizers that is no speed-up: their best losses, how much of an axis is nearly as good, counts.
 
-Every arm is tuned alike (tuned.py); with `sweep` it is then run at several values of one hyperparameter, everything else
-at its tuned value. Judged are the rows of `expect`; all must hold.
+Every arm is tuned alike (tuned.py); with `sweep` it is then run at several values of one hyperparameter, everything
+else at its tuned value. Judged are the rows of `expect`; all must hold.
 """
 
 from collections.abc import Callable, Sequence

@@ -85,7 +85,7 @@ BASES = {"speed_up": SPEED_UP, "sweep": SWEEP, "memory": MEMORY}
 
 @pytest.fixture
 def write_claim(tmp_path: Path) -> Callable[..., Path]:
-    """Writes claim/<name>.yaml with some of its fields changed (None: without), and scale/*.yaml; the claims' folder."""
+    """Writes claim/<name>.yaml with fields changed (None: without), and scale/*.yaml; returns the claims' folder."""
 
     def write(name: str = "twice", base: str = "speed_up", **changes: Any) -> Path:
         folder = tmp_path / "claim"
