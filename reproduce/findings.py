@@ -16,6 +16,8 @@ from reproduce.regime import Surroundings
 from reproduce.tuned import COSINE_CHECK, USUAL
 from reproduce.verdicts import UNDECIDED, overall
 
+TOGETHER = "together"  # what several protocols' comparisons say, as a protocol of its own
+
 
 @dataclass
 class Findings:
@@ -42,9 +44,22 @@ def of_training(
     """
     claim, last = comparisons[-1].claim, comparisons[-1]
     evidences = [claim.kind.conclude(each) for each in comparisons]
-    protocols = [_judged(each, evidence.measures) for each, evidence in zip(comparisons, evidences, strict=True)]
+    protocols = [
+        _judged(claim, each.protocol.name, each.protocol.description, evidence.measures)
+        for each, evidence in zip(comparisons, evidences, strict=True)
+    ]
+    decisive = [(last, evidences[-1])]
+    if (together := claim.kind.across(comparisons, evidences)) is not None:
+        protocols.append(_judged(claim, TOGETHER, "what the comparisons above say together", together.measures))
+        decisive = list(zip(comparisons, evidences, strict=True))
+        evidences.append(together)
     deciding = protocols[-1]
-    checks = regime.of_runs(last, evidences[-1], deciding.verdict, around(last, evidences[-1]))
+    checks = regime.combined(
+        [
+            (each.protocol.name, regime.of_runs(each, evidence, deciding.verdict, around(each, evidence)))
+            for each, evidence in decisive
+        ]
+    )
     verdict = regime.outranked(deciding.verdict, checks)
     found = Findings(verdict, _sentence(verdict, deciding, checks), protocols, checks)
     for evidence in evidences[::-1]:  # the last one's first figure shows the verdict
@@ -82,13 +97,12 @@ def of_measurement(claim: Claim[Any], evidence: Evidence) -> Findings:
     )
 
 
-def _judged(found: Comparison[Any], rows: list[Measure]) -> ProtocolResult:
-    """The protocol with the verdict on all its parts."""
-    protocol, n = found.protocol, len(found.claim.fields.seeds)
+def _judged(claim: Claim[Any], name: str, description: str, rows: list[Measure]) -> ProtocolResult:
+    """A protocol with the verdict on all its parts."""
     parts = [row for row in rows if row.verdict]
     verdict = overall([row.verdict or "" for row in parts])
-    more = more_seeds(parts, n) if verdict == UNDECIDED else None
-    return ProtocolResult(protocol.name, protocol.description, verdict, sentence(verdict, parts), more, rows)
+    more = more_seeds(parts, len(claim.fields.seeds)) if verdict == UNDECIDED else None
+    return ProtocolResult(name, description, verdict, sentence(verdict, parts), more, rows)
 
 
 def _sentence(verdict: str, deciding: ProtocolResult, checks: Sequence[Check]) -> str:

@@ -1,6 +1,7 @@
 """What a kind of claim answers. Each is one file in kinds/, a class found by the file's name and named nowhere else."""
 
 from abc import ABC
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +44,10 @@ class Kind(ABC, Generic[F]):
     def conclude(self, found: "Comparison[F]") -> Evidence:
         """What a protocol's runs say."""
         raise NotImplementedError(f"{self.name} has protocols and must conclude")
+
+    def across(self, found: "Sequence[Comparison[F]]", evidences: Sequence[Evidence]) -> Evidence | None:
+        """What all protocols say together, on which the verdict then rests; None: the last one decides."""
+        return None
 
     def power(self, found: "Comparison[F]", evidence: Evidence) -> float | None:
         """P(reproduced if every part is true), by simulation of what the runs scatter; None: it is not known."""

@@ -7,7 +7,7 @@ plan is ever stored. Runs with the same configuration are one run, whatever clai
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from typing import Any, Generic
 
 from reproduce.arms import Point
 from reproduce.claim import Claim, F
@@ -42,7 +42,7 @@ class Protocol(ABC, Generic[F]):
     """A way to test a claim by training."""
 
     claim: Claim[F]
-    name: ClassVar[str]
+    name: str  # of its runs and results, for people
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ before() says what is known without any run; of_runs() reads the rest from the r
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from report.results import Check, Measure
@@ -68,6 +68,26 @@ def failed(checks: Sequence[Check]) -> str:
     """Which checks failed, in words; empty if none did."""
     found = [f"{check.id} ({check.label}: {check.value})" for check in checks if check.passed is False]
     return "; ".join(found)
+
+
+def combined(checks: Sequence[tuple[str, Sequence[Check]]]) -> list[Check]:
+    """The checks of several comparisons, by name: of each the worst, whose value then names its comparison."""
+    if len(checks) == 1:
+        return list(checks[0][1])
+    worst: dict[str, Check] = {}
+    for name, found in checks:
+        for check in found:
+            named = replace(check, value=f"{name}: {check.value}")
+            known = worst.get(check.id)
+            if known is None or _rank(check) < _rank(known):
+                worst[check.id] = named
+            elif check.passed is False and known.passed is False:
+                worst[check.id] = replace(known, value=f"{known.value}; {named.value}")
+    return list(worst.values())
+
+
+def _rank(check: Check) -> int:
+    return (False, None, True).index(check.passed)
 
 
 def before(claim: Claim[Any], tokens: int | None = None) -> list[Check]:

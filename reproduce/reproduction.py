@@ -66,12 +66,12 @@ def reproduce(
     check_folder(folder, claim)
     runs: list[Recorded] = []
     if wanted := protocols.of(claim):
-        place = Atlas(atlas or folder.parent / ATLAS, claim)
-        runs = run_all(wanted, place, run, drop_checkpoints=claim.fields.drop_checkpoints)
+        root = atlas or folder.parent / ATLAS
+        runs = run_all(wanted, root, run, drop_checkpoints=claim.fields.drop_checkpoints)
         ratios, note = step_times(claim, folder, time_arms or claim.kind.time_arms)
-        compared = [each.comparison(runs, ratios) for each in wanted]
         found = findings.of_training(
-            compared, lambda last, evidence: surroundings(last, evidence, place, folder.parent)
+            [each.comparison(runs, ratios) for each in wanted],
+            lambda each, evidence: surroundings(each, evidence, Atlas(root, each.claim), folder.parent),
         )
         found.notes += [note] if note else []
     else:
@@ -96,26 +96,32 @@ def check_folder(folder: Path, claim: Claim[Any]) -> None:
 
 
 def run_all(
-    wanted: Sequence[protocols.Protocol[Any]], atlas: Atlas, run: RunJobs, *, drop_checkpoints: bool
+    wanted: Sequence[protocols.Protocol[Any]], root: Path, run: RunJobs, *, drop_checkpoints: bool
 ) -> list[Recorded]:
     """All runs of the protocols, batch by batch, each configuration once; what the run directories then say.
+
+    root: of the atlases.
 
     Raises: RunsFailedError. RecordsError: if runs had different validation data.
     """
     outcomes: dict[str, float | None] = {}
     done: list[Recorded] = []
-    atlas.check_data()
+    atlases = {each.name: Atlas(root, each.claim) for each in wanted}
+    for atlas in atlases.values():
+        atlas.check_data()
     while batch := protocols.next_runs(wanted, outcomes):
-        ended = run([atlas.job(planned) for planned in batch])
+        ended = run([atlases[planned.protocol].job(planned) for planned in batch])
         if failed := [each for each in ended if each.status not in ("finished", "diverged")]:
             raise RunsFailedError(failed, len(batch) - len(ended))
         for planned in batch:
-            record = atlas.read(planned)
+            record = atlases[planned.protocol].read(planned)
             done.append(Recorded(planned, record))
             outcomes[planned.config_hash] = record.loss
-        atlas.check_data()
+        for atlas in atlases.values():
+            atlas.check_data()
     if drop_checkpoints:
-        atlas.drop_checkpoints([each.plan for each in done])
+        for each in done:
+            atlases[each.plan.protocol].drop_checkpoints([each.plan])
     return done
 
 

@@ -124,7 +124,7 @@ def figure(claim: Claim[Any], rows: Sequence[tuple[str, str, SpeedUp]], size: fl
     """Our speed-ups in steps and those that others published, by size of the model; rows: arm, label, speed-up."""
     series = []
     for arm, label, each in rows:
-        low, estimate, high = _drawn(each)
+        low, estimate, high = drawn(each)
         series.append(Series(f"{label}, here", [size], [estimate], [low], [high], arm))
     published = [each for each in claim.fields.evidence if each.quantity == IN_STEPS and each.parameters]
     for arm in dict.fromkeys(each.arm for each in published):
@@ -148,7 +148,7 @@ def _published(claim: Claim[Any], arm: str, rows: Sequence[Published]) -> Series
     return Series(name, [each.parameters or 0.0 for each in rows], [each.value for each in rows], arm=arm, dashed=True)
 
 
-def _drawn(found: SpeedUp) -> tuple[float | None, float | None, float | None]:
+def drawn(found: SpeedUp) -> tuple[float | None, float | None, float | None]:
     """Low, estimate and high on a logarithmic axis: of a censored one its bound."""
     estimate = found.bound if found.censored else found.interval.estimate
     low = found.interval.low if found.interval.low > 0 else None

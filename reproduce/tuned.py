@@ -10,14 +10,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic
 
+from typing_extensions import override
+
 from reproduce.arms import ArmSpec, Coordinates, Point
 from reproduce.claim import Claim
 from reproduce.plans import COSINE, Planned, plan, trunk_and_branches
-from reproduce.protocols import Points
+from reproduce.protocols import Plan, Points, Protocol
 from reproduce.training import WARM_UP, T
 from reproduce.tuner import Outcomes, Tuning, tune
 
+NAME = "tuned"
 COSINE_CHECK, USUAL, TUNING = "cosine check", "usual settings", "tuning"
+
+
+@dataclass(frozen=True)
+class Tuned(Protocol[T]):
+    """Equal tuning for every arm, then a comparison with seeds that it never saw."""
+
+    name: str = NAME
+
+    @property
+    @override
+    def description(self) -> str:
+        fields = self.claim.fields
+        return (
+            f"every arm tuned alike (bracket and vertex over {fields.tuned_axes} hyperparameters at {fields.budget:,} "
+            f"steps, seeds {fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
+            f"{len(fields.fractions)} lengths, branches of one run"
+        )
+
+    @override
+    def plan(self, outcomes: Outcomes) -> Plan:
+        arms = Arms(self.claim, self.name)
+        tunings = arms.tunings(outcomes)
+        points = arms.points(tunings)
+        if points is None:
+            return Plan(None, [], tunings=tunings)
+        besides = [*self.more(points, tunings), *arms.besides(points)]
+        return Plan(points, arms.compared(points, tunings), besides, tunings)
+
+    def more(self, points: Points, tunings: dict[str, Tuning]) -> list[Planned]:
+        """Further runs that a kind of claim wants of tuned arms."""
+        return []
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 Judged are the parts that the claim names of every comparison, each by itself; all must hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -23,9 +23,10 @@ from reproduce.protocols import Comparison, Plan, Protocol
 from reproduce.records import Losses, Ratios, Recorded
 from reproduce.statistics import Interval
 from reproduce.training import FULL, HALF, TrainingFields, check_training, steps_of
-from reproduce.tuned import Arms
+from reproduce.tuned import NAME, Tuned
 from reproduce.tuner import Outcomes
 
+PAPER = "paper"
 NO_EFFECT = {"steps": 1.0, "flops": 1.0, "seconds": 1.0}  # of what a comparison may claim
 WORDS = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}
 
@@ -54,7 +55,7 @@ class SpeedUpFields(TrainingFields):
 class Paper(Protocol[SpeedUpFields]):
     """The paper's own hyperparameters and definition: nothing is tuned."""
 
-    name: ClassVar[str] = "paper"
+    name: str = PAPER
 
     @property
     @override
@@ -78,33 +79,7 @@ class Paper(Protocol[SpeedUpFields]):
         return tuple(self.claim.fields.paper_schedule)
 
 
-@dataclass(frozen=True)
-class Tuned(Protocol[SpeedUpFields]):
-    """Equal tuning for every arm, then a comparison with seeds that it never saw; see tuned.py."""
-
-    name: ClassVar[str] = "tuned"
-
-    @property
-    @override
-    def description(self) -> str:
-        fields = self.claim.fields
-        return (
-            f"every arm tuned alike (bracket and vertex over {fields.tuned_axes} hyperparameters at {fields.budget:,} "
-            f"steps, seeds {fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
-            f"{len(fields.fractions)} lengths, branches of one run"
-        )
-
-    @override
-    def plan(self, outcomes: Outcomes) -> Plan:
-        arms = Arms(self.claim, self.name)
-        tunings = arms.tunings(outcomes)
-        points = arms.points(tunings)
-        if points is None:
-            return Plan(None, [], tunings=tunings)
-        return Plan(points, arms.compared(points, tunings), list(arms.besides(points)), tunings)
-
-
-PROTOCOLS: dict[str, type[Protocol[SpeedUpFields]]] = {each.name: each for each in (Paper, Tuned)}
+PROTOCOLS: dict[str, Callable[[Claim[SpeedUpFields]], Protocol[SpeedUpFields]]] = {PAPER: Paper, NAME: Tuned}
 
 
 class SpeedUp(Kind[SpeedUpFields]):
@@ -152,7 +127,7 @@ def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
     for protocol in fields.protocols:
         if protocol not in PROTOCOLS:
             raise ClaimError(f"protocol {protocol!r} does not exist; {nearest(protocol, list(PROTOCOLS))}")
-    if Paper.name in fields.protocols:
+    if PAPER in fields.protocols:
         if without := [arm.name for arm in claim.arms if not arm.paper]:
             raise ClaimError(f"arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
         if not fields.paper_schedule:
@@ -262,7 +237,7 @@ def _gap(contest: _Contest) -> list[Measure]:
     gap = statistics.gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
     ours, theirs = contest.candidate.label, contest.baseline.label
     words = f"half-budget gap closed by {ours} (1: T/2 steps of it equal T of {theirs})"
-    is_part = contest.found.protocol.name == Paper.name
+    is_part = contest.found.protocol.name == PAPER
     expected = part(contest.row.half_budget if is_part else None, 0.0, log_scale=False)
     return [judged("half_budget_gap", words, "", gap, expected, n=contest.n)]
 

@@ -6,7 +6,6 @@ else at its tuned value. Judged are the rows of `expect`; all must hold.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -20,11 +19,11 @@ from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expectation, Expected, check_expectations, difference
 from reproduce.kind import Kind
 from reproduce.plans import Planned, plan
-from reproduce.protocols import Comparison, Plan, Points, Protocol
+from reproduce.protocols import Comparison, Points, Protocol
 from reproduce.records import Losses, Recorded
 from reproduce.training import TrainingFields, check_training
-from reproduce.tuned import Arms
-from reproduce.tuner import Outcomes, Tuning
+from reproduce.tuned import Tuned
+from reproduce.tuner import Tuning
 
 SWEEP = "sweep"  # the purpose of its runs
 
@@ -53,32 +52,17 @@ class SweepFields(TrainingFields):
 
 
 @dataclass(frozen=True)
-class TunedThenSwept(Protocol[SweepFields]):
-    """Equal tuning, a comparison with seeds that it never saw, and the sweep with the same seeds."""
-
-    name: ClassVar[str] = "tuned"
+class Swept(Tuned[SweepFields]):
+    """Equal tuning and comparison, and the sweep with the same seeds."""
 
     @property
     @override
     def description(self) -> str:
-        fields = self.claim.fields
-        words = (
-            f"every arm tuned alike (bracket and vertex over {fields.tuned_axes} hyperparameters at {fields.budget:,} "
-            f"steps, seeds {fields.tuning_seeds}), then run with seeds {fields.seeds}"
-        )
-        return f"{words}, and over {fields.sweep.label}" if fields.sweep else words
+        over = self.claim.fields.sweep
+        return f"{super().description}; and over {over.label}" if over else super().description
 
     @override
-    def plan(self, outcomes: Outcomes) -> Plan:
-        arms = Arms(self.claim, self.name)
-        tunings = arms.tunings(outcomes)
-        points = arms.points(tunings)
-        if points is None:
-            return Plan(None, [], tunings=tunings)
-        swept = self._swept(points, tunings)
-        return Plan(points, arms.compared(points, tunings), [*swept, *arms.besides(points)], tunings)
-
-    def _swept(self, points: Points, tunings: dict[str, Tuning]) -> list[Planned]:
+    def more(self, points: Points, tunings: dict[str, Tuning]) -> list[Planned]:
         over, fields = self.claim.fields.sweep, self.claim.fields
         if over is None:
             return []
@@ -105,7 +89,7 @@ class Sweep(Kind[SweepFields]):
 
     @override
     def protocols(self, claim: Claim[SweepFields]) -> list[Protocol[SweepFields]]:
-        return [TunedThenSwept(claim)]
+        return [Swept(claim)]
 
     @override
     def conclude(self, found: Comparison[SweepFields]) -> Evidence:
