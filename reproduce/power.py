@@ -40,15 +40,10 @@ def power(
     ours = np.asarray([curve.loss(n * claimed) for n in shares])
     theirs = np.asarray([curve.loss(n) for n in shares])
     for _ in range(comparisons):
-        found = speed_up(
-            _drawn(draw, ours, candidate, shares, seeds),
-            _drawn(draw, theirs, baseline, shares, seeds),
-            1.0,
-            draws=draws,
-        )
-        reproduced += REPRODUCED == verdict(
-            found.interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True
-        )
+        arms = [_drawn(draw, mean, sd, shares, seeds) for mean, sd in ((ours, candidate), (theirs, baseline))]
+        interval = speed_up(arms[0], arms[1], 1.0, draws=draws).interval
+        said = verdict(interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True)
+        reproduced += said == REPRODUCED
     return reproduced / comparisons
 
 
