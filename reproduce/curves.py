@@ -16,10 +16,13 @@ a + b N^-beta, measured beside the runs' noise, is part of both: it is shared by
 average it away.
 
 A diverged run costs its budget and is started anew: with a share p of the candidate's runs diverged, the speed-up of
-those that finish is multiplied by 1 - p, and the uncertainty of p is added to the interval (Zou and Donner, Statistics
-in Medicine 27, 2008). The factor is known better with more seeds, as everything else is. None of it is credited where
-the baseline's runs diverge. p's own interval is Clopper and Pearson's with the effective number of runs (Korn and
-Graubard, Survey Methodology 24, 1998): the branches of a trunk that diverged are one event, not many.
+those that finish is multiplied by 1 - p, which is what it was in this experiment. That p may have been bad luck is part
+of the high end, so that luck refutes no claim (distances of estimates multiplied add in squares on the logarithm: Zou
+and Donner, Statistics in Medicine 27, 2008). It is no part of the low end: where none of ten diverged, p is known no
+better than where one did, and a low end that falls with the first diverged run by more than the run's cost would let
+power fall as seeds are added. p has an interval of its own, Clopper and Pearson's with the effective number of runs
+(Korn and Graubard, Survey Methodology 24, 1998): the branches of a trunk that diverged are one event, not many.
+Nothing is credited where the baseline's runs diverge.
 """
 
 import math
@@ -186,9 +189,7 @@ def _crossing(at: Array, values: Array) -> float:
 
 def _reported(interval: Interval, pair: _Pair, candidate: Arm, baseline: Arm) -> SpeedUp:
     """The speed-up with the price of divergence, and what lies beyond the range censored."""
-    if candidate.diverged.estimate:
-        interval = _restarted(interval, candidate.diverged)
-    estimate, low, high = interval
+    estimate, low, high = _restarted(interval, candidate.diverged)
     low, high = (0.0 if low < pair.lowest else low), (math.inf if high > pair.highest else high)
     censored = BELOW if estimate < pair.lowest else ABOVE if estimate > pair.highest else None
     if censored is None:
@@ -198,19 +199,12 @@ def _reported(interval: Interval, pair: _Pair, candidate: Arm, baseline: Arm) ->
 
 
 def _restarted(interval: Interval, diverged: Interval) -> Interval:
-    """The interval times 1 - diverged; distances of its ends add in squares, on the logarithm."""
-    kept = Interval(1 - diverged.estimate, 1 - diverged.high, 1 - diverged.low)
-    estimate = interval.estimate * kept.estimate
-    if not 0 < interval.estimate < math.inf:  # beyond the range: the worst of both ends
-        return Interval(estimate, interval.low * kept.low, interval.high * kept.high)
-
-    def end(i: int, sign: int) -> float:
-        if not interval[i] * kept[i]:
-            return 0.0
-        parts = (math.log(interval.estimate / interval[i]), math.log(kept.estimate / kept[i]))
-        return estimate * math.exp(sign * min(math.hypot(*parts), 700.0))
-
-    return Interval(estimate, end(1, -1), math.inf if interval.high == math.inf else end(2, 1))
+    """The interval times 1 - diverged, whose uncertainty only the high end has."""
+    kept, most = 1 - diverged.estimate, 1 - diverged.low
+    estimate, low, high = (each * kept for each in interval)
+    if not diverged.estimate or not 0 < estimate < math.inf or high == math.inf:
+        return Interval(estimate, low, high)
+    return Interval(estimate, low, estimate * math.exp(math.hypot(math.log(high / estimate), math.log(most / kept))))
 
 
 def _diverged(seeds: Sequence[Sequence[tuple[float, float | None]]]) -> Interval:

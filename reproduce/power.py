@@ -1,0 +1,55 @@
+"""The chance that a comparison of so many seeds and lengths says "reproduced" of a claim that is true."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reproduce.curves import Losses, speed_up
+from reproduce.fitted import Array, Curve, Spread
+from reproduce.statistics import StatisticsError
+from reproduce.verdicts import REPRODUCED, verdict
+
+COMPARISONS = 300  # the chance is known to within .05, or .02 where it is near 0 or 1
+DRAWS = 400  # of each bootstrap
+
+
+def power(
+    curve: Curve,
+    candidate: Spread,
+    baseline: Spread,
+    *,
+    shares: Sequence[float],
+    seeds: int,
+    claimed: float,
+    least: float,
+    no_effect: float = 1.0,
+    worse: float | None = None,
+    comparisons: int = COMPARISONS,
+    draws: int = DRAWS,
+) -> float:
+    """The share of simulated comparisons with the verdict REPRODUCED where the candidate is `claimed` times as fast.
+
+    curve: the baseline's, in shares of T; the candidate's is the same curve run through that much faster. Spreads: the
+    arms', their levels being what arms of a seed do not share. shares: the lengths of both arms' runs, 1 among them.
+
+    Raises: StatisticsError: if there is no comparison to simulate, or verdict() or speed_up() cannot be asked.
+    """
+    if comparisons < 1 or seeds < 1:
+        raise StatisticsError(f"power needs seeds and comparisons, got {seeds} and {comparisons}; pass 1 or more")
+    draw, reproduced = np.random.default_rng(0), 0
+    ours = np.asarray([curve.loss(n * claimed) for n in shares])
+    theirs = np.asarray([curve.loss(n) for n in shares])
+    for _ in range(comparisons):
+        arms = [_drawn(draw, mean, sd, shares, seeds) for mean, sd in ((ours, candidate), (theirs, baseline))]
+        interval = speed_up(arms[0], arms[1], 1.0, draws=draws).interval
+        said = verdict(interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True)
+        reproduced += said == REPRODUCED
+    return reproduced / comparisons
+
+
+def _drawn(draw: np.random.Generator, mean: Array, spread: Spread, shares: Sequence[float], seeds: int) -> Losses:
+    """One arm's runs about its mean losses."""
+    normal = draw.standard_normal((seeds, len(shares) + 2))
+    slopes = -spread.slope * normal[:, 1:2] * np.log(shares)
+    losses = mean + spread.level * normal[:, :1] + slopes + spread.run * normal[:, 2:]
+    return {seed: list(zip(shares, row, strict=True)) for seed, row in enumerate(losses.tolist())}
