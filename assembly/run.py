@@ -1,7 +1,7 @@
 """The parts of a run, its progress, and what is computed from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,15 @@ from trainer.schedule import Schedule
 READING = "reading data"  # what Watch.busy says while a rank waits for the disk with the data
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a branch began, see branch.py; in env.json and in checkpoints as start_from."""
+
+    run: str  # the trunk's directory, as it was given
+    step: int
+    exact: bool  # whether it ends bit for bit as a run from step 0
+
+
 @dataclass
 class Run:
     """The parts of a run, and its progress."""
@@ -38,6 +47,7 @@ class Run:
     store: CheckpointStore
     divergence: Divergence
     clock: Clock
+    origin: Origin | None = None
     sinks: list[Sink] = field(default_factory=list)
     clipped_steps: int | Tensor = 0  # steps whose gradient norm exceeded grad_clip; a tensor on the device
     step: int = 0  # the next one to run
@@ -73,6 +83,11 @@ def counters(run: Run) -> dict[str, float]:
 def data_checksums(run: Run) -> dict[str, str]:
     """Returns the checksums of the data, by split."""
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
+
+
+def origin_facts(run: Run) -> dict[str, Any] | None:
+    """Returns where the run began as JSON; None: at step 0."""
+    return None if run.origin is None else asdict(run.origin)
 
 
 def divergence_of(config: RunConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:

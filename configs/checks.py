@@ -1,6 +1,7 @@
 """What the values of a configuration must be, whatever the classes that get them."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from configs.signatures import REQUIRED, Argument, arguments_of
 from files.errors import shown
 
 MOST = 1 << 63  # what 64 bits count to
+START = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)
 
 
 def check_values(config: DictConfig) -> None:
@@ -26,10 +28,22 @@ def check_values(config: DictConfig) -> None:
     _check_arguments(config.data, "data.", arguments_of(DataConfig))
     for key, _, rule in rules():
         _check_rule(config, key, rule)
+    _check_steps(config)
     for node in plug_ins.nodes(config):
         for key in node.seam.besides & set(node.content):
             _check_roles(f"{node.key}.{key}", node.content[key])
     plug_ins.check(config)
+
+
+def start_of(start_from: str) -> tuple[str, int]:
+    """The run directory and the step in start_from. Raises: ConfigError: if it is not RUN@STEP."""
+    found = START.fullmatch(start_from)
+    if found is None:
+        raise ConfigError(
+            f"start_from={shown(start_from)} must be RUN@STEP: the directory of a run, and a step of which it has a "
+            "checkpoint, such as runs/trunk@400"
+        )
+    return found[1], int(found[2])
 
 
 def _check_leaves(value: Any, key: str) -> None:
@@ -60,10 +74,23 @@ def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
         OmegaConf.update(config, key, chosen)
     if value is None:
         return
-    if rule.least is not None and value < rule.least:
+    values = list(value) if isinstance(value, ListConfig) else [value]
+    if rule.least is not None and any(each < rule.least for each in values):
         raise ConfigError(f"{key}={value} must be >= {rule.least:g}")
     if rule.above is not None and not value > rule.above:
         raise ConfigError(f"{key}={value} must be > {rule.above:g}, or null for off")
+
+
+def _check_steps(config: DictConfig) -> None:
+    """Steps that other keys name must lie within the run."""
+    steps = {"save_at": max(config.save_at or [], default=0)}
+    if config.start_from is not None:
+        steps["start_from"] = start_of(config.start_from)[1]
+    for key, step in steps.items():
+        if step > config.max_steps:
+            raise ConfigError(
+                f"{key}={shown(config[key])} has a step beyond the run's last, max_steps={config.max_steps}"
+            )
 
 
 def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argument]) -> None:

@@ -20,15 +20,16 @@ def identity(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     return without(flat(config), keys_that("is_place") | keys_that("is_conduct"))
 
 
-def differences(config: RunConfig, path: Path) -> list[str]:
+def differences(config: RunConfig, path: Path, *, may_differ: frozenset[str] = frozenset()) -> list[str]:
     """How the configuration is another run than the one in the config.yaml at path: "key=ours (there: theirs)".
 
-    Both with the defaults of their constructors, so that a setting may be left out or written down.
+    Both with the defaults of their constructors, so that a setting may be left out or written down. may_differ: keys
+    that are not compared.
 
     Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
     """
     known = frozenset(node.target for node in plug_ins.nodes(plain(config)))
-    ours, theirs = identity(filled(config, known)), identity(read_config(path, known))
+    ours, theirs = (without(identity(each), may_differ) for each in (filled(config, known), read_config(path, known)))
     return [
         f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
         for key in sorted(ours.keys() | theirs.keys())

@@ -21,7 +21,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,10 @@ class Written:
 class CheckpointStore:
     """The checkpoints of one run.
 
-    keep: how many of the newest stay. permanent_every: checkpoints at multiples of so many steps are never deleted
-    (None: all but the newest are). ranks: the ranks that save and load together; all of them must call every method.
-    asynchronous: whether save returns before the files are written. watch: is told while a rank waits for a disk.
+    keep: how many of the newest stay. permanent_every, permanent_at: checkpoints at multiples of so many steps, and at
+    these steps, are never deleted; None: there are no multiples. ranks: the ranks that save and load together; all of
+    them must call every method. asynchronous: whether save returns before the files are written. watch: is told while
+    a rank waits for a disk.
     """
 
     def __init__(
@@ -120,11 +121,13 @@ class CheckpointStore:
         *,
         keep: int,
         permanent_every: int | None,
+        permanent_at: Collection[int] = (),
         ranks: Ranks | None = None,
         asynchronous: bool = True,
         watch: Watch | None = None,
     ) -> None:
-        self.folder, self.keep, self.permanent_every = folder, keep, permanent_every
+        self.folder, self.keep = folder, keep
+        self.permanent_every, self.permanent_at = permanent_every, frozenset(permanent_at)
         self.written: Written | None = None
         self._ranks, self._asynchronous, self._watch = ranks or Ranks(), asynchronous, watch or Watch()
         self._group = (
@@ -173,23 +176,28 @@ class CheckpointStore:
         tried: set[Path] = set()
         while paths := [path for path in self._ranks.from_main(self.paths) if path not in tried]:
             path = paths[-1]
-            manifest, reason = self._ranks.from_main(
-                lambda path=path: _manifest(path),  # type: ignore[misc]  # mypy#12557
-                f"reading {path}",
-            )
-            if reason is None:
-                reason = self._damage(path, manifest)
-            if reason is None:
-                with self._watch.busy(f"reading {path}"):
-                    return self._opened(path)
+            found = self._verified(path)
+            if isinstance(found, Saved):
+                return found
             if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and there are newer ones
-                self._ranks.from_main(lambda path=path, reason=reason: _report(path, reason, set_aside))  # type: ignore[misc]
+                self._ranks.from_main(lambda path=path, reason=found: _report(path, reason, set_aside))  # type: ignore[misc]
                 tried.add(path)
         if tried:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is readable; to start again from step 0, choose another run_dir"
             )
         return None
+
+    def read(self, path: Path) -> Saved:
+        """Returns the checkpoint in a folder, which may be of another run; changes nothing on disk.
+
+        Raises: CheckpointError: if it is damaged, or there is none.
+        """
+        found = self._verified(path)
+        if isinstance(found, Saved):
+            return found
+        is_there = self._ranks.from_main(path.is_dir)
+        raise CheckpointError(f"{path} is damaged: {found}" if is_there else f"{path} is not there any more")
 
     def remove_temporaries(self) -> None:
         """Deletes the unfinished checkpoints of killed processes; for the process that trains, before it saves."""
@@ -199,8 +207,7 @@ class CheckpointStore:
 
     def paths(self) -> list[Path]:
         """Returns the folders of all complete checkpoints, oldest first."""
-        found = [(int(m[1]), path) for path in self.folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(found)]
+        return checkpoints_in(self.folder)
 
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
         """Runs in the thread: writes the checkpoint together with the other ranks, or warns why it cannot."""
@@ -264,9 +271,19 @@ class CheckpointStore:
         fsync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
             step = int(old.name.removeprefix("step_"))
-            if self.permanent_every is None or step % self.permanent_every:
+            is_multiple = self.permanent_every is not None and step % self.permanent_every == 0
+            if not is_multiple and step not in self.permanent_at:
                 old.rename(_temporary(old))  # first, so that nobody reads a checkpoint that is half deleted
                 shutil.rmtree(_temporary(old))
+
+    def _verified(self, path: Path) -> Saved | str:
+        """The checkpoint at path, or what is wrong with it; every rank checks a share of its files."""
+        manifest, reason = self._ranks.from_main(lambda: _manifest(path), f"reading {path}")
+        reason = reason or self._damage(path, manifest)
+        if reason is not None:
+            return reason
+        with self._watch.busy(f"reading {path}"):
+            return self._opened(path)
 
     def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
         """What is wrong with the files, None if nothing is; every rank checks a share of them."""
@@ -287,6 +304,12 @@ class CheckpointStore:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         metadata = {name: (tuple(each.size), each.properties.dtype) for name, each in stored.items()}  # type: ignore[union-attr]
         return Saved(path, state, metadata, self._ranks, self._watch)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Returns the folders of all complete checkpoints in a run's folder of checkpoints, oldest first."""
+    found = [(int(m[1]), path) for path in folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
