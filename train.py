@@ -30,10 +30,11 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from assembly.branch import differences, trunk_checkpoint
 from assembly.ending import ended_before, finish, show
-from assembly.run import READING, Origin, Run, counters, data_checksums, divergence_of, origin_facts, validation_batches
+from assembly.run import READING, Run, counters, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
 from configs import RunConfig
+from configs.start import Origin
 from data import Batch
 from launch.statuses import EXIT_STATUS
 from launch.stopping import StopRequest, interruptible

@@ -12,10 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import configs
-from assembly.run import Origin, Run
-from configs import RunConfig, plug_in, read_config
-from configs.checks import start_of
-from configs.schema import keys_that
+from assembly.run import Run
+from configs import RunConfig, differences_from_trunk, plug_in, read_config
+from configs.start import Origin, recorded, start_differences, start_of
 from files.errors import ReadingError, shown
 from files.reading import MIB, read_json
 from trainer import schedule
@@ -23,7 +22,6 @@ from trainer.checkpoint import CheckpointError, Saved, checkpoints_in
 from trainer.run_directory import CHECKPOINTS, CONFIG, ENVIRONMENT, RunDirectory
 
 MOST_LISTED = 20  # steps, in a message
-MAY_DIFFER = keys_that("may_differ_in_branch")
 SCHEDULES = {
     f"trainer.{name}"
     for name, each in vars(schedule).items()
@@ -36,20 +34,18 @@ class BranchError(ValueError):
 
 
 def differences(config: RunConfig, precision: str, path: Path) -> list[str]:
-    """How the configuration is another run than the one in the config.yaml at path, see configs.differences.
+    """As configs.differences, but a start_from that changes nothing of the result is no difference.
 
-    start_from counts if it changes the result. precision: what the configuration's stands for on this device.
+    precision: what the configuration's stands for on this device.
 
     Raises: ValueError: if a file of the run cannot be read, or start_from is another than there and leads nowhere.
     """
-    found = configs.differences(config, path)
-    theirs = recorded(path.parent)
-    if found or _begins_at(config, theirs):
+    found, theirs = configs.differences(config, path), recorded(path.parent)
+    is_open = theirs is None or theirs.exact  # else only the same start_from would do
+    if not is_open or not found or found != start_differences(config.start_from, theirs):
         return found
     ours = origin_of(config, precision)
-    if all(each is None or each.exact for each in (ours, theirs)):
-        return []
-    return [f"start_from={shown(config.start_from)} (there: {shown(theirs and f'{theirs.run}@{theirs.step}')})"]
+    return [] if ours is None or ours.exact else found
 
 
 def origin_unless_begun(config: RunConfig, precision: str, directory: RunDirectory) -> Origin | None:
@@ -68,7 +64,7 @@ def origin_of(config: RunConfig, precision: str) -> Origin | None:
     folder = Path(run)
     if not (folder / CONFIG).is_file():
         raise BranchError(f"{what}: {shown(run)} is no run directory: it has no {CONFIG}")
-    found = configs.differences(config, folder / CONFIG, may_differ=MAY_DIFFER)
+    found = differences_from_trunk(config, folder / CONFIG)
     environment = read_json(folder / ENVIRONMENT, most_bytes=MIB) or {}
     if (theirs := environment.get("precision", precision)) != precision:
         found.append(f"precision={precision} (there: {shown(theirs)})")
@@ -98,29 +94,6 @@ def trunk_checkpoint(run: Run) -> Saved | None:
         return run.store.read(path)
     except CheckpointError as error:
         raise CheckpointError(f"start_from={shown(run.config.start_from)}: {error}; choose another step") from None
-
-
-def recorded(folder: Path) -> Origin | None:
-    """Returns where the run in a folder began, by its env.json; None: at step 0. Raises: ReadingError."""
-    path = folder / ENVIRONMENT
-    found = (read_json(path, most_bytes=MIB) or {}).get("start_from")
-    if found is None:
-        return None
-    is_origin = isinstance(found, dict) and {key: type(each) for key, each in found.items()} == {
-        "run": str,
-        "step": int,
-        "exact": bool,
-    }
-    if not is_origin:
-        raise ReadingError(f"{path}: start_from={shown(found)} must be an object with run, step and exact")
-    return Origin(**found)
-
-
-def _begins_at(config: RunConfig, origin: Origin | None) -> bool:
-    """Whether start_from says the same."""
-    if config.start_from is None or origin is None:
-        return config.start_from is None and origin is None
-    return start_of(config.start_from) == (origin.run, origin.step)
 
 
 def _has_learning_rates_of(path: Path, config: RunConfig, steps: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from configs import RunConfig
+from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
@@ -19,15 +20,6 @@ from trainer.run_directory import RunDirectory
 from trainer.schedule import Schedule
 
 READING = "reading data"  # what Watch.busy says while a rank waits for the disk with the data
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a branch began, see branch.py; in env.json and in checkpoints as start_from."""
-
-    run: str  # the trunk's directory, as it was given
-    step: int
-    exact: bool  # whether it ends bit for bit as a run from step 0
 
 
 @dataclass
@@ -86,7 +78,7 @@ def data_checksums(run: Run) -> dict[str, str]:
 
 
 def origin_facts(run: Run) -> dict[str, Any] | None:
-    """Returns where the run began as JSON; None: at step 0."""
+    """Returns where the run began, for env.json and checkpoints; None: at step 0."""
     return None if run.origin is None else asdict(run.origin)
 
 

@@ -1,7 +1,6 @@
 """What the values of a configuration must be, whatever the classes that get them."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +11,10 @@ from configs.annotations import is_fraction
 from configs.errors import ConfigError
 from configs.schema import DataConfig, Rule, RunConfig, rules
 from configs.signatures import REQUIRED, Argument, arguments_of
+from configs.start import start_of
 from files.errors import shown
 
 MOST = 1 << 63  # what 64 bits count to
-START = re.compile(r"(.+)@([0-9]{1,18})", re.DOTALL)
 
 
 def check_values(config: DictConfig) -> None:
@@ -33,17 +32,6 @@ def check_values(config: DictConfig) -> None:
         for key in node.seam.besides & set(node.content):
             _check_roles(f"{node.key}.{key}", node.content[key])
     plug_ins.check(config)
-
-
-def start_of(start_from: str) -> tuple[str, int]:
-    """The run directory and the step in start_from. Raises: ConfigError: if it is not RUN@STEP."""
-    found = START.fullmatch(start_from)
-    if found is None:
-        raise ConfigError(
-            f"start_from={shown(start_from)} must be RUN@STEP: the directory of a run, and a step of which it has a "
-            "checkpoint, such as runs/trunk@400"
-        )
-    return found[1], int(found[2])
 
 
 def _check_leaves(value: Any, key: str) -> None:
