@@ -18,7 +18,8 @@ from configs.start import Origin, recorded, start_differences, start_of
 from files.errors import ReadingError, shown
 from files.reading import MIB, read_json
 from trainer import schedule
-from trainer.checkpoint import CheckpointError, Saved, checkpoints_in
+from trainer.checkpoint import CheckpointError, Saved
+from trainer.manifest import checkpoints_in
 from trainer.run_directory import CHECKPOINTS, CONFIG, ENVIRONMENT, RunDirectory
 
 MOST_LISTED = 20  # steps, in a message

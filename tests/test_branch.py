@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import torch
 from remains import ends, metrics, result
 
 import train
-from configs import ConfigError, compose, flat, settings
+from configs import ConfigError, compose, differences, flat, settings
 from data import TokenLoader
+from launch.jobs import Job, run_jobs
 from reproduce import records
 
-OPTIMIZERS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "optim").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+OPTIMIZERS = sorted(path.stem for path in (ROOT / "configs" / "optim").glob("*.yaml"))
 INTERVALS = ("every", "precondition_frequency")
 # The run of 20 steps is the trunk; one of 10 begins at .8 of its own length, before either decays.
 TRUNK = ["schedule=wsd", "schedule.warmup_steps=2", "max_steps=20", "save_at=[4,8]", "keep_checkpoints=1"]
@@ -324,3 +328,30 @@ def test_runs_from_before_these_keys_keep_their_names() -> None:
 
 def test_where_a_run_begins_is_no_part_of_what_identifies_it_to_claims() -> None:
     assert settings(["start_from=runs/a@8", "save_at=[3]"]) == settings([])
+
+
+def test_what_starts_runs_skips_a_branch_that_has_ended_only_where_it_is_the_run_asked_for(
+    start: Start, trunk: Path, tmp_path: Path, tiny: list[str]
+) -> None:
+    branch = f"start_from={trunk}@{STEP}"
+    for name, more in (("exact", []), ("own", [OTHER_SCHEDULE])):
+        assert start(name, *SHORT, *more, branch) == 0
+        run = [*tiny, *SHORT, *more, f"run_dir={tmp_path / name}"]
+        saved = tmp_path / name / "config.yaml"
+        assert differences(compose([*run, branch]), saved) == []
+        assert (differences(compose(run), saved) == []) is (name == "exact")
+        (outcome,) = run_jobs([Job(name, (*run, branch))], show=False)
+        assert (outcome.status, outcome.seconds) == ("finished", 0.0)  # no process was started
+
+
+@pytest.mark.slow
+def test_a_sweep_branches_as_a_single_run_does(trunk: Path, tmp_path: Path, tiny: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *tiny, "schedule=wsd", f"start_from={trunk}@{STEP}"]
+    shown = subprocess.run([*command, "--cfg", "job"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"start_from: {trunk}@{STEP}\n" in shown.stdout
+    done = subprocess.run(
+        [*command, "-m", "max_steps=10,12"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = [environment(folder) for folder in (tmp_path / "runs").iterdir() if folder.is_dir()]
+    assert [each["start_from"]["exact"] for each in found] == [True, True]

@@ -16,7 +16,6 @@ the next step to run is 500.
 
 import hashlib
 import logging
-import re
 import shutil
 import threading
 import time
@@ -36,17 +35,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from files.reading import leads_out, read_json
+from files.reading import read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
+from trainer.manifest import MANIFEST, STATE, checkpoints_in, digest_of, read_manifest
 from trainer.ranks import Ranks, is_lost_rank
 from trainer.tensor_files import StreamingWriter, WatchedReader
 
 log = logging.getLogger(__name__)
 
-STATE, MANIFEST = "state.json", "manifest.json"
-NAME = re.compile(r"step_(\d{6,})")
-UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
 PIECE = 1 << 22  # numbers that are checked at once, so that the check takes little memory
 TensorMetadata = tuple[tuple[int, ...], torch.dtype]  # shape of the full tensor, and dtype
 
@@ -266,7 +263,7 @@ class CheckpointStore:
         self, path: Path, temporary: Path, state: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
     ) -> None:
         write_json(temporary / STATE, state)
-        write_json(temporary / MANIFEST, {"files": {**files, STATE: _digest(temporary / STATE)}})
+        write_json(temporary / MANIFEST, {"files": {**files, STATE: digest_of(temporary / STATE)}})
         temporary.rename(path)
         fsync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
@@ -278,7 +275,7 @@ class CheckpointStore:
 
     def _verified(self, path: Path) -> Saved | str:
         """The checkpoint at path, or what is wrong with it; every rank checks a share of its files."""
-        manifest, reason = self._ranks.from_main(lambda: _manifest(path), f"reading {path}")
+        manifest, reason = self._ranks.from_main(lambda: read_manifest(path), f"reading {path}")
         reason = reason or self._damage(path, manifest)
         if reason is not None:
             return reason
@@ -292,7 +289,7 @@ class CheckpointStore:
         for name in mine:
             try:
                 with self._watch.busy(f"checking {path / name}"):
-                    digest = _digest(path / name)
+                    digest = digest_of(path / name)
                 if digest != manifest[name]:
                     found = found or f"{name} should have {manifest[name]}, has {digest}"
             except OSError as error:
@@ -304,39 +301,6 @@ class CheckpointStore:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         metadata = {name: (tuple(each.size), each.properties.dtype) for name, each in stored.items()}  # type: ignore[union-attr]
         return Saved(path, state, metadata, self._ranks, self._watch)
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """Returns the folders of all complete checkpoints in a run's folder of checkpoints, oldest first."""
-    found = [(int(m[1]), path) for path in folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The checkpoint's files with their digests, and what is wrong with the folder (None: nothing).
-
-    Wrong: a file too many or too few, or one that cannot be parsed, which the reader would only find out on some rank.
-    """
-    try:
-        files: dict[str, Any] = _object(path / MANIFEST)["files"]
-        entries = list(path.iterdir())
-        if odd := sorted(entry.name for entry in entries if not entry.is_file() or leads_out(entry)):
-            return {}, f"{odd[0]} is no regular file of this folder"
-        there = {entry.name for entry in entries} - {MANIFEST}
-        if odd := sorted(there ^ files.keys()):
-            return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"
-        _object(path / STATE)
-        HuggingFaceStorageReader(str(path)).read_metadata()
-    except UNREADABLE as error:
-        return {}, f"{type(error).__name__}: {error}"
-    return files, None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if found is None:
-        raise FileNotFoundError(f"there is no {path.name}")
-    return found
 
 
 def _report(path: Path, reason: str, set_aside: bool) -> None:
@@ -376,11 +340,6 @@ def _temporary(path: Path) -> Path:
 def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _reason(error: BaseException) -> str:
