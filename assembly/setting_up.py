@@ -47,7 +47,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
     origin = strategy.ranks.from_main(
-        lambda: origin_unless_begun(config, strategy.precision, directory), f"reading {config.start_from}"
+        lambda: origin_unless_begun(config, strategy.precision, directory), "checking start_from"
     )
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"
