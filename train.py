@@ -117,7 +117,7 @@ def loop(run: Run, stop: StopRequest) -> str:
         run.step = step + 1
 
         is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
-        save_due = run.step % config.save_every == 0 or run.step in run.store.permanent_at or is_asked_to_stop
+        save_due = run.step % config.save_every == 0 or run.step in (config.save_at or ()) or is_asked_to_stop
         save_due = save_due and not is_last  # end() saves the last
         if (log_due or save_due) and run.divergence.step is not None:
             return "diverged"

@@ -108,13 +108,15 @@ def _has_learning_rates_of(path: Path, config: RunConfig, steps: int) -> bool:
         return False
     try:
         both = plug_in(config.schedule, max_steps=config.max_steps), plug_in(node, max_steps=trunk.get("max_steps"))
-        optimizers = [SimpleNamespace(param_groups=[{"lr": 1.0}]) for _ in both]
+        optimizers = [SimpleNamespace(param_groups=[{"params": [], "lr": 1.0}]) for _ in both]
         rates = ([each.apply(o, n) for each, o in zip(both, optimizers, strict=True)] for n in range(steps))
         return all(ours == theirs for ours, theirs in rates)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ReadingError(f"{path}: schedule or max_steps cannot be read: {error}") from None
 
 
 def _is_plain_schedule(node: Mapping[str, Any]) -> bool:
     """Whether it is a schedule of ours with plain arguments, which may be built though others wrote it down."""
-    return node.get("_target_") in SCHEDULES and not any(isinstance(each, Mapping | list) for each in node.values())
+    return str(node.get("_target_")) in SCHEDULES and not any(
+        isinstance(each, Mapping | list) for each in node.values()
+    )
