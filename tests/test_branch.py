@@ -355,3 +355,35 @@ def test_a_sweep_branches_as_a_single_run_does(trunk: Path, tmp_path: Path, tiny
     assert done.returncode == 0, done.stderr
     found = [environment(folder) for folder in (tmp_path / "runs").iterdir() if folder.is_dir()]
     assert [each["start_from"]["exact"] for each in found] == [True, True]
+
+
+OWN_SCHEDULE = """
+class Steady:
+    def __init__(self, *, max_steps: int, share: float) -> None:
+        self.share = share
+
+    def apply(self, optimizer, step: int) -> float:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.share
+        return float(optimizer.param_groups[0]["lr"])
+"""
+
+
+def test_a_schedule_of_the_users_own_makes_an_exact_branch_only_of_a_trunk_with_the_same(
+    start: Start, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_schedule.py").write_text(OWN_SCHEDULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["schedule._target_=own_schedule.Steady", "~schedule.warmup_steps", "~schedule.final_lr_fraction"]
+    half = [*own, "schedule.share=0.5"]
+    assert start("half", *half, "max_steps=6") == 0
+    assert start("same", *half, "max_steps=8", f"start_from={tmp_path / 'half'}@6") == 0
+    assert start("replaced", *half, "max_steps=8") == 0
+    assert ends(tmp_path / "same") == from_step(6, ends(tmp_path / "replaced"))
+    assert start("full", *own, "schedule.share=1", "max_steps=8", f"start_from={tmp_path / 'half'}@6") == 0
+    assert start("ours", *SHORT, f"start_from={tmp_path / 'half'}@6") == 0
+    assert [environment(tmp_path / name)["start_from"]["exact"] for name in ("same", "full", "ours")] == [
+        True,
+        False,
+        False,
+    ]
