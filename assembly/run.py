@@ -1,12 +1,13 @@
 """The parts of a run, its progress, and what is computed from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from configs import RunConfig
+from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
@@ -38,6 +39,7 @@ class Run:
     store: CheckpointStore
     divergence: Divergence
     clock: Clock
+    origin: Origin | None = None
     sinks: list[Sink] = field(default_factory=list)
     clipped_steps: int | Tensor = 0  # steps whose gradient norm exceeded grad_clip; a tensor on the device
     step: int = 0  # the next one to run
@@ -73,6 +75,11 @@ def counters(run: Run) -> dict[str, float]:
 def data_checksums(run: Run) -> dict[str, str]:
     """Returns the checksums of the data, by split."""
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
+
+
+def origin_facts(run: Run) -> dict[str, Any] | None:
+    """Returns where the run began, for env.json and checkpoints; None: at step 0."""
+    return None if run.origin is None else asdict(run.origin)
 
 
 def divergence_of(config: RunConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:

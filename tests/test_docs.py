@@ -52,6 +52,17 @@ NOT_RUN = {
     "python tests/golden/record.py configs": NotRun(
         "it replaces golden files", "tests/test_golden.py::test_claims_are_configured_as_they_were"
     ),
+    **{
+        f"python train.py schedule=wsd {each}": NotRun(
+            "needs a trunk", "tests/test_branch.py::test_a_branch_ends_bit_for_bit_like_the_run_that_it_replaces"
+        )
+        for each in (
+            "max_steps=2000 run_dir=runs/trunk 'save_at=[400,800]'",
+            "max_steps=500 start_from=runs/trunk@400",
+            "max_steps=1000 start_from=runs/trunk@800",
+            "start_from=runs/<name>@400",
+        )
+    },
     "python train.py -m optim=<name> optim.lr=... max_steps=200": NotRun(
         "an hour, and the grammar of sweeps is run below"
     ),
