@@ -117,9 +117,9 @@ class Plot {
     };
   }
 
-  isSmall(side) { // such as learning rates, which read badly in thousandths
+  isSmall(side) { // has parts of one, such as learning rates, which read badly in thousandths
     const values = side === "x" ? this.spec.x[this.choice].values : this.spec.data.map((trace) => trace.y);
-    return Math.max(...values.flat().filter(Number.isFinite).map(Math.abs)) < 1;
+    return Math.min(...values.flat().filter((value) => value > 0)) < 1;
   }
 
   draw() {
@@ -180,6 +180,12 @@ for (const chip of document.querySelectorAll("[data-arm]")) {
     for (const plot of plots) plot.show(chip.dataset.arm, shown);
   });
 }
+
+// Says of a table that is wider than its place that there is more of it.
+const hints = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("overflows", target.scrollWidth > target.clientWidth + 1);
+});
+for (const each of document.querySelectorAll(".scroll:has(table)")) hints.observe(each);
 
 const toggle = document.getElementById("theme");
 function refresh() {
