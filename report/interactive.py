@@ -150,7 +150,8 @@ def _layout(figure: Figure) -> dict[str, Any]:
     layout: dict[str, Any] = {"xaxis": x, "yaxis": y, "barmode": "group" if is_grouped(figure) else "overlay"}
     if figure.hline is not None:
         line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": figure.hline, "y1": figure.hline}
-        highest = max((each for series in figure.series for each in series.y if each is not None), default=0.0)
+        drawn = (each for series in figure.series for each in (*series.y, *(series.high or [])) if each is not None)
+        highest = max(drawn, default=0.0)
         side = "bottom" if figure.hline < highest else "top"  # of the line: its words must be within the picture
         label = {"text": html.escape(figure.hline_label), "textposition": "start", "yanchor": side}
         layout["shapes"] = [{**line, "line": {"width": 1.2, "dash": "dash"}, "label": label}]

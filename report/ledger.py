@@ -1,7 +1,7 @@
 """The ledger: a table of all claims with their verdicts, for the folder of the reports, and a short one for README."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +19,13 @@ OUT = "out of regime"
 
 
 class Line(NamedTuple):
-    """A row of the short table: a claim with its verdict, or below it a part of the claim, or why there is no verdict.
+    """A row of the short table: a claim's title, verdict and parts, and why it is out of regime, if it is."""
 
-    number: of the link to the claim's report; 0 for what is no claim.
-    """
-
-    text: str
-    verdict: str
-    measured: str = ""
-    number: int = 0
-    report: str = ""
+    results: Results
+    parts: str
+    why_out: str
+    number: int  # of the link to the report
+    report: str
 
 
 class ScaleLines(NamedTuple):
@@ -71,17 +68,16 @@ def ledger_table(rows: Sequence[Results], tables: Sequence[Table] = ()) -> str:
 
 
 def short_table(rows: Sequence[Results], beside: str) -> str:
-    """Per scale how many claims have which verdict, and a line for each claim and each of its parts.
+    """Per scale how many claims have which verdict, and a line for each claim: how many of its parts are reproduced.
 
     beside: the folder of the reports, with a slash, as the reader's file sees it.
     """
     found, numbered = [], 0
     for own in _by_scale(rows):
-        lines: list[Line] = []
+        lines = []
         for each in own:
             numbered += 1
-            lines.append(Line(each.title, each.verdict, number=numbered, report=f"{beside}{_report(each)}"))
-            lines += _lines_below(each)
+            lines.append(Line(each, _counted(each), _why_out(each), numbered, f"{beside}{_report(each)}"))
         found.append(ScaleLines(own[0].scale, _summary(own), lines))
     return shown("short_ledger.md.jinja", scales=found)
 
@@ -122,11 +118,11 @@ def _report(results: Results) -> str:
     return f"{results.claim}-{results.scale}/report.md"
 
 
-def _lines_below(results: Results) -> Iterable[Line]:
-    for part in parts(results):
-        yield Line(part.label, part.verdict or MISSING, numbers.in_short(part))
-    if why := _why_out(results):
-        yield Line(why, MISSING)
+def _counted(results: Results) -> str:
+    """How many parts of the claim are reproduced."""
+    judged = parts(results)
+    reproduced = [each for each in judged if each.verdict == "reproduced"]
+    return f"{numbers.count(len(reproduced))} of {numbers.count(len(judged))}" if judged else MISSING
 
 
 def _why_out(results: Results, *, with_labels: bool = False) -> str:

@@ -19,15 +19,6 @@ def in_words(measure: Measure) -> str:
     return ", ".join(filter(None, parts))
 
 
-def in_short(measure: Measure) -> str:
-    """The number, and the one that the paper claims, in as few words as they need."""
-    if not is_known(measure):
-        return NOT_MEASURED
-    unit = measure.unit.removesuffix(" per token")
-    claim = "" if measure.claimed is None else f", claimed {with_unit(digits(measure.claimed), unit)}"
-    return with_unit(estimate(measure), unit) + claim
-
-
 def measured(measure: Measure) -> str:
     """The number with its unit, without its interval."""
     return with_unit(estimate(measure), measure.unit) if is_known(measure) else NOT_MEASURED

@@ -27,6 +27,18 @@ function group(label, buttons) {
   return made;
 }
 
+// An axis' title, in lines that fit: plotly cuts what does not.
+const LETTER = 7; // pixels
+function wrapped(text, pixels) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (longer.length * LETTER <= pixels || !lines.at(-1)) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines.join("<br>");
+}
+
 const flip = (pressable) => {
   const pressed = pressable.getAttribute("aria-pressed") !== "true";
   pressable.setAttribute("aria-pressed", String(pressed));
@@ -98,12 +110,14 @@ class Plot {
     const shapes = (this.spec.layout.shapes || []).map((shape) => ({
       ...shape, line: { ...shape.line, color: quiet }, label: { ...shape.label, font: { color: quiet, size: 12 } },
     }));
-    const label = this.spec.x[this.choice].label;
+    const { label } = this.spec.x[this.choice];
+    const escaped = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    const title = (words, pixels) => ({ text: wrapped(words, pixels), font: { size: 12.5 } });
     return {
       ...this.spec.layout,
       shapes,
-      xaxis: axis("x", { text: label.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") }),
-      yaxis: axis("y", this.spec.layout.yaxis.title),
+      xaxis: axis("x", title(escaped(label), this.canvas.clientWidth - 80)),
+      yaxis: axis("y", title(this.spec.layout.yaxis.title.text, this.canvas.clientHeight - 110)),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: text },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",

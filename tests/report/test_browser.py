@@ -250,6 +250,22 @@ class TestInBrowser:
         hint = "return getComputedStyle(document.querySelector('.long'), '::before').content"
         assert "scroll sideways" in ask(page, hint)
 
+    def test_titles_of_axes_are_within_their_figure(self, page: Any, tmp_path: Path) -> None:
+        words = "bytes of optimizer state per parameter of the model, padded vocabulary included"
+        long = [
+            replace(each, x=replace(each.x, label=words), y=replace(each.y, label=words)) for each in rich().figures
+        ]
+        write_report(replace(rich(), figures=long), tmp_path)
+        for width in (1280, 390):
+            self.resize(page, width, 844)
+            open_report(page, tmp_path)
+            outside = """return [...document.querySelectorAll('.xtitle, .ytitle')].filter(title => {
+                const [own, all] = [title, title.closest('.canvas')].map(each => each.getBoundingClientRect());
+                return own.left < all.left - 1 || own.right > all.right + 1
+                    || own.top < all.top - 1 || own.bottom > all.bottom + 1;
+            }).map(title => title.textContent)"""
+            assert ask(page, outside) == []
+
     def test_no_text_is_shortened(self, page: Any) -> None:
         for width in (1280, 390):
             self.resize(page, width, 844)
