@@ -72,6 +72,7 @@ class Published:
     parameters: float | None = None  # of the model, for the axis of the figure
     low: float | None = None
     high: float | None = None
+    unit: str = ""  # as in Measure
 
 
 @dataclass
@@ -97,6 +98,8 @@ class Series:
     high: list[float | None] | None = None
     arm: str | None = None  # series of an arm share a colour and a toggle
     dashed: bool = False
+    hollow: bool = False  # what others measured, in a figure of points
+    labels: list[str] | None = None  # of every point, for those who point at it
 
 
 @dataclass

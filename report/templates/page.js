@@ -27,6 +27,18 @@ function group(label, buttons) {
   return made;
 }
 
+// An axis' title, in lines that fit: plotly cuts what does not.
+const LETTER = 7; // pixels
+function wrapped(text, pixels) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (longer.length * LETTER <= pixels || !lines.at(-1)) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines.join("<br>");
+}
+
 const flip = (pressable) => {
   const pressed = pressable.getAttribute("aria-pressed") !== "true";
   pressable.setAttribute("aria-pressed", String(pressed));
@@ -98,12 +110,14 @@ class Plot {
     const shapes = (this.spec.layout.shapes || []).map((shape) => ({
       ...shape, line: { ...shape.line, color: quiet }, label: { ...shape.label, font: { color: quiet, size: 12 } },
     }));
-    const label = this.spec.x[this.choice].label;
+    const { label } = this.spec.x[this.choice];
+    const escaped = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    const title = (words, pixels) => ({ text: wrapped(words, pixels), font: { size: 12.5 } });
     return {
       ...this.spec.layout,
       shapes,
-      xaxis: axis("x", { text: label.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") }),
-      yaxis: axis("y", this.spec.layout.yaxis.title),
+      xaxis: axis("x", title(escaped(label), this.canvas.clientWidth - 80)),
+      yaxis: axis("y", title(this.spec.layout.yaxis.title.text, this.canvas.clientHeight - 110)),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: text },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -117,9 +131,9 @@ class Plot {
     };
   }
 
-  isSmall(side) { // such as learning rates, which read badly in thousandths
+  isSmall(side) { // has parts of one, such as learning rates, which read badly in thousandths
     const values = side === "x" ? this.spec.x[this.choice].values : this.spec.data.map((trace) => trace.y);
-    return Math.max(...values.flat().filter(Number.isFinite).map(Math.abs)) < 1;
+    return Math.min(...values.flat().filter((value) => value > 0)) < 1;
   }
 
   draw() {
@@ -180,6 +194,12 @@ for (const chip of document.querySelectorAll("[data-arm]")) {
     for (const plot of plots) plot.show(chip.dataset.arm, shown);
   });
 }
+
+// Says of a table that is wider than its place that there is more of it.
+const hints = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("overflows", target.scrollWidth > target.clientWidth + 1);
+});
+for (const each of document.querySelectorAll(".scroll:has(table)")) hints.observe(each);
 
 const toggle = document.getElementById("theme");
 function refresh() {
