@@ -4,6 +4,7 @@ run.py          Run: the parts of a run, its progress, and what is computed from
 setting_up.py   makes the parts from a configuration
 data.py         opens the prepared data set and this rank's loader
 model.py        builds the model
+cost.py         the FLOPs of a run
 sinks.py        opens and closes the sinks, and sends them rows of metrics
 ending.py       writes result.json, then shows how the run ended
 """
