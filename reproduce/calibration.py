@@ -9,6 +9,8 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from assembly.data import data_path
 from configs import RunConfig, compose, flat
 from reproduce.rounds import LEAST_ROUNDS, interleaved
@@ -33,8 +35,18 @@ def calibrate(runs: Iterable[Sequence[str]], *, limit_seconds: float = 40.0) -> 
     seconds but the optimizer's multiplied. Data that are not prepared yet are prepared for the time being, so that
     nothing stays on disk.
 
-    Raises: ValueError: if a run cannot be set up, for example because its data are not prepared.
+    Raises: ValueError: if a run cannot be set up, for example because its data are not prepared, or not all at once.
     """
+    try:
+        return _calibrated(runs, limit_seconds)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            "the runs' kinds of work do not fit into the device's memory together; name the GPU instead, for example "
+            "gpu=H100"
+        ) from error
+
+
+def _calibrated(runs: Iterable[Sequence[str]], limit_seconds: float) -> dict[Overrides, float]:
     kinds: dict[Overrides, Work] = {}
     trained: dict[Work, CalibratedRun] = {}
     tune_allocator()
@@ -89,14 +101,13 @@ class CalibratedRun:
 
 def _timed(trained: Mapping[Work, CalibratedRun], limit_seconds: float) -> dict[Work, float]:
     """Seconds per step."""
-    deadline = time.perf_counter() + limit_seconds
     for run in trained.values():
-        run.go_on(1)
+        run.go_on(1)  # which may compile
     started = time.perf_counter()
     for run in trained.values():
         run.go_on(1)
     one = max(time.perf_counter() - started, 1e-6)
-    affordable = int((deadline - started) / one / LEAST_ROUNDS)
+    affordable, deadline = int((limit_seconds / one - 1) / LEAST_ROUNDS), started + limit_seconds
     steps = {kind: block_steps(run.refresh_interval, affordable) for kind, run in trained.items()}
     rounds = max(LEAST_ROUNDS, *(math.ceil(run.refresh_interval / steps[kind]) for kind, run in trained.items()))
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from configs import compose
 from reproduce import calibration
@@ -52,7 +53,7 @@ def test_one_slow_block_does_not_change_a_forecast(tiny: list[str], steps: Calla
 
 
 def test_blocks_become_shorter_and_then_fewer_as_steps_become_longer(tiny: list[str], steps: Callable) -> None:
-    for seconds, expected in ((1.0, [6] * 6), (5.0, [1] * 6), (20.0, [1])):
+    for seconds, expected in ((1.0, [6] * 6), (5.0, [1] * 6), (20.0, [1])):  # after a step that may compile
         blocks = steps(lambda name, step, seconds=seconds: seconds)
         (found,) = calibrate([tiny], limit_seconds=38).values()
         assert found == pytest.approx(seconds)
@@ -85,6 +86,15 @@ def test_of_a_large_batch_a_part_is_timed_and_the_optimizer_counted_once(
     monkeypatch.setattr(TimedRun, "go_on", go_on)
     monkeypatch.setattr(calibration, "TOKENS", 6 * 16)  # six sequences, of which one micro-batch of four fits
     assert list(calibrate([[*tiny, "global_batch=40"]]).values()) == [pytest.approx(0.4 + 10 * 0.1)]
+
+
+def test_runs_too_large_for_the_device_together_are_no_crash(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def go_on(self: TimedRun, steps: int) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TimedRun, "go_on", go_on)
+    with pytest.raises(ValueError, match="do not fit into the device's memory together; name the GPU instead"):
+        calibrate([tiny])
 
 
 def test_a_tiny_run_is_calibrated(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
