@@ -167,7 +167,6 @@ def save(run: Run) -> None:
         state = counters(run) | {
             "losses": run.losses,
             "optim": optim_state,
-            "sequences_computed": run.strategy.sequences_computed,
             "clipped_steps": int(run.clipped_steps),
             "divergence": run.divergence.state(),
             "data": data_checksums(run),
@@ -200,7 +199,6 @@ def restore(run: Run) -> None:
         run.origin = Origin(**began)
     run.step = saved.state["step"]
     run.losses = {name: math.nan if loss is None else loss for name, loss in saved.state["losses"].items()}
-    run.strategy.sequences_computed = saved.state["sequences_computed"]
     run.clipped_steps = saved.state["clipped_steps"]
     run.divergence = divergence_of(run.config, run.strategy, saved.state["divergence"])
     run.clock = Clock(saved.state["seconds"], run.strategy.synchronize)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from assembly.cost import run_flops
 from configs import RunConfig
 from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches
@@ -68,7 +69,7 @@ def counters(run: Run) -> dict[str, float]:
         "step": run.step,
         "tokens": run.step * run.config.global_batch * seq_len,
         "seconds": run.clock.seconds,
-        "flops": run.strategy.sequences_computed * seq_len * run.flops_per_token,
+        "flops": run_flops(run.flops_per_token, seq_len, run.config.global_batch, run.optimizer, run.step),
     }
 
 

@@ -13,8 +13,8 @@ statistics.py  intervals, paired tests, fitted curves, the rule that gives a ver
 judging.py     numbers beside what a claim says of them: verdicts
 exhibits.py    figures and tables of training runs
 findings.py    what all protocols of a claim found, or a measurement without training (evidence.py)
-timing.py, state.py   interleaved step times; bytes of optimizer state at full size
-forecast.py    what a claim will cost, before anything starts
+timing.py, state.py   interleaved step times, by rounds.py; bytes of optimizer state at full size
+forecast.py    what a claim will cost, before anything starts; calibration.py: in seconds on this machine
 reproduction.py   a claim from start to finish
 
 launch/ runs the plans, report/ shows the results. Each claim at a scale has one folder,

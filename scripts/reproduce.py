@@ -9,13 +9,16 @@ seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
 atlas    the folder of the runs that all claims share, atlas/ beside out
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
---dry-run   only says what would run, and what it costs
+--dry-run   only says what would run, and what it costs on this machine, or
+gpu      on such a GPU, for example H100, from FLOPs and the peak in its data sheet, and
+mfu      the share of that peak that runs are assumed to reach, 0.3
 
 Any other key=value goes to every run, for example data.root=/scratch. The same command continues what was interrupted.
 Devices, data and tokenizer are checked before the first run; a failure that all runs would share ends the command.
 Exit status: 0 done, whatever the verdict; 1 runs failed; 2 bad input; 75 interrupted.
 """
 
+import math
 import shlex
 import shutil
 import signal
@@ -31,7 +34,7 @@ from rich.console import Console
 
 from configs import answer
 from files.paths import expanded
-from launch.processes import capacity
+from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import stop_signals
 from report.results import Results, read
@@ -41,10 +44,12 @@ from reproduce.fields import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
+    from reproduce.forecast import Forecast
 
 ROOT, LEDGER = Path(__file__).resolve().parents[1], "docs/claims"
-COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger")
-OWN = ("claim", "scale", *PATHS, *COUNTS)
+COUNTS, PATHS, GPU = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger"), ("gpu", "mfu")
+OWN = ("claim", "scale", *PATHS, *COUNTS, *GPU)
+USUAL_MFU = 0.3
 MOST = 9999
 COPIED = (
     "report.md",
@@ -69,6 +74,8 @@ class Request:
     seeds: int | None
     overrides: tuple[str, ...]
     is_dry: bool
+    gpu: str | None
+    mfu: float  # a share of the gpu's peak
 
     def load(self, name: str) -> Claim[Any]:
         """Reads the claim of that name."""
@@ -119,6 +126,8 @@ def parse(arguments: Sequence[str]) -> Request:
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
         is_dry="--dry-run" in arguments,
+        gpu=_gpu(settings, is_dry="--dry-run" in arguments),
+        mfu=_share("mfu", settings["mfu"]) if "mfu" in settings else USUAL_MFU,
     )
 
 
@@ -205,21 +214,35 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     if not claim.kind.protocols(claim):
         print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
-    from reproduce import forecast, regime, timing  # import torch
+    from reproduce import forecast, regime  # import torch
 
-    found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
+    if request.gpu is not None:
+        calibrate = forecast.on_gpu(request.gpu, request.mfu)
+    else:
+        from reproduce.calibration import calibrate
+    found = forecast.forecast(claim, calibrate, at_once=request.jobs)
     console = Console(highlight=False)
     console.width = max(console.width, 120)
     console.print(forecast.table(found))
-    hours = found.note or f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}"
-    print(f"{hours}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {_free(request.folder(claim.id)) / 1e9:.0f} GB free")
+    free = _free(request.folder(claim.id)) / 1e9
+    print(f"{_hours(request, found)}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {free:.0f} GB free")
     print(
-        "If an optimum is away from where tuning starts, more runs are added; those that any claim has run are skipped."
+        "Where an optimum is away from where tuning starts, runs are added; those that any claim has run are skipped."
     )
     for check in regime.before(claim):
         state = {True: "passes", False: "FAILS", None: "open"}[check.passed]
         print(f"{check.id:4} {state:6}  {check.label}: {check.value} (wanted: {check.threshold})")
     return 0
+
+
+def _hours(request: Request, found: "Forecast") -> str:
+    if found.device_hours is None:
+        return found.note
+    if request.gpu is not None:
+        what = f"at {request.mfu:.0%} of its peak, which is assumed (mfu=), not measured"
+        return f"about {found.device_hours:.2f} GPU-hours of one {request.gpu} {what}"
+    gpu_hours = f", {found.device_hours:.2f} GPU-hours" if cuda_devices() else ""
+    return f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}{gpu_hours}"
 
 
 def _free(folder: Path) -> int:
@@ -252,6 +275,24 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
     print(f"ledger  {write_table(rows, ledger)}")
     if ledger.resolve() == ROOT / LEDGER:
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
+
+
+def _gpu(settings: Mapping[str, str], *, is_dry: bool) -> str | None:
+    if "gpu" in settings and not is_dry:
+        raise ClaimError("gpu= names the GPU whose hours a dry run counts: add --dry-run, or leave it out")
+    if "mfu" in settings and "gpu" not in settings:
+        raise ClaimError("mfu= is a share of a GPU's peak: name the GPU as well, for example gpu=H100")
+    return settings.get("gpu")
+
+
+def _share(key: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise ClaimError(f"{key}={value} must be a number above 0 and at most 1")
+    return share
 
 
 def _count(key: str, value: str) -> int:

@@ -12,6 +12,7 @@ from reproduce.fields import ClaimError, limited
 from reproduce.judging import Expectation, Expected, check_expectations, judged
 from reproduce.kind import Kind
 from reproduce.records import Ratios
+from reproduce.rounds import LEAST_ROUNDS
 from reproduce.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ QUANTITIES = {"step_time": "seconds per step", "state_bytes": "bytes of optimize
 
 @dataclass
 class Settings:
-    """rounds: blocks of every arm, interleaved. steps: of a block. sizes: options of model, for the state."""
+    """rounds: the fewest blocks of every arm, interleaved. steps: of a block. sizes: options of model for the state."""
 
-    rounds: int = limited(least=1)
+    rounds: int = limited(least=LEAST_ROUNDS)
     steps: int = limited(least=1)
     sizes: list[str] = limited()
 

@@ -27,6 +27,7 @@ from reproduce.tuned import NAME, Tuned
 from reproduce.tuner import Outcomes
 
 PAPER = "paper"
+TIMING_ROUNDS = 7  # of every arm, interleaved, and more until the ratios are known
 NO_EFFECT = {"steps": 1.0, "flops": 1.0, "seconds": 1.0}  # of what a comparison may claim
 WORDS = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}
 
@@ -102,7 +103,7 @@ class SpeedUp(Kind[SpeedUpFields]):
     def time_arms(self, claim: Claim[SpeedUpFields]) -> Ratios:
         from reproduce import timing  # torch and train.py come with it
 
-        return timing.ratios(claim, rounds=7, steps=claim.fields.timing_steps)
+        return timing.ratios(claim, rounds=TIMING_ROUNDS, steps=claim.fields.timing_steps)
 
     @override
     def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:

@@ -6,6 +6,7 @@ import pytest
 
 from report.ledger import BEGIN, END
 from report.results import read
+from reproduce.forecast import Forecast, Line
 from scripts import reproduce as command
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,11 @@ ROOT = Path(__file__).parents[2]
         (["claim=sophia_clip", "scale=nano", "optim.lr=fast"], "optim.lr=fast must be a number"),
         (["claim=logicnest", "scale=nano", "seeds=2"], "trains nothing: leave seeds= out"),
         (["claim=sophia_clip", "scale=nano", "grad_clipp=1"], "unknown key 'grad_clipp'"),
+        (["claim=sophia_clip", "scale=nano", "gpu=H100"], "gpu= names the GPU whose hours a dry run counts"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H1OO"], "gpu='H1OO' has no peak that is known here"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "mfu=0.4"], "mfu= is a share of a GPU's peak"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H100", "mfu=40"], "mfu=40 must be a number above 0"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H100", "mfu=x"], "mfu=x must be a number above 0"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(
@@ -75,6 +81,32 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert command.main(["claim=adafactor_memory", "scale=nano", f"out={tmp_path / 'out'}", "--dry-run"]) == 0
     assert "trains nothing" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_the_hours_of_a_named_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line("sweep", "sweep", "AdamW", 2, 10, 1e9, 1e18, 7200.0, 0.0)
+    asked = []
+
+    def forecast(claim: object, calibrate: object, **how: int) -> Forecast:
+        return Forecast([line], 2.0, 1.0, 0.0)
+
+    monkeypatch.setattr("reproduce.forecast.forecast", forecast)
+    monkeypatch.setattr("reproduce.forecast.on_gpu", lambda *how: asked.append(how))
+    command_line = ["claim=sophia_clip", "scale=nano", f"out={tmp_path}", "jobs=2", "--dry-run"]
+    assert command.main([*command_line, "gpu=H100"]) == 0
+    assert command.main([*command_line, "gpu=NVIDIA A100", "mfu=0.45"]) == 0
+    assert asked == [("H100", 0.3), ("NVIDIA A100", 0.45)]
+    named = capsys.readouterr().out
+    assert "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured" in named
+    assert "about 2.00 GPU-hours of one NVIDIA A100 at 45% of its peak" in named
+    monkeypatch.setattr(command, "cuda_devices", list)
+    command.main(command_line)
+    assert "about 1.00 hours on this machine with jobs=2; checkpoints" in capsys.readouterr().out
+    monkeypatch.setattr(command, "cuda_devices", lambda: ["0", "1"])
+    command.main(command_line)
+    assert "about 1.00 hours on this machine with jobs=2, 2.00 GPU-hours; checkpoints" in capsys.readouterr().out
 
 
 def test_paths_have_home_and_variables_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
