@@ -6,11 +6,12 @@ import numpy as np
 
 from reproduce.curves import Losses, speed_up
 from reproduce.fitted import Array, Curve, Spread
-from reproduce.statistics import StatisticsError
+from reproduce.statistics import StatisticsError, mean_interval
 from reproduce.verdicts import REPRODUCED, verdict
 
 COMPARISONS = 300  # the chance is known to within .05, or .02 where it is near 0 or 1
 DRAWS = 400  # of each bootstrap
+DIFFERENCES = 1000
 
 
 def power(
@@ -45,6 +46,20 @@ def power(
         said = verdict(interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True)
         reproduced += said == REPRODUCED
     return reproduced / comparisons
+
+
+def power_of_difference(sd: float, seeds: int, *, claimed: float, least: float, no_effect: float) -> float:
+    """The share of simulated differences with the verdict REPRODUCED where the true one is `claimed`.
+
+    sd: of a difference over seeds, normal; each simulated sample has Student's interval.
+
+    Raises: StatisticsError: if verdict() or mean_interval() cannot be asked.
+    """
+    samples = claimed + sd * np.random.default_rng(0).standard_normal((DIFFERENCES, seeds))
+    said = [
+        verdict(mean_interval(sample), claimed=claimed, least=least, no_effect=no_effect) for sample in samples.tolist()
+    ]
+    return said.count(REPRODUCED) / DIFFERENCES
 
 
 def _drawn(draw: np.random.Generator, mean: Array, spread: Spread, shares: Sequence[float], seeds: int) -> Losses:

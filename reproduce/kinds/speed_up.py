@@ -19,6 +19,7 @@ from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, difference, judged, part
 from reproduce.kind import Kind
 from reproduce.plans import plan
+from reproduce.power import power
 from reproduce.protocols import Comparison, Plan, Protocol
 from reproduce.records import Losses, Ratios, Recorded
 from reproduce.statistics import Interval
@@ -106,6 +107,11 @@ class SpeedUp(Kind[SpeedUpFields]):
         return timing.ratios(claim, rounds=TIMING_ROUNDS, steps=claim.fields.timing_steps)
 
     @override
+    def power(self, found: Comparison[SpeedUpFields], evidence: Evidence) -> float | None:
+        known = [each for row in found.claim.fields.comparisons for each in _power(_Contest.of(found, row))]
+        return min(known, default=None)
+
+    @override
     def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
         contests = [_Contest.of(found, row) for row in found.claim.fields.comparisons]
         lengths = [steps_of(found.claim, HALF), steps_of(found.claim, FULL)]
@@ -119,6 +125,24 @@ class SpeedUp(Kind[SpeedUpFields]):
             ],
             speed_ups=[(each.candidate.name, each.baseline.name, speed_up) for each, speed_up in fitted],
         )
+
+
+def _power(contest: _Contest) -> list[float]:
+    """Of every part: P(reproduced if true), where a part in FLOPs or seconds asks for more or fewer steps."""
+    if contest.speed_up is None or not contest.row.claims:
+        return []
+    ours, theirs = contest.speed_up.candidate, contest.speed_up.baseline
+    if theirs.curve is None or ours.spread is None or theirs.spread is None:
+        return []
+    shares, found = contest.found.claim.fields.fractions, []
+    for key, fields in contest.row.claims.items():
+        expected = part(fields, NO_EFFECT[key], log_scale=True)
+        if (cost := contest.costs[key]) is not None:
+            limits = {
+                name: value * cost.estimate for name, value in expected.bounds.items() if not isinstance(value, bool)
+            }
+            found.append(power(theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, **limits))
+    return found
 
 
 def _check_protocols(claim: Claim[SpeedUpFields]) -> None:

@@ -19,6 +19,7 @@ from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expectation, Expected, check_expectations, difference
 from reproduce.kind import Kind
 from reproduce.plans import Planned, plan
+from reproduce.power import power_of_difference
 from reproduce.protocols import Comparison, Points, Protocol
 from reproduce.records import Losses, Recorded
 from reproduce.training import TrainingFields, check_training
@@ -90,6 +91,16 @@ class Sweep(Kind[SweepFields]):
     @override
     def protocols(self, claim: Claim[SweepFields]) -> list[Protocol[SweepFields]]:
         return [Swept(claim)]
+
+    @override
+    def power(self, found: Comparison[SweepFields], evidence: Evidence) -> float | None:
+        known = [
+            power_of_difference(row.sd, row.n, claimed=row.claimed, least=row.least, no_effect=row.no_effect)
+            for row in evidence.measures
+            if row.sd is not None and row.n and row.claimed is not None and row.least is not None
+            if row.no_effect is not None and not row.log_scale
+        ]
+        return min(known, default=None)
 
     @override
     def conclude(self, found: Comparison[SweepFields]) -> Evidence:
