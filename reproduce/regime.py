@@ -186,7 +186,7 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
     if not gains:
         return _memories(found.claim)
     name = max(gains, key=gains.__getitem__)
-    value = f"{found.claim.arm(name).label} gains {gains[name]:.2f} units beyond {steps[name]:.0f} steps"
+    value = f"{found.claim.arm(name).label} gains {max(0.0, gains[name]):.2f} units beyond {steps[name]:.0f} steps"
     return Check(
         "R5", "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units", value, gains[name] <= WARM_UP_GAIN
     )

@@ -127,24 +127,6 @@ class SpeedUp(Kind[SpeedUpFields]):
         )
 
 
-def _power(contest: _Contest) -> list[float]:
-    """Of every part: P(reproduced if true), where a part in FLOPs or seconds asks for more or fewer steps."""
-    if contest.speed_up is None or not contest.row.claims:
-        return []
-    ours, theirs = contest.speed_up.candidate, contest.speed_up.baseline
-    if theirs.curve is None or ours.spread is None or theirs.spread is None:
-        return []
-    shares, found = contest.found.claim.fields.fractions, []
-    for key, fields in contest.row.claims.items():
-        expected = part(fields, NO_EFFECT[key], log_scale=True)
-        if (cost := contest.costs[key]) is not None:
-            limits = {
-                name: value * cost.estimate for name, value in expected.bounds.items() if not isinstance(value, bool)
-            }
-            found.append(power(theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, **limits))
-    return found
-
-
 def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
     fields = claim.fields
     if not fields.protocols:
@@ -224,6 +206,24 @@ class _Contest(NamedTuple):
     def losses(self, arm: ArmSpec, fraction: float) -> Losses:
         """Final losses at that share of the budget, by seed."""
         return records.losses(self.runs, arm.name, steps_of(self.found.claim, fraction))
+
+
+def _power(contest: _Contest) -> list[float]:
+    """Of every part: P(reproduced if true), where a part in FLOPs or seconds asks for more or fewer steps."""
+    if contest.speed_up is None or not contest.row.claims:
+        return []
+    ours, theirs = contest.speed_up.candidate, contest.speed_up.baseline
+    if theirs.curve is None or ours.spread is None or theirs.spread is None:
+        return []
+    shares, found = contest.found.claim.fields.fractions, []
+    for key, fields in contest.row.claims.items():
+        expected = part(fields, NO_EFFECT[key], log_scale=True)
+        if (cost := contest.costs[key]) is not None:
+            limits = {
+                name: value * cost.estimate for name, value in expected.bounds.items() if not isinstance(value, bool)
+            }
+            found.append(power(theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, **limits))
+    return found
 
 
 def _measures(contest: _Contest) -> list[Measure]:
