@@ -115,10 +115,8 @@ def loop(run: Run, stop: StopRequest) -> str:
         optimizer.step(measured=log_due, is_finite=is_finite)
         optimizer.zero_grad()
         run.step = step + 1
-
         is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
-        save_due = run.step % config.save_every == 0 or run.step in (config.save_at or ()) or is_asked_to_stop
-        save_due = save_due and not is_last  # end() saves the last
+        save_due = (saves_at(config, run.step) or is_asked_to_stop) and not is_last  # end() saves the last
         if (log_due or save_due) and run.divergence.step is not None:
             return "diverged"
         if log_due:
@@ -135,6 +133,11 @@ def loop(run: Run, stop: StopRequest) -> str:
     row = evaluate(run)
     write(run, counters(run) | row)
     return end(run)
+
+
+def saves_at(config: RunConfig, step: int) -> bool:
+    """Whether the configuration asks for a checkpoint after so many steps."""
+    return step % config.save_every == 0 or step in (config.save_at or ())
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -69,14 +69,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         flops_per_token=flops_per_token(model),
         optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
         schedule=plug_in(config.schedule, max_steps=config.max_steps),
-        store=CheckpointStore(
-            directory.checkpoints,
-            keep=config.keep_checkpoints,
-            permanent_every=config.permanent_every,
-            permanent_at=config.save_at or (),
-            ranks=strategy.ranks,
-            watch=strategy.watch,
-        ),
+        store=open_store(config, strategy, directory),
         divergence=divergence_of(config, strategy),
         clock=Clock(0.0, strategy.synchronize),
         origin=origin,
@@ -84,6 +77,18 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     stack.callback(run.store.wait)
     next(validation_batches(run))  # fails here if eval_sequences is more than there is
     return run
+
+
+def open_store(config: RunConfig, strategy: Strategy, directory: RunDirectory) -> CheckpointStore:
+    """Returns the store of the run's checkpoints; every rank must call this."""
+    return CheckpointStore(
+        directory.checkpoints,
+        keep=config.keep_checkpoints,
+        permanent_every=config.permanent_every,
+        permanent_at=config.save_at or (),
+        ranks=strategy.ranks,
+        watch=strategy.watch,
+    )
 
 
 def begin(run: Run, stack: ExitStack) -> None:
