@@ -211,4 +211,9 @@ toggle.addEventListener("click", () => {
   refresh();
 });
 DARK.addEventListener("change", refresh);
+let width = innerWidth;
+addEventListener("resize", () => { // titles of axes take other lines
+  if (innerWidth !== width) refresh();
+  width = innerWidth;
+});
 refresh().then(() => { root.dataset.drawn = String(plots.length); });
