@@ -78,10 +78,9 @@ def not_passed(checks: Sequence[Check]) -> list[Check]:
 
 def sections(results: Results, slots: Mapping[str, int]) -> list[Section]:
     """Everything below the first screen, without what is empty. slots: of arms in the palette."""
-    judged = parts(results)
     found = [
-        Section("The parts of the claim", "grids", [grids.parts(judged)] if judged else []),
-        Section("What others measured", "grids", [grids.published(results.published)] if results.published else []),
+        Section("The parts of the claim", "grids", grids.parts(parts(results))),
+        Section("What others measured", "grids", grids.published(results, slots)),
         Section("What was found", "protocols", results.protocols),
         Section("Difference between the protocols", "paragraphs", _paragraphs(results.difference)),
         Section("Figures", "figures", [each for each in results.figures if each.name != results.key_figure]),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from report import numbers
 from report.intervals import picture
 from report.numbers import MISSING
-from report.results import Check, Measure, ProtocolResult, Published, Results, Run, Table, diagnostic_name
+from report.results import Check, Measure, ProtocolResult, Results, Run, Table, diagnostic_name
 from report.sources import address
 
 LEFT_OUT = "An arm's diverged and failed runs stay in this list and count against it."
@@ -57,7 +57,7 @@ class Grid:
         return not self.is_long and len(self.kept()) > FEW_COLUMNS
 
 
-def parts(measures: Sequence[Measure]) -> Grid:
+def parts(measures: Sequence[Measure]) -> list[Grid]:
     """The parts of the claim, each beside what is claimed, with a verdict of its own."""
     bounds = _bounds_columns(measures)
     columns = ["part of the claim", "claimed", "measured", bounds, ", ".join(MARKS), "verdict", "note"]
@@ -73,7 +73,7 @@ def parts(measures: Sequence[Measure]) -> Grid:
         ]
         for each in measures
     ]
-    return Grid(columns, rows)
+    return [Grid(columns, rows)] if rows else []
 
 
 def checks(found: Sequence[Check]) -> Grid:
@@ -98,20 +98,22 @@ def measures(protocol: ProtocolResult) -> Grid:
     return Grid([*columns, "no effect", "seeds", "sd", "note"], [_measure_row(each) for each in protocol.measures])
 
 
-def published(found: Sequence[Published]) -> Grid:
-    """What others measured, with where it stands."""
+def published(results: Results, slots: Mapping[str, int]) -> list[Grid]:
+    """What others measured, with where it stands. slots: of arms in the palette."""
+    labels = {arm.name: arm.label for arm in results.arms}
     rows = [
         [
             Cell(each.label),
+            Cell(labels.get(each.arm, each.arm), "arm", slots.get(each.arm)),
             Cell(each.setting),
             Cell(each.quantity),
             Cell(numbers.published(each.value, each.low, each.high, each.unit)),
             Cell(each.source, "link", address(each.source)),
             Cell(each.tag),
         ]
-        for each in found
+        for each in results.published
     ]
-    return Grid(["who", "setting", "quantity", "value", "source", "how it is known"], rows)
+    return [Grid(["who", "arm", "setting", "quantity", "value", "source", "how it is known"], rows)] if rows else []
 
 
 def of_table(table: Table) -> Grid:

@@ -149,10 +149,23 @@ def _layout(figure: Figure) -> dict[str, Any]:
     y: dict[str, Any] = {"title": {"text": html.escape(figure.y.label)}, "type": "log" if figure.y.log else "linear"}
     layout: dict[str, Any] = {"xaxis": x, "yaxis": y, "barmode": "group" if is_grouped(figure) else "overlay"}
     if figure.hline is not None:
-        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": figure.hline, "y1": figure.hline}
-        drawn = (each for series in figure.series for each in (*series.y, *(series.high or [])) if each is not None)
-        highest = max(drawn, default=0.0)
-        side = "bottom" if figure.hline < highest else "top"  # of the line: its words must be within the picture
-        label = {"text": html.escape(figure.hline_label), "textposition": "start", "yanchor": side}
-        layout["shapes"] = [{**line, "line": {"width": 1.2, "dash": "dash"}, "label": label}]
+        layout["shapes"] = [_hline(figure, figure.hline)]
     return layout
+
+
+def _hline(figure: Figure, level: float) -> dict[str, Any]:
+    """A level to compare with. Its words stand inside the picture: above a low line, below a high one."""
+    values = [each for series in figure.series for each in (*series.y, *(series.low or []), *(series.high or []))]
+    known = [each for each in values if each is not None] or [level]
+    is_low = level < (min(known) + max(known)) / 2
+    place = {"textposition": "start", "yanchor": "bottom"} if is_low else {"textposition": "end", "yanchor": "top"}
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": level,
+        "y1": level,
+        "line": {"width": 1.2, "dash": "dash"},
+        "label": {"text": html.escape(figure.hline_label), **place},
+    }

@@ -27,7 +27,7 @@ function group(label, buttons) {
   return made;
 }
 
-// An axis' title, in lines that fit: plotly cuts what does not.
+// A title or an entry of a legend, in lines that fit: plotly cuts what does not.
 const LETTER = 7; // pixels
 function wrapped(text, pixels) {
   const lines = [""];
@@ -50,6 +50,7 @@ class Plot {
     this.spec = spec;
     this.canvas = element.querySelector(".canvas");
     this.choice = 0;
+    this.names = spec.data.map((trace) => trace.name || "");
     this.log = { x: spec.layout.xaxis.type === "log", y: spec.layout.yaxis.type === "log" };
     this.ticks = { x: {}, y: {} };
     this.dragging = !COARSE.matches; // a finger that scrolls the page must not zoom
@@ -138,6 +139,7 @@ class Plot {
 
   draw() {
     this.paint();
+    this.spec.data.forEach((trace, place) => { trace.name = wrapped(this.names[place], this.canvas.clientWidth - 80); });
     this.fitHeight();
     this.spec.data.forEach((trace, place) => { trace.x = this.spec.x[this.choice].values[place]; });
     const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
@@ -169,11 +171,12 @@ class Plot {
 
   // A legend of several rows must not take its room from the plot.
   fitHeight() {
-    const entries = this.spec.data.filter((trace) => trace.showlegend).map((trace) => 50 + 7 * trace.name.length);
     let rows = 0;
     let left = 0;
-    for (const width of entries) {
-      if (width > left) [rows, left] = [rows + 1, this.canvas.clientWidth - 70];
+    for (const { name } of this.spec.data.filter((trace) => trace.showlegend)) {
+      const lines = name.split("<br>");
+      const width = 50 + LETTER * Math.max(...lines.map((line) => line.length));
+      if (width > left) [rows, left] = [rows + lines.length, this.canvas.clientWidth - 70];
       left -= width;
     }
     this.canvas.style.height = "";
@@ -211,4 +214,9 @@ toggle.addEventListener("click", () => {
   refresh();
 });
 DARK.addEventListener("change", refresh);
+let width = innerWidth;
+addEventListener("resize", () => { // titles of axes take other lines
+  if (innerWidth !== width) refresh();
+  width = innerWidth;
+});
 refresh().then(() => { root.dataset.drawn = String(plots.length); });

@@ -11,7 +11,8 @@ import pytest
 
 from report.figures import PALETTE
 from report.files import write_report
-from tests.report.samples import FLOPS, SECONDS, checks, curve, rich
+from report.results import Axis
+from tests.report.samples import FLOPS, SECONDS, checks, curve, evidence, rich
 
 
 @pytest.fixture(scope="module")
@@ -250,20 +251,20 @@ class TestInBrowser:
         hint = "return getComputedStyle(document.querySelector('.long'), '::before').content"
         assert "scroll sideways" in ask(page, hint)
 
-    def test_titles_of_axes_are_within_their_figure(self, page: Any, tmp_path: Path) -> None:
+    def test_titles_of_axes_and_legends_are_within_their_figure(self, page: Any, tmp_path: Path) -> None:
         words = "bytes of optimizer state per parameter of the model, padded vocabulary included"
-        long = [
-            replace(each, x=replace(each.x, label=words), y=replace(each.y, label=words)) for each in rich().figures
-        ]
-        write_report(replace(rich(), figures=long), tmp_path)
+        shown = replace(evidence(), x=Axis(words, log=True), y=Axis(words, log=True))
+        shown.series = [replace(each, name=f"{each.name}, {words}") for each in shown.series]
+        write_report(replace(rich(), figures=[shown]), tmp_path)
         for width in (1280, 390):
             self.resize(page, width, 844)
             open_report(page, tmp_path)
-            outside = """return [...document.querySelectorAll('.xtitle, .ytitle')].filter(title => {
-                const [own, all] = [title, title.closest('.canvas')].map(each => each.getBoundingClientRect());
+            outside = """return [...document.querySelectorAll('.xtitle, .ytitle, .legendtext')].filter(text => {
+                const [own, all] = [text, text.closest('.canvas')].map(each => each.getBoundingClientRect());
                 return own.left < all.left - 1 || own.right > all.right + 1
                     || own.top < all.top - 1 || own.bottom > all.bottom + 1;
-            }).map(title => title.textContent)"""
+            }).map(text => text.textContent)"""
+            assert ask(page, "return document.querySelectorAll('.legendtext').length") == 2
             assert ask(page, outside) == []
 
     def test_no_text_is_shortened(self, page: Any) -> None:

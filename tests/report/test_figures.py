@@ -121,3 +121,9 @@ def test_a_picture_for_paper_has_hollow_marks_and_arrows(tmp_path: Path) -> None
         draw(figure, {"sophiag": 1}, tmp_path)
         (tmp_path / "evidence.png").rename(tmp_path / f"{name}.png")
     assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == 3
+
+
+@pytest.mark.parametrize(("level", "side"), [(2.0, "top"), (0.5, "bottom")])
+def test_the_words_at_a_level_stand_on_the_side_where_the_figure_goes_on(level: float, side: str) -> None:
+    (shape,) = interactive(replace(evidence(), hline=level), {"sophiag": 1})["layout"]["shapes"]
+    assert (shape["y0"], shape["label"]["text"], shape["label"]["yanchor"]) == (level, "claimed", side)

@@ -114,7 +114,8 @@ def test_checks_are_all_shown_those_that_do_not_pass_first(folder: Path) -> None
 
 def test_what_others_measured_has_its_value_its_source_and_how_it_is_known(folder: Path) -> None:
     _, *rows = rows_of((folder / "report.md").read_text("utf-8"), "## What others measured")
-    assert [row[3:] for row in rows] == [
+    assert {row[1] for row in rows} == {"SophiaG"}
+    assert [row[4:] for row in rows] == [
         ["1.03×", "[arXiv:2509.02046](<https://arxiv.org/abs/2509.02046>)", "authors' files"],
         [r"\-0.034", r"[Liuhong99/Sophia issue \#46](<https://github.com/Liuhong99/Sophia/issues/46>)", "thread"],
         ["1.5× (1.2 to 1.9)", "a talk", "unverified"],
@@ -136,9 +137,10 @@ def test_a_source_is_linked_where_its_words_name_a_place(source: str, expected: 
 
 
 def test_results_without_checks_and_key_figure_have_neither(tmp_path: Path) -> None:
-    write_report(replace(rich(), checks=[], key_figure="", published=[], tuning=""), tmp_path)
+    bare = replace(rich(), checks=[], key_figure="", published=[], tuning="", figures=[evidence()])
+    write_report(bare, tmp_path)
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "checks pass" not in text and "What others measured" not in text and "What tuning" not in text
+    assert "checks pass" not in text and "What others measured" not in text and rich().tuning not in text
     assert text.index("## Figures") < text.index(evidence().title)
     assert '<div class="shown">' not in (tmp_path / "report.html").read_text("utf-8")
 
