@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,18 +51,18 @@ def plan(
     point: Point,
     *,
     schedule: Point = WSD,
-    save_every: int | None = None,
+    save_at: Sequence[int] = (),
 ) -> Planned:
     """The run of an arm at a point, with a full schedule of its own over its steps.
 
-    save_every: steps from one checkpoint that stays to the next; None: only the last one stays.
+    save_at: steps after which a checkpoint is kept, from which others branch.
     """
     every = evaluated_every(claim.fields)
-    own = {"seed": seed, "max_steps": steps, "eval_every": every, "save_every": save_every or steps}
+    own = {"seed": seed, "max_steps": steps, "eval_every": every, "save_every": steps}
     base = (*schedule, *claim.common, *arm.overrides, *point)
     digest = config_hash(base, own)
-    own |= {"permanent_every": save_every} if save_every else {}
     overrides = (*base, *(f"{key}={value}" for key, value in own.items()))
+    overrides += (f"save_at={list(save_at)}".replace(" ", ""),) if save_at else ()
     name = f"{arm.name}-{steps}-s{seed}-{digest}"
     return Planned(name, arm.name, protocol, purpose, seed, steps, point, overrides, digest)
 
@@ -74,7 +73,7 @@ def trunk_and_branches(
     """The run over T and, from its stable part, those over every shorter length that the claim compares."""
     lengths, budget = branches(claim, warmup_steps), claim.fields.budget
     leaves = [decay_begins(steps) for steps in lengths]
-    trunk = plan(claim, arm, protocol, "full budget", seed, budget, point, save_every=math.gcd(*leaves) or None)
+    trunk = plan(claim, arm, protocol, "full budget", seed, budget, point, save_at=leaves)
     return [trunk, *(_branch(claim, arm, trunk, steps) for steps in lengths)]
 
 

@@ -145,15 +145,17 @@ def figure(claim: Claim[Any], rows: Sequence[tuple[str, str, SpeedUp]], size: fl
 def _published(claim: Claim[Any], arm: str, rows: Sequence[Published]) -> Series:
     rows = sorted(rows, key=lambda each: each.parameters or 0.0)
     name = f"{claim.arm(arm).label}, published"
-    return Series(name, [each.parameters or 0.0 for each in rows], [each.value for each in rows], arm=arm, dashed=True)
+    x, y = [each.parameters or 0.0 for each in rows], [each.value for each in rows]
+    return Series(name, x, list(y), arm=arm, hollow=True, labels=[each.label for each in rows])
 
 
 def drawn(found: SpeedUp) -> tuple[float | None, float | None, float | None]:
-    """Low, estimate and high on a logarithmic axis: of a censored one its bound."""
-    estimate = found.bound if found.censored else found.interval.estimate
+    """Low, estimate and high on a logarithmic axis: of a censored one its bound alone, on the side where it is."""
+    if found.censored:
+        return (None, None, found.bound) if found.censored == BELOW else (found.bound, None, None)
     low = found.interval.low if found.interval.low > 0 else None
     high = found.interval.high if math.isfinite(found.interval.high) else None
-    return low, estimate, high
+    return low, found.interval.estimate, high
 
 
 def _mean_points(found: Comparison[Any], arm: str) -> list[tuple[float, float]]:
