@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ from files.paths import expanded
 from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import stop_signals
-from report.results import Results, read
+from report.content import verdict_at_scale
+from report.results import Results, ResultsError, read
 from reproduce import claims
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError
@@ -189,7 +191,7 @@ def _one(request: Request, claim: Claim[Any]) -> int:
         return FAILED
     if results.tuning:
         print(f"\n{results.tuning}")
-    print(f"\n{results.verdict} at {results.scale}: {results.sentence}\n\nreport  {folder / 'report.html'}")
+    print(f"\n{verdict_at_scale(results)}: {results.sentence}\n\nreport  {folder / 'report.html'}")
     return 0
 
 
@@ -251,14 +253,13 @@ def _free(folder: Path) -> int:
 
 
 def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
-    """Copies the reports of all claims that have results to the ledger, and writes its table.
+    """Copies the reports of all claims that have results to the ledger, and writes its table of all that lie there.
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
     from report.ledger import write_ledger as write_table
     from report.ledger import write_short_table
 
-    rows: list[Results] = []
     for name, folder in folders.items():
         if not (folder / "results.json").is_file():
             continue
@@ -270,11 +271,21 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
         place.mkdir(parents=True)
         for path in (path for pattern in COPIED for path in folder.glob(pattern)):
             shutil.copy(path, place / path.name)
-        rows.append(results)
-        print(f"{name:22} {results.verdict}")
+        print(f"{name:22} {verdict_at_scale(results)}")
+    rows = _in_ledger(ledger)
     print(f"ledger  {write_table(rows, ledger)}")
     if ledger.resolve() == ROOT / LEDGER:
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
+
+
+def _in_ledger(ledger: Path) -> list[Results]:
+    """The results of all claims and scales there, but for those of another version and of claims that are no more."""
+    found: list[Results] = []
+    for path in sorted(ledger.glob("*/results.json")):
+        with suppress(ResultsError):
+            results = read(path)
+            found += [results] if results.claim in claims.names() else []
+    return found
 
 
 def _gpu(settings: Mapping[str, str], *, is_dry: bool) -> str | None:
