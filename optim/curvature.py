@@ -55,9 +55,7 @@ class Curvature(ABC):
     """
 
     rho: ClassVar[float | None] = None  # the paper's gamma for this estimator; None: to be given
-    passes_per_sequence: ClassVar[int] = (
-        1  # what a sequence of an estimate costs: its FLOPs over those of a training one
-    )
+    passes_per_sequence: ClassVar[int] = 1  # FLOPs of a sequence of an estimate over those of a training sequence
 
     def __init__(self, every: int, sequences: int | None, fraction: float, paper_code: bool) -> None:
         if every < 1:
@@ -85,7 +83,7 @@ class Curvature(ABC):
 
     @property
     def _sequences(self) -> int:
-        """Of an estimate."""
+        """How many an estimate uses."""
         share = max(1, round(self.fraction * self._global_batch))
         return share if self.sequences is None else self.sequences
 
