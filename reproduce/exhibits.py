@@ -16,7 +16,7 @@ AXES = ("step", "tokens", "flops", "seconds")
 LOSS, STEPS = f"val/loss ({numbers.NATS})", "optimizer steps"
 ALTERNATIVES = {  # what else the x axis may show
     "tokens": "tokens",
-    "flops": "FLOPs, curvature passes included",
+    "flops": "FLOPs, curvature passes and the optimizer included",
     "seconds": "seconds in training steps",
 }
 

@@ -20,7 +20,7 @@ from report.results import (
 )
 
 NASTY = "</script><script>document.title='owned'</script> | `pipe` <b>β₂ = .99</b> $x$ & “Ünï” 优化"
-FLOPS, SECONDS = "FLOPs, curvature passes included", "seconds in training steps"
+FLOPS, SECONDS = "FLOPs, curvature passes and the optimizer included", "seconds in training steps"
 STEPS = [float(step) for step in range(0, 1001, 50)]
 
 
