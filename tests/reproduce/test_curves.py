@@ -1,4 +1,4 @@
-"""A speed-up from two arms' curves: closed forms without noise, laws with it, and its range, price and refusals."""
+"""A speed-up from two arms' curves: closed forms without noise, laws with it, its range, diverged runs, refusals."""
 
 import math
 from collections.abc import Callable
