@@ -9,20 +9,20 @@ so that the better arm's curve is read where the worse arm ends. D rises with s 
 is read outside the lengths that were run: what lies beyond is censored.
 
 The interval is the wider of two. Student's: all s at which the mean over seeds of D(s), each seed with a line of its
-own in the shape of the fitted curve, cannot be told from 0; it holds however the runs of a seed hang together (branches
-of one trunk, a speed that varies over seeds). And the percentiles of a parametric bootstrap about the fitted curves,
-which knows that the shape is estimated and that three seeds may agree by chance. What the mean curves deviate from
+own in the shape of the fitted curve, cannot be told from 0; it holds however the runs of a seed are correlated
+(branches of one trunk, a speed that varies over seeds). And the percentiles of a parametric bootstrap about the fitted
+curves, which allows for the estimated shape and for three seeds that agree by chance. What the mean curves deviate from
 a + b N^-beta, measured beside the runs' noise, is part of both: it is shared by all seeds, so that more of them do not
 average it away.
 
 A diverged run costs its budget and is started anew: with a share p of the candidate's runs diverged, the speed-up of
-those that finish is multiplied by 1 - p, which is what it was in this experiment. That p may have been bad luck is part
-of the high end, so that luck refutes no claim (distances of estimates multiplied add in squares on the logarithm: Zou
-and Donner, Statistics in Medicine 27, 2008). It is no part of the low end: where none of ten diverged, p is known no
-better than where one did, and a low end that falls with the first diverged run by more than the run's cost would let
-power fall as seeds are added. p has an interval of its own, Clopper and Pearson's with the effective number of runs
-(Korn and Graubard, Survey Methodology 24, 1998): the branches of a trunk that diverged are one event, not many.
-Nothing is credited where the baseline's runs diverge.
+those that finish is multiplied by 1 - p, the share that this experiment kept. The uncertainty of p is part of the high
+end, so that diverging by chance refutes no claim (distances from estimates that are multiplied add in squares on the
+logarithm: Zou and Donner, Statistics in Medicine 27, 2008). It is no part of the low end: p is known no better where
+none of ten runs diverged than where one did, and a low end that the first diverged run moved by more than its cost
+would let power fall as seeds are added. So the low end holds for the share that was observed, and p is given beside it
+with Clopper and Pearson's interval for the effective number of runs (Korn and Graubard, Survey Methodology 24, 1998):
+the branches of a trunk that diverged are one event, not many. Nothing is credited where the baseline's runs diverge.
 """
 
 import math
@@ -188,7 +188,7 @@ def _crossing(at: Array, values: Array) -> float:
 
 
 def _reported(interval: Interval, pair: _Pair, candidate: Arm, baseline: Arm) -> SpeedUp:
-    """The speed-up with the price of divergence, and what lies beyond the range censored."""
+    """The speed-up with the cost of diverged runs, and what lies beyond the range censored."""
     estimate, low, high = _restarted(interval, candidate.diverged)
     low, high = (0.0 if low < pair.lowest else low), (math.inf if high > pair.highest else high)
     censored = BELOW if estimate < pair.lowest else ABOVE if estimate > pair.highest else None
@@ -228,7 +228,7 @@ def _finished(arm: Losses, seeds: Sequence[int], budget: float) -> dict[int, lis
 
 def _shortest(arm: Fitted) -> float:
     """The shortest length that two seeds finished, or one if there are no two."""
-    counts = [(arm.runs.n == n).sum() for n in arm.lengths]
+    counts = [np.unique(arm.runs.seed[arm.runs.n == n]).size for n in arm.lengths]
     return float(min(n for n, count in zip(arm.lengths, counts, strict=True) if count >= min(2, arm.seeds)))
 
 

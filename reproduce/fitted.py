@@ -38,7 +38,7 @@ class Curves(NamedTuple):
 class Spread(NamedTuple):
     """How an arm's runs scatter, standard deviations in nats.
 
-    run: of a run about its seed's curve; level: over seeds, of the curve's level at T; slope: over seeds, of its slope.
+    run: of a run about its seed's curve; level and slope: over seeds, of the curve's at T.
     """
 
     run: float
@@ -58,7 +58,7 @@ class Fitted:
     """A curve with a level per seed, by least squares, and the parts that its residuals fall into.
 
     The runs' variance about the fit has three parts, told apart as in an analysis of variance over seeds and lengths:
-    noise of a run; slopes in log n that differ over seeds (slope_p is F's p-value of none); deviations of the mean
+    noise of a run; slopes that differ over seeds (slope_p is F's p-value of none); deviations of the mean
     curve from a + b n^-beta that all seeds share (fit_p of none, misfit their variance). p-values are nan where the
     runs are too few.
     """
@@ -69,7 +69,7 @@ class Fitted:
         self._member = (np.arange(self.seeds)[:, None] == runs.seed).astype(np.float64)
         self._average = self._member / self._member.sum(1, keepdims=True)  # (seeds, runs)
         self.curve = self._best()
-        x = _x(runs.n, self.curve.beta)
+        x = shape(runs.n, self.curve.beta)
         rest = x - (self._average @ x)[runs.seed]
         self._x_mean, self._x_square = self._average @ x, self._member @ rest**2  # (seeds,)
         self._slopes = self._member @ (rest * runs.loss) / self._x_square  # each seed's own
@@ -78,18 +78,18 @@ class Fitted:
 
     def losses(self, n: Array) -> Array:
         """Every seed's own line in the shape of the curve, at n (K,): (seeds, K)."""
-        return np.asarray(self._levels[:, None] + self._slopes[:, None] * _x(n, self.curve.beta))
+        return np.asarray(self._levels[:, None] + self._slopes[:, None] * shape(n, self.curve.beta))
 
     def leverage(self, n: Array) -> Array:
         """The variance of losses(n) for runs of variance 1, the mean over seeds: (K,)."""
-        distance = _x(n, self.curve.beta) - self._x_mean[:, None]
+        distance = shape(n, self.curve.beta) - self._x_mean[:, None]
         return np.asarray((1 / self._member.sum(1)[:, None] + distance**2 / self._x_square[:, None]).mean(0))
 
     def redrawn(self, draw: np.random.Generator, draws: int) -> Curves:
         """Curves fitted to runs drawn about this one, with noise and misfit as uncertain as their estimates are."""
         runs, curve = self.runs, self.curve
         at = np.searchsorted(self.lengths, runs.n)
-        fitted = curve.slope * _x(runs.n, curve.beta)
+        fitted = curve.slope * shape(runs.n, curve.beta)
         noise = scaled_normal(draw, self.variance, self.dof, (draws, runs.n.size))
         shared = scaled_normal(draw, self.misfit, self.misfit_dof, (draws, self.lengths.size))
         return self._fit(curve.level + fitted + noise + shared[:, at], np.append(np.geomspace(*BETAS, 31), curve.beta))
@@ -109,7 +109,7 @@ class Fitted:
 
     def _fit(self, losses: Array, betas: Array) -> Curves:
         """losses (samples, runs), in the order of the runs. Linear but for beta, which is scanned; slopes are >= 0."""
-        seed, x = self.runs.seed, _x(self.runs.n, betas[:, None])  # (betas, runs)
+        seed, x = self.runs.seed, shape(self.runs.n, betas[:, None])  # (betas, runs)
         x_mean = x @ self._average.T  # (betas, seeds)
         rest = x - x_mean[:, seed]
         along, square = losses @ rest.T, (rest**2).sum(1)  # (samples, betas): rest has the mean 0 in every seed
@@ -142,16 +142,17 @@ class Fitted:
         self._slope_variance = max(0.0, slopes - self.noise) / float(self._x_square.mean()) if noise_dof else 0.0
 
 
+def shape(n: Array, beta: float | Array) -> Array:
+    """(n^-beta - 1) / beta, what a curve of slope 1 lies above its level at T."""
+    return np.asarray(np.expm1(-beta * np.log(n)) / beta)
+
+
 def scaled_normal(draw: np.random.Generator, variance: float, dof: float, shape: tuple[int, ...]) -> Array:
     """Normal numbers; the variance of each row is as uncertain as an estimate from dof degrees of freedom."""
     if not variance:
         return np.zeros(shape)
     inflation = np.sqrt(dof / draw.chisquare(dof, (shape[0], *[1] * (len(shape) - 1))))
     return np.asarray(math.sqrt(variance) * inflation * draw.standard_normal(shape))
-
-
-def _x(n: Array, beta: float | Array) -> Array:
-    return np.asarray(np.expm1(-beta * np.log(n)) / beta)
 
 
 def _left(loss: Array, *columns: Array) -> tuple[float, int]:
@@ -171,7 +172,8 @@ def _p_value(square: float, dof: int, noise: float, noise_dof: int, floor: float
 
 
 def indexed(rows: Sequence[tuple[int, float, float]]) -> Runs:
-    """The runs of (seed, n, loss), seeds renumbered from 0 in order."""
-    _, seed = np.unique([row[0] for row in rows], return_inverse=True)
-    n, loss = (np.asarray([row[i] for row in rows], dtype=np.float64) for i in (1, 2))
+    """The runs of (seed, n, loss) in order, seeds renumbered from 0."""
+    ordered = sorted(rows)  # the bootstrap draws in this order
+    _, seed = np.unique([row[0] for row in ordered], return_inverse=True)
+    n, loss = (np.asarray([row[i] for row in ordered], dtype=np.float64) for i in (1, 2))
     return Runs(n, seed, loss)

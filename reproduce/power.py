@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reproduce.curves import Losses, speed_up
-from reproduce.fitted import Array, Curve, Spread
+from reproduce.fitted import Array, Curve, Spread, shape
 from reproduce.statistics import StatisticsError, mean_interval
 from reproduce.verdicts import REPRODUCED, verdict
 
@@ -37,12 +37,15 @@ def power(
     """
     if comparisons < 1 or seeds < 1:
         raise StatisticsError(f"power needs seeds and comparisons, got {seeds} and {comparisons}; pass 1 or more")
-    draw, reproduced = np.random.default_rng(0), 0
-    ours = np.asarray([curve.loss(n * claimed) for n in shares])
-    theirs = np.asarray([curve.loss(n) for n in shares])
+    draw, reproduced, lengths = np.random.default_rng(0), 0, np.asarray(shares, dtype=np.float64)
+    along = shape(lengths, curve.beta)
+    means = [np.asarray([curve.loss(n * factor) for n in shares]) for factor in (claimed, 1.0)]
     for _ in range(comparisons):
-        arms = [_drawn(draw, mean, sd, shares, seeds) for mean, sd in ((ours, candidate), (theirs, baseline))]
-        interval = speed_up(arms[0], arms[1], 1.0, draws=draws).interval
+        ours, theirs = (
+            _drawn(draw, mean, along, spread, shares, seeds)
+            for mean, spread in zip(means, (candidate, baseline), strict=True)
+        )
+        interval = speed_up(ours, theirs, 1.0, draws=draws).interval
         said = verdict(interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True)
         reproduced += said == REPRODUCED
     return reproduced / comparisons
@@ -62,9 +65,10 @@ def power_of_difference(sd: float, seeds: int, *, claimed: float, least: float, 
     return said.count(REPRODUCED) / DIFFERENCES
 
 
-def _drawn(draw: np.random.Generator, mean: Array, spread: Spread, shares: Sequence[float], seeds: int) -> Losses:
-    """One arm's runs about its mean losses."""
+def _drawn(
+    draw: np.random.Generator, mean: Array, along: Array, spread: Spread, shares: Sequence[float], seeds: int
+) -> Losses:
+    """One arm's runs about its mean losses; along: what a slope of 1 adds to them."""
     normal = draw.standard_normal((seeds, len(shares) + 2))
-    slopes = -spread.slope * normal[:, 1:2] * np.log(shares)
-    losses = mean + spread.level * normal[:, :1] + slopes + spread.run * normal[:, 2:]
+    losses = mean + spread.level * normal[:, :1] + spread.slope * normal[:, 1:2] * along + spread.run * normal[:, 2:]
     return {seed: list(zip(shares, row, strict=True)) for seed, row in enumerate(losses.tolist())}

@@ -18,9 +18,9 @@ VERDICTS = (REPRODUCED, WEAKER, NO_EFFECT, UNDECIDED, OUT_OF_REGIME)
 RULE = (
     f'A number is "{REPRODUCED}" if its 95 % interval reaches the least value that rounds to the claimed one and lies '
     "wholly beyond the middle between no effect and the claim (for ratios the geometric middle). "
-    f'It is "{WEAKER}" if the whole interval lies between no effect and that least value, and "{NO_EFFECT}" if none '
-    "of it lies beyond no effect by more than 5 % (of a ratio; of the claimed difference otherwise). "
-    f'Everything else is "{UNDECIDED}".'
+    f'It is "{NO_EFFECT}" if none of the interval lies beyond no effect by more than 5 % (of a ratio, but at most a '
+    f'quarter of the way to the claim; of the claimed difference otherwise), "{WEAKER}" if some does but all of it '
+    f'falls short of that least value, and "{UNDECIDED}" otherwise.'
 )
 BAND = 0.05  # what still counts as no effect: of a ratio, or of the way to the claim
 MOST_SEEDS = 100  # a forecast beyond this is no advice
@@ -41,7 +41,8 @@ def verdict(
     worse: where no effect ends, BAND beyond no_effect if None. The claim may lie on either side of no_effect.
 
     The true value is never refuted because it is known better: an interval that holds a value within the rounding
-    gives neither WEAKER nor NO_EFFECT, however narrow it is.
+    gives neither WEAKER nor NO_EFFECT, however narrow it is. An interval that holds no effect but nothing that rounds
+    to the claim is WEAKER: the claim is refuted, whether or not there is some effect.
 
     Raises: StatisticsError: unless no_effect, worse, the middle, least and claimed follow each other in this order.
     """
@@ -93,7 +94,6 @@ def overall(verdicts: Sequence[str]) -> str:
 class _Rule(NamedTuple):
     """The rule's limits in the direction of the claim, on the logarithm for ratios."""
 
-    no_effect: float
     worse: float
     middle: float
     least: float
@@ -119,7 +119,7 @@ class _Rule(NamedTuple):
             raise StatisticsError(
                 f"a claim needs no_effect, worse, the middle, least, claimed in this order, got {given}; correct it"
             )
-        return cls(none, end, middle, lower, log_scale, sign)
+        return cls(end, middle, lower, log_scale, sign)
 
     def verdict(self, interval: Interval) -> str:
         """Applies the rule."""
@@ -130,7 +130,7 @@ class _Rule(NamedTuple):
             return NO_EFFECT
         if low > self.middle and high >= self.least:
             return REPRODUCED
-        return WEAKER if low >= self.no_effect and high < self.least else UNDECIDED
+        return WEAKER if high < self.least else UNDECIDED
 
 
 def _log(value: float) -> float:

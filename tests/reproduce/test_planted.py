@@ -15,7 +15,7 @@ import pytest
 from reproduce.curves import Losses, speed_up
 from reproduce.fitted import Array, Curve, Spread
 from reproduce.power import power
-from reproduce.statistics import Interval
+from reproduce.statistics import Interval, StatisticsError
 from reproduce.verdicts import NO_EFFECT, REPRODUCED, WEAKER, verdict
 from reproduce.vertex import vertex
 
@@ -184,6 +184,13 @@ def test_power_is_the_share_of_planted_claims_that_are_reproduced() -> None:
     found = power(Curve(4.0, 0.5, 0.5), spread, spread, shares=SHARES, seeds=3, comparisons=100, **claim)
     # three standard errors of the difference of two shares near a half, of 100 comparisons each
     assert found == pytest.approx(share((REPRODUCED,), intervals(scenario, 2.0, 100)), abs=0.21)
+
+
+@pytest.mark.parametrize("change", [{"seeds": 0}, {"comparisons": 0}], ids=str)
+def test_the_power_of_nothing_is_refused(change: dict[str, int]) -> None:
+    arguments: Any = {"shares": SHARES, "seeds": 3, "claimed": 2.0, "least": 1.75} | change
+    with pytest.raises(StatisticsError, match="power needs seeds and comparisons"):
+        power(Curve(4.0, 0.5, 0.5), Spread(0.1), Spread(0.1), **arguments)
 
 
 def test_the_error_of_a_vertex_is_that_of_the_simulated_tuning() -> None:
