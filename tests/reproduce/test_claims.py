@@ -143,7 +143,7 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"fractions": [0.25, 0.5, 0.7, 1.0]}, "fractions: 0.7 of budget=160 is no multiple of 20 steps"),
         ({"evaluations": 3}, "fractions: 0.25 of budget=160 is no multiple of 54 steps"),
         (_compared(candidate="c"), "there is no arm 'c'"),
-        (_compared(claims={"stesp": {"claimed": 2, "least": 1.75}}), "there is no rule for a part in 'stesp'; the near"),
+        (_compared(claims={"stesp": {"claimed": 2, "least": 1.75}}), "there is no rule for a part in 'stesp'; the"),
         (_compared(claims={"memory": {"claimed": 2, "least": 1.75}}), "no rule for a part in 'memory'; (all: steps"),
         (_compared(claims={"steps": {"claimed": 2}}), "comparisons[0].claims.steps.least is missing"),
         (_compared(claims={"steps": {"claimed": 1, "least": 1}}), "steps: claimed=1 and no_effect=1 must be two"),

@@ -32,9 +32,7 @@ def of_purpose(batches: list[list[Planned]], *purposes: str) -> list[Planned]:
     return [run for batch in batches for run in batch if run.purpose in purposes]
 
 
-def test_the_papers_protocol_runs_both_budgets_at_the_papers_point_and_schedule(
-    write_claim: Write, walk: Walk
-) -> None:
+def test_the_papers_protocol_runs_both_budgets_at_the_papers_point_and_schedule(write_claim: Write, walk: Walk) -> None:
     (batch,) = walk(paper_claim(write_claim, "paper")).batches
     assert {(run.arm, run.steps, run.seed) for run in batch} == {
         (arm, steps, seed) for arm in ("a", "b") for steps in (80, 160) for seed in (1, 2, 3)
