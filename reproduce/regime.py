@@ -47,13 +47,15 @@ class Surroundings:
 
     best_known: losses over T of the baseline's optimizer with other settings, by name and seed. bigram: loss and tokens
     of the table (R7), None if it is not known. second_batch: the verdict with another batch, and its factor (R10).
-    power: P(reproduced if true), the least over the parts; None: it was not computed.
+    power: P(reproduced if true), the least over the parts; None: it was not computed. training_tokens: of the data set,
+    None if it is not here (R8).
     """
 
     best_known: Mapping[str, Mapping[int, float]]
     bigram: tuple[float, int] | None = None
     second_batch: tuple[str, float] | None = None
     power: float | None = None
+    training_tokens: int | None = None
 
 
 def outranked(verdict: str, checks: Sequence[Check]) -> str:
@@ -108,7 +110,7 @@ def of_runs(found: Comparison[Any], evidence: Evidence, verdict: str, around: Su
         _schedule(found),
         _itself(found),
         _bigram(found, around.bigram),
-        _tokens(found.claim, None),
+        _tokens(found.claim, around.training_tokens),
         _counts(found, evidence),
         _batch(found.claim, around.second_batch, verdict),
         _power(around.power),
@@ -176,20 +178,22 @@ def _best_known(found: Comparison[Any], scatter: Scatter, known: Mapping[str, Ma
 
 
 def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
-    gains, steps = {}, {}
+    gains, steps, ends = {}, {}, list[str]()
     for name, tuning in found.tunings.items():
         bracket = tuning.brackets.get(WARM_UP)
-        if bracket is None or not bracket.beside(1) or not scatter.unit:
-            continue
-        gains[name] = -bracket.beside(1)[0] / scatter.unit
-        steps[name] = bracket.best
+        if bracket is not None and not bracket.beside(1):
+            ends.append(f"{found.claim.arm(name).label} is best with {bracket.best:.0f} steps, the most that were run")
+        elif bracket is not None and scatter.unit:
+            gains[name] = -bracket.beside(1)[0] / scatter.unit
+            steps[name] = bracket.best
+    label, wanted = "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units"
+    if ends:
+        return Check("R5", label, wanted, "; ".join(ends), False)
     if not gains:
         return _memories(found.claim)
     name = max(gains, key=gains.__getitem__)
     value = f"{found.claim.arm(name).label} gains {max(0.0, gains[name]):.2f} units beyond {steps[name]:.0f} steps"
-    return Check(
-        "R5", "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units", value, gains[name] <= WARM_UP_GAIN
-    )
+    return Check("R5", label, wanted, value, gains[name] <= WARM_UP_GAIN)
 
 
 def _memories(claim: Claim[TrainingFields]) -> Check | None:

@@ -7,6 +7,7 @@ from typing import Any
 import configs
 from assembly.data import data_path
 from configs.plug_ins import TARGET
+from data import TokenDataset, is_prepared
 from report.results import ResultsError, read
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim
@@ -26,6 +27,7 @@ def surroundings(found: Comparison[Any], evidence: Evidence, atlas: Atlas, folde
         bigram=bigram(claim),
         second_batch=second_batch(claim, folder),
         power=claim.kind.power(found, evidence),
+        training_tokens=training_tokens(claim),
     )
 
 
@@ -43,11 +45,16 @@ def best_known(found: Comparison[Any], atlas: Atlas) -> dict[str, dict[int, floa
 
 def bigram(claim: Claim[Any]) -> tuple[float, int] | None:
     """Loss and tokens of the bigram table of what a run over T sees; None if the data set is not here."""
-    path = data_path(composed((*claim.common, *claim.baseline.overrides)), prepared=False)
-    if not path.exists():
+    if (path := _data(claim)) is None:
         return None
     found = tables(path, sizes(claim)[1] * claim.fields.budget)
     return found.bigram, found.tokens
+
+
+def training_tokens(claim: Claim[Any]) -> int | None:
+    """Tokens of the training data; None if the data set is not here."""
+    path = _data(claim)
+    return None if path is None else TokenDataset.open(path, "train").n_tokens
 
 
 def second_batch(claim: Claim[Any], folder: Path) -> tuple[str, float] | None:
@@ -62,6 +69,12 @@ def second_batch(claim: Claim[Any], folder: Path) -> tuple[str, float] | None:
             continue
         return results.verdict, float(results.scale.rpartition("_x")[2])
     return None
+
+
+def _data(claim: Claim[Any]) -> Path | None:
+    """The prepared data set of the baseline's runs, if it is here."""
+    path = data_path(composed((*claim.common, *claim.baseline.overrides)), prepared=False)
+    return path if is_prepared(path) else None
 
 
 def _classes(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float) -> 
     def at(doublings: int) -> float:
         return axis.value(start, doublings)
 
-    wanted = [-1, 0, 1]
+    wanted = [0, -1, 1]  # the start first: protocols.expected() takes it for the best
     while wanted:
         there = [n for n in wanted if abs(n) <= FURTHEST and axis.holds(at(n)) and _is_new(axis, at, known, n)]
         for n, loss in zip(there, losses.of([{**point, axis.name: at(n)} for n in there]), strict=True):

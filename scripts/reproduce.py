@@ -231,7 +231,9 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     print(
         "Where an optimum is away from where tuning starts, runs are added; those that any claim has run are skipped."
     )
-    for check in regime.before(claim):
+    from reproduce.surroundings import training_tokens
+
+    for check in regime.before(claim, training_tokens(claim)):
         state = {True: "passes", False: "FAILS", None: "open"}[check.passed]
         print(f"{check.id:4} {state:6}  {check.label}: {check.value} (wanted: {check.threshold})")
     return 0

@@ -4,13 +4,22 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from configs.runs import plain
 from launch.jobs import Job, Outcome
+from reproduce import protocols
+from reproduce.claim import Claim
+from reproduce.composed import composed
+from reproduce.plans import Planned
+from reproduce.protocols import Comparison
+from reproduce.records import COLUMNS, Ratios, Record, Recorded
 
 Loss = Callable[[str, int, int], float | None]  # arm, steps, seed -> final val/loss; None: diverges
 SOURCE = {"paper": "P", "url": "https://example.org", "statement": "twice as fast", "setting": "s", "unverified": ["u"]}
@@ -104,12 +113,12 @@ def write_claim(tmp_path: Path) -> Callable[..., Path]:
 class Simulation:
     """In place of run_jobs: skips what is done, and leaves run directories whose losses a formula gives.
 
-    started: the names of the jobs that it ran. fail: names of jobs that crash. stop_after: raises KeyboardInterrupt
-    once so many have run.
+    started: the names of the jobs that it ran. branched: those that begin at a step of another run. fail: names of jobs
+    that crash. stop_after: raises KeyboardInterrupt once so many have run.
     """
 
     def __init__(self, loss: Loss) -> None:
-        self.loss, self.started = loss, list[str]()
+        self.loss, self.started, self.branched = loss, list[str](), dict[str, str]()
         self.fail: set[str] = set()
         self.stop_after: int | None = None
         self.extra: dict[str, float] = {}  # of the first row of metrics
@@ -121,7 +130,7 @@ class Simulation:
         return [self._run(job) for job in jobs]
 
     def _run(self, job: Job) -> Outcome:
-        settings = dict(override.partition("=")[::2] for override in job.overrides)
+        settings = given(job.overrides)
         run_dir = Path(settings["run_dir"].strip("'"))
         if not (run_dir / "result.json").is_file():
             if self.stop_after is not None and len(self.started) >= self.stop_after:
@@ -129,6 +138,10 @@ class Simulation:
             self.started.append(job.name)
             if job.name in self.fail:
                 return Outcome(job, run_dir, "failed", None, "out of memory", 0.0)
+            if "start_from" in settings:
+                trunk, _, step = settings["start_from"].rpartition("@")
+                assert (Path(trunk) / "checkpoints" / f"step_{int(step):06d}").is_dir()
+                self.branched[job.name] = settings["start_from"]
             self._write(run_dir, run_dir.name.partition("-")[0], settings)
         result = json.loads((run_dir / "result.json").read_bytes())
         return Outcome(job, run_dir, result["status"], result, None, 0.0)
@@ -147,10 +160,107 @@ class Simulation:
         env = {"data": {"train": "t", "val": self.checksums.get(arm, "v")}, "git": {"commit": "c0ffee"}}
         result = {"status": "diverged" if loss is None else "finished", **last, "val/loss": loss}
         run_dir.mkdir(parents=True)
-        (run_dir / "config.yaml").write_text("simulated: true\n")
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config_of(settings)))
+        every = int(settings.get("permanent_every", steps))
+        for step in range(every, steps, every):
+            (run_dir / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run_dir / "env.json").write_text(json.dumps(env))
         (run_dir / "result.json").write_text(json.dumps(result))
+
+
+def given(overrides: Sequence[str]) -> dict[str, str]:
+    """The last value of every key."""
+    return dict(override.partition("=")[::2] for override in overrides)
+
+
+def config_of(settings: Mapping[str, str]) -> dict[str, Any]:
+    """What config.yaml of a run with these settings says of its optimizer, schedule and length."""
+    config = plain(composed((f"optim={settings['optim']}", f"schedule={settings['schedule']}")))
+    for key, value in settings.items():
+        *parents, last = key.split(".")
+        if parents in (["optim"], ["schedule"]) or key in ("seed", "max_steps"):
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = float(value) if key == "optim.lr" else yaml.safe_load(value)
+    return config
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The losses of runs that happen in memory alone: what every run would end at, by its plan.
+
+    Arm b is arm a with speed_up times the steps. rates, decay, warm_up: the optimum; each doubling away from it costs
+    `bowl` nats, squared. noise: sd of a run over seeds, nats.
+    """
+
+    speed_up: float = 2.0
+    noise: float = 0.001
+    bowl: float = 0.1
+    rates: Mapping[str, float] = field(default_factory=lambda: {"a": 2e-3, "b": 2e-4})
+    decay: float = 0.1
+    warm_up: float = 8.0
+
+    def __call__(self, run: Planned) -> float | None:
+        """The final loss of a run."""
+        own = given(run.overrides)
+        away = [math.log2(float(own["optim.lr"]) / self.rates[run.arm])]
+        away += [math.log2(float(own.get("optim.weight_decay", self.decay)) / self.decay)]
+        away += [math.log2(float(own.get("schedule.warmup_steps", self.warm_up)) / self.warm_up)]
+        steps = run.steps * (self.speed_up if run.arm == "b" else 1.0)
+        luck = random.Random(f"{run.arm} {run.steps} {run.seed}").gauss(0, self.noise)
+        return float(3.0 + 8.0 * steps**-0.35 + luck + self.bowl * sum(each**2 for each in away))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All runs of a claim, in memory. batches: in the order in which they were wanted."""
+
+    claim: Claim[Any]
+    batches: list[list[Planned]]
+    runs: list[Recorded]
+
+    def comparison(self, ratios: Ratios | None = None, **changes: Any) -> Comparison[Any]:
+        """That of the last protocol. changes: of every record, a value or a function of the run."""
+        runs = [
+            each._replace(record=replace(each.record, **{k: v(each) if callable(v) else v for k, v in changes.items()}))
+            for each in self.runs
+        ]
+        return protocols.of(self.claim)[-1].comparison(runs, ratios or {})
+
+
+def walked(claim: Claim[Any], loss: Callable[[Planned], float | None]) -> Walk:
+    """Runs the claim in memory; on its way a run is .2 nats above what one of that length ends at."""
+    wanted, outcomes = protocols.of(claim), dict[str, float | None]()
+    batches, runs = list[list[Planned]](), list[Recorded]()
+    while batch := protocols.next_runs(wanted, outcomes):
+        batches.append(batch)
+        for run in batch:
+            found = outcomes[run.config_hash] = loss(run)
+            runs.append(Recorded(run, record_of(run, found, loss)))
+    return Walk(claim, batches, runs)
+
+
+def record_of(run: Planned, loss: float | None, of: Callable[[Planned], float | None]) -> Record:
+    """The record of a simulated run."""
+    curve: dict[str, list[float | None]] = {column: [] for column in COLUMNS}
+    for step in range(20, run.steps, 20):
+        there = of(replace(run, steps=step))
+        for column, value in zip(COLUMNS, (step, 10.0 * step, 100.0 * step, 0.5 * step, there), strict=True):
+            curve[column].append(value if column != "val/loss" or value is None else value + 0.2)
+    status = "diverged" if loss is None else "finished"
+    return Record(status, run.steps, loss, 0.5 * run.steps, 100.0 * run.steps, curve)
+
+
+@pytest.fixture
+def walk() -> Callable[..., Walk]:
+    """Runs a claim in memory: walk(claim, loss) or walk(claim, **what Truth has)."""
+
+    def found(claim: Claim[Any], loss: Callable[[Planned], float | None] | None = None, **truth: Any) -> Walk:
+        return walked(claim, loss or Truth(**truth))
+
+    return found
 
 
 def planted(speed_up: float, noise: float = 0.004) -> Loss:
