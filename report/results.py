@@ -72,6 +72,7 @@ class Published:
     parameters: float | None = None  # of the model, for the axis of the figure
     low: float | None = None
     high: float | None = None
+    unit: str = ""  # as in Measure
 
 
 @dataclass
