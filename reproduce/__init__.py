@@ -22,7 +22,7 @@ What the runs say
     exhibits.py, evidence.py, findings.py   figures and tables; what all protocols found
     reproduction.py     a claim from start to finish
 
-The statistics are in inference/: numbers in, numbers out. launch/ runs the plans, report/ shows the results. Each claim
-at a scale has one folder, reproductions/<claim>-<scale>/, with results.json and the report; the runs of all claims are in
-reproductions/atlas/. The same command continues it.
+The statistics are in inference/, numbers in and numbers out; launch/ runs the plans, report/ shows the results. Each
+claim at a scale has one folder, reproductions/<claim>-<scale>/, with results.json and the report; the runs of all
+claims are in reproductions/atlas/. The same command continues it.
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from report.results import Figure, Measure, Table
 
 if TYPE_CHECKING:
-    from reproduce.curves import SpeedUp
+    from inference.curves import SpeedUp
 
 
 @dataclass

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from inference.intervals import Interval
 from report import numbers
 from report.results import Axis, Figure, Series, Table, diagnostic_name
 from reproduce import records
 from reproduce.judging import Expected, judged
 from reproduce.protocols import Comparison
 from reproduce.records import Record, Recorded
-from reproduce.statistics import Interval
 
 AXES = ("step", "tokens", "flops", "seconds")
 LOSS, STEPS = f"val/loss ({numbers.NATS})", "optimizer steps"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inference.verdicts import UNDECIDED, overall
 from report.numbers import estimate
 from report.results import Arm, Check, Figure, Measure, ProtocolResult, Table
 from reproduce import exhibits, regime, speed_ups
@@ -14,7 +15,6 @@ from reproduce.protocols import Comparison
 from reproduce.records import Recorded
 from reproduce.regime import Surroundings
 from reproduce.tuned import COSINE_CHECK, USUAL
-from reproduce.verdicts import UNDECIDED, overall
 
 TOGETHER = "together"  # what several protocols' comparisons say, as a protocol of its own
 

@@ -6,14 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from inference import verdicts
+from inference.intervals import Interval, paired
+from inference.verdicts import REPRODUCED, UNDECIDED
 from report.numbers import NATS, in_words
 from report.results import Measure
-from reproduce import statistics, verdicts
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError, nearest
 from reproduce.records import Losses
-from reproduce.statistics import Interval
-from reproduce.verdicts import REPRODUCED, UNDECIDED
 
 
 class Expected(NamedTuple):
@@ -154,9 +154,9 @@ def difference(
         return judged(name, label, unit, None, expected, n=len(seeds), note=note)
     ours = {seed: value for seed, value in candidate.items() if value is not None}
     theirs = {seed: value for seed, value in baseline.items() if value is not None}
-    paired = statistics.paired(ours, theirs)
-    row = judged(name, label, unit, paired.difference, expected, n=paired.n)
-    row.sd = finite(paired.sd)
+    pairs = paired(ours, theirs)
+    row = judged(name, label, unit, pairs.difference, expected, n=pairs.n)
+    row.sd = finite(pairs.sd)
     return row
 
 

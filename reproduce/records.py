@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from files.reading import number
+from inference.intervals import Interval
 from launch import run_files
 from reproduce.plans import Planned
-from reproduce.statistics import Interval
 from reproduce.training import DIAGNOSTIC
 
 COLUMNS = ("step", "tokens", "flops", "seconds", "val/loss")

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from inference.verdicts import NO_EFFECT, OUT_OF_REGIME, UNDECIDED
 from report.results import Check, Measure
 from reproduce import records, speed_ups
 from reproduce.arms import ArmSpec, ItselfFields
@@ -31,7 +32,6 @@ from reproduce.evidence import Evidence
 from reproduce.protocols import Comparison
 from reproduce.speed_ups import Scatter
 from reproduce.training import QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
-from reproduce.verdicts import NO_EFFECT, OUT_OF_REGIME, UNDECIDED
 
 SD, EXCESS, WARM_UP_GAIN = 0.1, 0.05, 0.1  # units
 UNDER_BIGRAM = 0.3  # nats

@@ -16,16 +16,17 @@ from typing import Any
 from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
+from inference import verdicts
+from inference.intervals import Interval
 from launch.jobs import Job, Outcome, run_jobs
 from launch.processes import log_path
 from report.files import write_report
 from report.results import Results, Run, Table, finite, read, write
-from reproduce import findings, protocols, verdicts
+from reproduce import findings, protocols
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim
 from reproduce.findings import Findings
 from reproduce.records import Ratios, Recorded
-from reproduce.statistics import Interval
 from reproduce.surroundings import surroundings
 
 RESULTS, STEP_TIMES, ATLAS = "results.json", "step_times.json", "atlas"

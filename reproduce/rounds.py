@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from typing import TypeVar
 
-from reproduce.statistics import Interval
+from inference.intervals import Interval
 
 K = TypeVar("K")
 Block = Callable[[], float]  # does its work, returns the seconds it took

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from inference import curves
+from inference.curves import BELOW, SpeedUp
+from inference.fitted import FEWEST
+from inference.intervals import pooled_sd
 from report import numbers
 from report.results import Axis, Figure, Published, Series, Table
-from reproduce import curves, records
+from reproduce import records
 from reproduce.claim import Claim
-from reproduce.curves import BELOW, SpeedUp
-from reproduce.fitted import FEWEST
 from reproduce.protocols import Comparison
-from reproduce.statistics import pooled_sd
 from reproduce.training import HALF, steps_of
 from reproduce.tuned import USUAL
 from reproduce.tuner import Tuning

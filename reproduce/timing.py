@@ -18,11 +18,11 @@ import train
 from assembly.run import Run
 from assembly.setting_up import begin, open_strategy, set_up
 from configs import RunConfig, compose
+from inference.intervals import Interval
 from launch.stopping import StopRequest
 from reproduce.claim import Claim
 from reproduce.records import Ratios
 from reproduce.rounds import LEAST_ROUNDS, Block, interleaved, median_interval, ratio, ratios_are_known
-from reproduce.statistics import Interval
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint
 from trainer.run_directory import RunDirectory

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from files.reading import number
+from inference.vertex import Vertex, vertex
 from reproduce.arms import Axis, Coordinates
 from reproduce.plans import Planned
-from reproduce.vertex import Vertex, vertex
 
 FURTHEST = 6  # doublings from the start
 MOST_ROUNDS = 3  # over all axes

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
+from inference.intervals import Interval
+from inference.verdicts import verdict
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited
 from reproduce.judging import check_arms_exist
 from reproduce.kind import Kind
-from reproduce.statistics import Interval
-from reproduce.verdicts import verdict
 
 ROUNDING = 0.05  # percentage points: papers print one decimal
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from inference.intervals import Interval
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
@@ -13,7 +14,6 @@ from reproduce.judging import Expectation, Expected, check_expectations, judged
 from reproduce.kind import Kind
 from reproduce.records import Ratios
 from reproduce.rounds import LEAST_ROUNDS
-from reproduce.statistics import Interval
 
 if TYPE_CHECKING:
     from reproduce.state import States

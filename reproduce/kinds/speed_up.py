@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
+from inference.curves import SpeedUp as Found
+from inference.intervals import Interval, divided, gap_closed
+from inference.power import power
 from report.results import Axis, Figure, Measure, Series
-from reproduce import exhibits, records, speed_ups, statistics
+from reproduce import exhibits, records, speed_ups
 from reproduce.arms import ArmSpec, Point
 from reproduce.claim import Claim
-from reproduce.curves import SpeedUp as Found
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, difference, judged, part
 from reproduce.kind import Kind
 from reproduce.plans import plan
-from reproduce.power import power
 from reproduce.protocols import Comparison, Plan, Protocol
 from reproduce.records import Losses, Ratios, Recorded
-from reproduce.statistics import Interval
 from reproduce.training import FULL, HALF, TrainingFields, check_training, steps_of
 from reproduce.tuned import NAME, Tuned
 from reproduce.tuner import Outcomes
@@ -247,7 +247,7 @@ def _speed_ups(contest: _Contest) -> list[Measure]:
         expected = part(contest.row.claims.get(key), NO_EFFECT[key], log_scale=True)
         label = f"speed-up in {WORDS[key]}, {contest.name}"
         bound = found.interval._replace(estimate=found.bound) if found.censored else found.interval
-        interval = statistics.divided(bound, cost)
+        interval = divided(bound, cost)
         note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
         sign = speed_ups.sign(found)
         rows.append(judged(f"speed_up_{key}", label, "x", interval, expected, n=contest.n, note=note, censored=sign))
@@ -259,7 +259,7 @@ def _gap(contest: _Contest) -> list[Measure]:
     half = contest.losses(contest.candidate, HALF)
     if not half or not contest.losses(contest.baseline, HALF):
         return []
-    gap = statistics.gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
+    gap = gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
     ours, theirs = contest.candidate.label, contest.baseline.label
     words = f"half-budget gap closed by {ours} (1: T/2 steps of it equal T of {theirs})"
     is_part = contest.found.protocol.name == PAPER

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
+from inference.power import power_of_difference
 from report.numbers import NATS, loss
 from report.results import Axis, Figure, Measure, Series, Table, diagnostic_name
 from reproduce import exhibits, records
@@ -19,7 +20,6 @@ from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expectation, Expected, check_expectations, difference
 from reproduce.kind import Kind
 from reproduce.plans import Planned, plan
-from reproduce.power import power_of_difference
 from reproduce.protocols import Comparison, Points, Protocol
 from reproduce.records import Losses, Recorded
 from reproduce.training import TrainingFields, check_training

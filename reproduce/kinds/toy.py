@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import optim
+from inference.intervals import Interval
+from inference.verdicts import UNDECIDED, verdict
 from report.results import Axis, Figure, Measure, Series, Table
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError
 from reproduce.kind import Kind
-from reproduce.statistics import Interval
-from reproduce.verdicts import UNDECIDED, verdict
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
 LOWEST_LR, HIGHEST_LR = 1e-3, 1e3

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
+from inference.curves import SpeedUp
+from inference.intervals import Interval
 from report.results import Axis, Figure, Measure, Series, Table
 from reproduce import exhibits, speed_ups
 from reproduce.arms import ArmSpec
 from reproduce.claim import Claim
-from reproduce.curves import SpeedUp
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited
 from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, judged, part
 from reproduce.kind import Kind
 from reproduce.protocols import Comparison, Protocol
-from reproduce.statistics import Interval
 from reproduce.training import TrainingFields, check_training
 from reproduce.tuned import Tuned
 

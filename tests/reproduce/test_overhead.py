@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from inference.intervals import Interval
 from reproduce.claims import load
 from reproduce.fields import ClaimError
-from reproduce.statistics import Interval
 
 Write = Callable[..., Path]
 ARMS = {

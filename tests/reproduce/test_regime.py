@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from inference.verdicts import NO_EFFECT, OUT_OF_REGIME, REPRODUCED, UNDECIDED, VERDICTS, WEAKER
 from report.results import Check
 from reproduce import records, regime
 from reproduce.arms import ItselfFields
@@ -21,7 +22,6 @@ from reproduce.plans import Planned
 from reproduce.protocols import Comparison
 from reproduce.records import Recorded
 from reproduce.regime import Surroundings, outranked
-from reproduce.verdicts import NO_EFFECT, OUT_OF_REGIME, REPRODUCED, UNDECIDED, VERDICTS, WEAKER
 
 Walk = Callable[..., Any]
 SMALL = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.block_size=16", "global_batch=16"]

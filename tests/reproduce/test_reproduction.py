@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from inference.intervals import Interval
 from report.numbers import estimate
 from report.results import Results, ResultsError, read
 from reproduce import forecast, protocols, reproduction
@@ -18,7 +19,6 @@ from reproduce.claim import Claim
 from reproduce.claims import load
 from reproduce.records import Ratios, RecordsError
 from reproduce.reproduction import ReproductionError, RunsFailedError
-from reproduce.statistics import Interval
 
 ROOT = Path(__file__).parents[2]
 SAME = {("b", "a"): Interval(1.25, 1.2, 1.3)}

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
+from inference.intervals import Interval
 from reproduce.rounds import LEAST_ROUNDS, interleaved, median_interval, ratio, ratios_are_known
-from reproduce.statistics import Interval
 
 Found = Mapping[str, Sequence[float]]
 

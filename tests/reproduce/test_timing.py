@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 import train
+from inference.intervals import Interval
 from reproduce import timing
 from reproduce.rounds import median_interval
-from reproduce.statistics import Interval
 from reproduce.timing import StepTime, TimingError, overhead, step_times
 
 

@@ -33,8 +33,8 @@ import numpy as np
 from scipy.stats import beta as beta_distribution  # type: ignore[import-untyped]  # scipy ships no types
 from scipy.stats import t as student
 
-from reproduce.fitted import FEWEST, Array, Curve, Curves, Fitted, Spread, indexed, scaled_normal
-from reproduce.statistics import Interval, StatisticsError
+from inference.fitted import FEWEST, Array, Curve, Curves, Fitted, Spread, indexed, scaled_normal
+from inference.intervals import Interval, StatisticsError
 
 BELOW, ABOVE = "below", "above"  # the range that was run
 DRAWS = 20_000

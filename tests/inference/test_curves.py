@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproduce.curves import ABOVE, BELOW, speed_up
-from reproduce.fitted import Fitted, Spread, indexed
-from reproduce.statistics import Interval, StatisticsError
+from inference.curves import ABOVE, BELOW, speed_up
+from inference.fitted import Fitted, Spread, indexed
+from inference.intervals import Interval, StatisticsError
 
 INF, NAN = math.inf, math.nan
 BUDGET = 2000.0

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproduce.statistics import Interval, StatisticsError
-from reproduce.verdicts import (
+from inference.intervals import Interval, StatisticsError
+from inference.verdicts import (
     NO_EFFECT,
     OUT_OF_REGIME,
     REPRODUCED,

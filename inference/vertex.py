@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reproduce.statistics import StatisticsError
+from inference.intervals import StatisticsError
 
 
 class Vertex(NamedTuple):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reproduce.curves import Losses, speed_up
-from reproduce.fitted import Array, Curve, Spread, shape
-from reproduce.statistics import StatisticsError, mean_interval
-from reproduce.verdicts import REPRODUCED, verdict
+from inference.curves import Losses, speed_up
+from inference.fitted import Array, Curve, Spread, shape
+from inference.intervals import StatisticsError, mean_interval
+from inference.verdicts import REPRODUCED, verdict
 
 COMPARISONS = 300  # the chance is known to within .05, or .02 where it is near 0 or 1
 DRAWS = 400  # of each bootstrap

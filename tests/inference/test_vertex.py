@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from reproduce.statistics import StatisticsError
-from reproduce.vertex import vertex
+from inference.intervals import StatisticsError
+from inference.vertex import vertex
 
 
 def test_a_parabola_is_found_exactly() -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scipy.stats import t as student  # type: ignore[import-untyped]  # scipy ships no types
 
-from reproduce.statistics import Interval, StatisticsError
+from inference.intervals import Interval, StatisticsError
 
 REPRODUCED = "reproduced"
 WEAKER = "weaker than claimed"

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from reproduce.curves import Losses, speed_up
-from reproduce.fitted import Array, Curve, Spread
-from reproduce.power import power
-from reproduce.statistics import Interval, StatisticsError
-from reproduce.verdicts import NO_EFFECT, REPRODUCED, WEAKER, verdict
-from reproduce.vertex import vertex
+from inference.curves import Losses, speed_up
+from inference.fitted import Array, Curve, Spread
+from inference.intervals import Interval, StatisticsError
+from inference.power import power
+from inference.verdicts import NO_EFFECT, REPRODUCED, WEAKER, verdict
+from inference.vertex import vertex
 
 SHARES = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 TRUTHS = (0.7, 1.0, 1.15, 1.4, 2.0)
