@@ -34,12 +34,17 @@ def test_the_error_of_the_optimum_is_the_simulated_one() -> None:
         ([2.0, 1.0], "three finite losses"),
         ([2.0, math.nan, 2.0], "three finite losses"),
         ([2.0, 1.0, 0.9], "extend the bracket"),
-        ([1.0, 1.0, 2.0], "extend the bracket"),
+        ([1.0, 1.0, 1.0], "extend the bracket"),
     ],
 )
 def test_an_open_bracket_has_no_vertex(points: list[float], message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         vertex(points)
+
+
+def test_of_two_equal_lowest_points_the_vertex_lies_between() -> None:
+    found = vertex([1.0, 1.0, 1.2])
+    assert (found.offset, found.curvature) == (pytest.approx(-0.5), pytest.approx(0.1))
 
 
 def test_noise_that_makes_no_sense_is_refused() -> None:
