@@ -17,6 +17,7 @@ from launch.jobs import Job, Outcome
 from reproduce import protocols
 from reproduce.claim import Claim
 from reproduce.composed import composed
+from reproduce.kind import named
 from reproduce.plans import Planned
 from reproduce.protocols import Comparison
 from reproduce.records import COLUMNS, Ratios, Record, Recorded
@@ -114,14 +115,16 @@ class Simulation:
     """In place of run_jobs: skips what is done, and leaves run directories whose losses a formula gives.
 
     started: the names of the jobs that it ran. branched: those that begin at a step of another run. fail: names of jobs
-    that crash. stop_after: raises KeyboardInterrupt once so many have run.
+    that crash. stop_after: raises KeyboardInterrupt once so many have run. keeps: whether checkpoints stay.
     """
 
     def __init__(self, loss: Loss) -> None:
         self.loss, self.started, self.branched = loss, list[str](), dict[str, str]()
         self.fail: set[str] = set()
         self.stop_after: int | None = None
-        self.extra: dict[str, float] = {}  # of the first row of metrics
+        self.keeps = True
+        self.flops: dict[str, float] = {}  # of a step, by arm, as a factor
+        self.extra: dict[str, float] = {}  # of every row of metrics
         self.checksums: dict[str, str] = {}  # of the validation data, by arm
         self.optimum: dict[str, float] | None = {"a": 2e-3, "b": 2e-4}  # rates; None: all are as good
 
@@ -151,18 +154,18 @@ class Simulation:
         loss = self.loss(arm, steps, seed)
         if loss is not None and self.optimum is not None:
             loss += 0.1 * math.log2(float(settings["optim.lr"]) / self.optimum[arm]) ** 2
-        last = {"step": steps, "tokens": 10.0 * steps, "seconds": 0.5 * steps, "flops": 100.0 * steps}
+        flops = 100.0 * steps * self.flops.get(arm, 1.0)
+        last = {"step": steps, "tokens": 10.0 * steps, "seconds": 0.5 * steps, "flops": flops}
         rows = [{"step": 0, "tokens": 0, "seconds": 0.0, "flops": 0, "val/loss": 9.0, "clipped_steps": 1, **self.extra}]
         for step in range(20, steps, 20):  # undecayed, so above what a run of that length ends at
             there = self.loss(arm, step, seed)
-            rows += [] if there is None else [{**last, "step": step, "val/loss": there + 0.2}]
-        rows += [{**last, "val/loss": loss}] if loss is not None else []
+            rows += [] if there is None else [{**last, **self.extra, "step": step, "val/loss": there + 0.2}]
+        rows += [{**last, **self.extra, "val/loss": loss}] if loss is not None else []
         env = {"data": {"train": "t", "val": self.checksums.get(arm, "v")}, "git": {"commit": "c0ffee"}}
         result = {"status": "diverged" if loss is None else "finished", **last, "val/loss": loss}
         run_dir.mkdir(parents=True)
         (run_dir / "config.yaml").write_text(yaml.safe_dump(config_of(settings)))
-        every = int(settings.get("permanent_every", steps))
-        for step in range(every, steps, every):
+        for step in yaml.safe_load(settings.get("save_at", "[]")) if self.keeps else ():
             (run_dir / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run_dir / "env.json").write_text(json.dumps(env))
@@ -272,6 +275,19 @@ def planted(speed_up: float, noise: float = 0.004) -> Loss:
         return float(3.0 + 8.0 * budget**-0.35 + shared.gauss(0, 0.05) + own.gauss(0, noise))
 
     return loss
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data set is here, so that R7 is not known, and the simulation behind R11, which takes seconds, is not run."""
+    monkeypatch.setattr("reproduce.surroundings.data_path", lambda config, prepared: tmp_path / "no data")
+    monkeypatch.setattr(type(named("speed_up")), "power", lambda self, found, evidence: None, raising=False)
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report is written beside results.json."""
+    monkeypatch.setattr("reproduce.reproduction.write_report", lambda results, folder: None)
 
 
 @pytest.fixture

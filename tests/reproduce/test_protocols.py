@@ -83,8 +83,8 @@ def test_branches_are_planned_with_their_trunk_and_asked_for_after_it(claim: Cla
         # 20 % of the steps lower the rate: until then, the run is its trunk.
         assert run.branches_at == {40: 32, 80: 64, 120: 96}[run.steps]
         assert run.own_steps == run.steps - run.branches_at
-    (every,) = {each for run in trunks for each in run.overrides if each.startswith("permanent_every=")}
-    assert every == "permanent_every=32"  # of 32, 64 and 96, so that there is a checkpoint at each
+    kept = {each for run in trunks for each in run.overrides if each.startswith("save_at=")}
+    assert kept == {"save_at=[32,64,96]"}
     trunk = next(run for run in trunks if run.purpose == "full budget")
     assert decay_begins(trunk.steps) >= 96
 

@@ -54,7 +54,7 @@ def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_a
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["claim=logicnest", "scale=nano", f"out={tmp_path / 'out'}"]) == 0
-    assert "not reproduced" in capsys.readouterr().out
+    assert "no effect or worse at nano: " in capsys.readouterr().out
     assert read(tmp_path / "out" / "results.json").command == "python scripts/reproduce.py claim=logicnest scale=nano"
     assert (tmp_path / "out" / "report.html").is_file()
 
