@@ -25,7 +25,7 @@ def table(results: Sequence[Results]) -> Table:
         [
             arm.label,
             _baseline(each).label,
-            numbers.estimate_and_interval(row),
+            _here(row),
             f"{each.verdict} ({each.scale})",
             *(", ".join(f"{x:.2f}×" for x in _numbers(others.get(study, []))) or numbers.MISSING for study in studies),
             _compared(row, others, each.notes),
@@ -52,6 +52,11 @@ def _arms(results: Results) -> list[tuple[Arm, Measure, dict[str, list[Published
         if row is not None:
             found.append((arm, row, others))
     return found
+
+
+def _here(row: Measure) -> str:
+    interval = numbers.interval(row)
+    return numbers.with_unit(numbers.estimate(row), row.unit) + (f" ({interval})" if interval else "")
 
 
 def _baseline(results: Results) -> Arm:
