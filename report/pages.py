@@ -122,7 +122,7 @@ def _one_line(text: str) -> str:
 
 def _is_safe(url: str | None) -> bool:
     """Whether a link may lead there: to the web, or to a file beside the report."""
-    return url is not None and (bool(re.match(r"https?://", url)) or ":" not in url)
+    return url is not None and url != "" and (bool(re.match(r"https?://", url)) or ":" not in url)
 
 
 def _script_safe(value: Any) -> Markup:

@@ -13,6 +13,7 @@ from reproduce.atlas import Atlas
 from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.evidence import Evidence
+from reproduce.plans import WSD
 from reproduce.protocols import Comparison
 from reproduce.regime import Surroundings
 from reproduce.sizes import sizes
@@ -32,9 +33,9 @@ def surroundings(found: Comparison[Any], evidence: Evidence, atlas: Atlas, folde
 
 
 def best_known(found: Comparison[Any], atlas: Atlas) -> dict[str, dict[int, float]]:
-    """Losses over T of all runs of the baseline's optimizer in the atlas, by name without the seed, and seed."""
+    """Losses over T of all runs of the baseline's optimizer and schedule in the atlas, by settings, and seed."""
     claim, losses = found.claim, dict[str, dict[int, float]]()
-    ours = _classes(configs.identity(composed((*claim.common, *claim.baseline.overrides))))
+    ours = _classes(configs.identity(composed((*WSD, *claim.common, *claim.baseline.overrides))))
     for known in atlas.finished():
         settings = known.settings
         is_alike = _classes(settings) == ours and settings.get("max_steps") == claim.fields.budget
@@ -78,8 +79,9 @@ def _data(claim: Claim[Any]) -> Path | None:
 
 
 def _classes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The classes of its optimizers, by key."""
-    return {key: value for key, value in settings.items() if key.startswith("optim.") and key.endswith(TARGET)}
+    """The classes of its optimizers and its schedule, by key."""
+    places = ("optim.", "schedule.")
+    return {key: value for key, value in settings.items() if key.startswith(places) and key.endswith(TARGET)}
 
 
 def _named(settings: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import stop_signals
 from report.content import verdict_at_scale
-from report.results import Results, ResultsError, read
+from report.results import Results, ResultsError, Table, read
 from reproduce import claims
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
     from reproduce.forecast import Forecast
 
-ROOT, LEDGER = Path(__file__).resolve().parents[1], "docs/claims"
+ROOT, LEDGER, ATLAS = Path(__file__).resolve().parents[1], "docs/claims", "atlas"
 COUNTS, PATHS, GPU = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger"), ("gpu", "mfu")
 OWN = ("claim", "scale", *PATHS, *COUNTS, *GPU)
 USUAL_MFU = 0.3
@@ -173,7 +173,8 @@ def _all(request: Request) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             statuses.append(EXIT_STATUS["bad input"])
     if not request.is_dry:
-        write_ledger({name: request.folder(name) for name in chosen}, request.ledger)
+        folders = {name: request.folder(name) for name in chosen}
+        write_ledger(folders, request.ledger, request.atlas or next(iter(folders.values())).parent / ATLAS)
     return next((status for status in statuses if status), 0)
 
 
@@ -254,8 +255,8 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
-    """Copies the reports of all claims that have results to the ledger, and writes its table of all that lie there.
+def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path) -> None:
+    """Copies the reports of all claims that have results to the ledger, and writes its tables of all that lie there.
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
@@ -275,9 +276,21 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
             shutil.copy(path, place / path.name)
         print(f"{name:22} {verdict_at_scale(results)}")
     rows = _in_ledger(ledger)
-    print(f"ledger  {write_table(rows, ledger)}")
+    print(f"ledger  {write_table(rows, ledger, _tables(rows, atlas))}")
     if ledger.resolve() == ROOT / LEDGER:
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
+
+
+def _tables(rows: Sequence[Results], atlas: Path) -> list[Table]:
+    """What the ledger shows beside its verdicts: what others found, and claims that have begun and are not finished."""
+    from reproduce import progress, signs  # import torch
+
+    done, begun = {(row.claim, row.scale) for row in rows}, []
+    for name in claims.names():
+        for scale in (each for each in claims.scales(name) if any(atlas.glob(f"{each}-*"))):
+            if (name, scale) not in done and (found := progress.progress(claims.load(name, scale), atlas)) is not None:
+                begun.append(found)
+    return [signs.table(rows), *([progress.table(begun)] if begun else [])]
 
 
 def _in_ledger(ledger: Path) -> list[Results]:

@@ -86,8 +86,11 @@ NOT_RUN = {
     "python scripts/reproduce.py claim=sophia_2x scale=nano --dry-run": NotRun(
         "it measures steps for half a minute", "tests/reproduce/test_command.py::test_a_dry_run_leaves_nothing_on_disk"
     ),
+    "python train.py <overrides of the run> optim.lr=6e-3 run_dir=reproductions/atlas/nano-1a2b3c4d/mine": NotRun(
+        "a form, not a command"
+    ),
     "python scripts/reproduce.py claim=sophia_2x scale=nano": NotRun(
-        "half an hour", "tests/reproduce/test_reproduction.py::test_a_sweep_of_real_runs_ends_in_a_report"
+        "an hour", "tests/reproduce/test_reproduction.py::test_a_sweep_of_real_runs_ends_in_a_report"
     ),
     "python scripts/reproduce.py claim=sophia_2x scale=small ranks=8 parallel=ddp": NotRun("days on eight GPUs"),
     "python scripts/reproduce.py claim=all scale=nano": NotRun(
