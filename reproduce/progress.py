@@ -1,6 +1,6 @@
 """How far a claim has come that is not finished, from the atlas alone: runs done, and hours that are left."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -8,7 +8,7 @@ from typing import Any
 
 from launch import run_files
 from report.results import Table
-from reproduce import protocols
+from reproduce import claims, protocols
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim
 from reproduce.plans import Planned
@@ -25,6 +25,19 @@ class Progress:
     left: int
     hours_done: float
     hours_left: float | None
+
+
+def begun(root: Path, done: Collection[tuple[str, str]]) -> list[Progress]:
+    """All claims, at every scale, that have runs in the atlases below root but are not among the done (claim, scale).
+
+    Raises: ClaimError, RecordsError, ReadingError: if a claim or a run cannot be read.
+    """
+    found = []
+    for name in claims.names():
+        for scale in claims.scales(name):
+            if (name, scale) not in done and any(root.glob(f"{scale}-*")):
+                found.append(progress(claims.load(name, scale), root))
+    return [each for each in found if each is not None]
 
 
 def progress(claim: Claim[Any], root: Path) -> Progress | None:

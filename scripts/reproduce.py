@@ -255,8 +255,10 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path) -> None:
+def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path | None = None) -> None:
     """Copies the reports of all claims that have results to the ledger, and writes its tables of all that lie there.
+
+    atlas: with the runs of claims that have begun and are not finished; None: of these nothing is said.
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
@@ -281,15 +283,11 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path) -> None
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
 
 
-def _tables(rows: Sequence[Results], atlas: Path) -> list[Table]:
+def _tables(rows: Sequence[Results], atlas: Path | None) -> list[Table]:
     """What the ledger shows beside its verdicts: what others found, and claims that have begun and are not finished."""
     from reproduce import progress, signs  # import torch
 
-    done, begun = {(row.claim, row.scale) for row in rows}, []
-    for name in claims.names():
-        for scale in (each for each in claims.scales(name) if any(atlas.glob(f"{each}-*"))):
-            if (name, scale) not in done and (found := progress.progress(claims.load(name, scale), atlas)) is not None:
-                begun.append(found)
+    begun = [] if atlas is None else progress.begun(atlas, {(row.claim, row.scale) for row in rows})
     return [signs.table(rows), *([progress.table(begun)] if begun else [])]
 
 

@@ -102,7 +102,7 @@ def test_a_loss_between_two_budgets_lies_on_the_line_over_log_steps() -> None:
 
 
 def test_the_undecayed_loss_is_the_one_on_the_way() -> None:
-    planned, _ = run("a", 160, 1, 4.0)
+    planned = run("a", 160, 1, 4.0).plan
     curve = {**EMPTY, "step": [40.0, 80.0], "val/loss": [6.0, 5.0]}
     on_its_way = Recorded(planned, Record("finished", 160, 4.0, 1.0, 1.0, curve))
     assert [records.undecayed(on_its_way, step) for step in (40, 80, 60)] == [6.0, 5.0, None]

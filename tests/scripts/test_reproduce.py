@@ -9,8 +9,6 @@ from report.results import read
 from reproduce.forecast import Forecast, Line
 from scripts import reproduce as command
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -65,11 +63,21 @@ def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_a
     assert "logicnest-nano/report.md" in (tmp_path / "ledger" / "README.md").read_text()
 
 
-def test_the_readme_beside_the_ledger_shows_its_verdicts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def logicnest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a claim that trains nothing."""
+    folder = tmp_path_factory.mktemp("reproductions") / "logicnest-nano"
+    assert command.main(["claim=logicnest", "scale=nano", f"out={folder}"]) == 0
+    return folder
+
+
+def test_the_readme_beside_the_ledger_shows_its_verdicts(
+    monkeypatch: pytest.MonkeyPatch, logicnest: Path, tmp_path: Path
+) -> None:
     monkeypatch.setattr(command, "ROOT", tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}{END}")
-    folders = {"logicnest": ROOT / "docs" / "claims" / "logicnest-nano"}
+    folders = {"logicnest": logicnest}
     command.write_ledger(folders, tmp_path / "elsewhere")
     assert "logicnest" not in readme.read_text()
     command.write_ledger(folders, tmp_path / "docs" / "claims")
@@ -111,12 +119,13 @@ def test_a_dry_run_counts_the_hours_of_a_named_gpu(
 
 def test_paths_have_home_and_variables_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    request = command.parse(["claim=all", "scale=nano", "out=~/out", "ledger=$HOME/ledger"])
+    request = command.parse(["claim=all", "scale=nano", "out=~/out", "ledger=$HOME/ledger", "atlas=~/runs"])
     assert (request.out, request.ledger) == (Path("/home/me/out"), Path("/home/me/ledger"))
+    assert request.atlas == Path("/home/me/runs")
 
 
-def test_a_ledger_takes_no_results_of_another_claim(tmp_path: Path) -> None:
-    content = json.loads((ROOT / "docs" / "claims" / "logicnest-nano" / "results.json").read_text())
+def test_a_ledger_takes_no_results_of_another_claim(logicnest: Path, tmp_path: Path) -> None:
+    content = json.loads((logicnest / "results.json").read_text())
     (tmp_path / "out").mkdir()
     (tmp_path / "keep").mkdir()
     for name, claim, scale in (
