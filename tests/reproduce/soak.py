@@ -2,8 +2,8 @@
 
     python tests/reproduce/soak.py --kills 10
 
-Too long for the suite. A claim whose arms are tuned, branch and are compared, on a model that trains in a moment; every
-second kill takes the command alone, the others its runs too.
+Too long for the suite: 82 runs or more. A claim whose arms are tuned, branch and are compared, on a model that trains in
+a moment; every second kill takes the command alone, the others its runs too.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CLAIM = ["claim=sophia_clip", "scale=nano", "seeds=1", "jobs=2", "data=synthetic", "model.n_layer=1", "model.n_head=2"]
-CLAIM += ["model.n_embd=16", "model.block_size=16", "global_batch=8", "micro_batch=8", "model.vocab_size=512"]
+CLAIM = ["claim=sophia_clip", "scale=nano", "seeds=1", "jobs=2", "model.n_layer=1", "model.n_head=2"]
+CLAIM += ["model.n_embd=16", "model.block_size=16", "global_batch=8", "micro_batch=8", "data.source.megabytes=1"]
+CLAIM += ["data.tokenizer.vocab_size=512"]
 TIMES = {"seconds", "date", "peak_bytes", "seconds in training steps"}  # keys
 PICTURES = {"step-time", "peak-memory"}
 COLUMNS = ("seconds", "peak memory")

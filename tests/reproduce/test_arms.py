@@ -104,12 +104,12 @@ def test_every_arm_ends_with_the_axes_that_all_have_unless_it_is_fixed() -> None
 
 @pytest.mark.slow  # composes every arm
 @pytest.mark.parametrize("scale", ["nano", "micro", "gpu"])
-def test_the_shipped_arms_of_all_claims_are_the_same_runs(scale: str) -> None:
+def test_arms_that_shipped_claims_tune_start_from_the_same_settings_in_all_of_them(scale: str) -> None:
     tuned: dict[tuple[str, ...], arms.ArmSpec] = {}
     for name in claims.names():
-        if scale in claims.scales(name):
-            claim = load(name, scale)
-            for arm in claim.arms if hasattr(claim.fields, "tuned_axes") else ():
+        claim = load(name, scale) if scale in claims.scales(name) else None
+        if claim is not None and claim.kind.protocols(claim):
+            for arm in (arm for arm in claim.arms if arm.axes):
                 first = tuned.setdefault(arm.overrides, arm)
                 assert (arm.axes, arm.usual) == (first.axes, first.usual), name
-    assert tuned
+    assert len(tuned) > 5
