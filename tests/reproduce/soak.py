@@ -2,8 +2,8 @@
 
     python tests/reproduce/soak.py --kills 10
 
-Too long for the suite: 82 runs or more. A claim whose arms are tuned, branch and are compared, on a model that trains in
-a moment; every second kill takes the command alone, the others its runs too.
+Too long for the suite: 82 runs or more. A claim whose arms are tuned, branch and are compared, on a model that trains
+in a moment; every second kill takes the command alone, the others its runs too.
 """
 
 import argparse
