@@ -206,7 +206,10 @@ def _check(claim: Claim[Any], where: str) -> None:
 
 
 def _with_overrides(claim: Claim[Any], overrides: Sequence[str]) -> Claim[Any]:
-    return Claim(**{**vars(claim), "common": (*claim.common, *overrides)})
+    """The claim with the user's overrides; who chooses a group's option, leaves the scale's settings of it."""
+    chosen = [key for key in (grammar.given(each).key for each in overrides) if key in configs.GROUPS]
+    kept = [each for each in claim.common if not _is_among(grammar.given(each).key.replace("/", "."), chosen)]
+    return Claim(**{**vars(claim), "common": (*kept, *overrides)})
 
 
 def _check_arms_compose(claim: Claim[Any], where: str) -> None:

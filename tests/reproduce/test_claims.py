@@ -347,3 +347,10 @@ def test_an_option_that_the_user_chooses_takes_the_place_of_the_files(write_clai
     claim = load("twice", "nano", ["data=synthetic", "seed=2"], folder=folder)
     config = composed(claim.common)
     assert (config.data.source["_target_"], config.seed, config.model["n_layer"]) == ("data.Synthetic", 2, 2)
+
+
+@pytest.mark.parametrize(("chosen", "left"), [("data=synthetic", "data."), ("model=nano", "model.")])
+def test_who_chooses_an_option_leaves_the_scales_settings_of_its_group(chosen: str, left: str) -> None:
+    claim = load("soap_40_35", "nano", [chosen])
+    assert not any(each.startswith(left) for each in claim.common) and claim.common[-1] == chosen
+    assert any(each.startswith(left) for each in load("soap_40_35", "nano").common)
