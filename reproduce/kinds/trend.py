@@ -159,7 +159,7 @@ def _change(claim: Claim[TrendFields], row: Change, places: Sequence[SpeedUp | N
     ends = f"{fields.axis} {fields.places[-1].value:g} over {fields.places[0].value:g}"
     interval, note = None, "a speed-up is missing"
     if first is not None and last is not None:
-        interval, note = _ratio(last.interval, first.interval), ""
+        interval, note = ratio(last.interval, first.interval), ""
         if first.censored or last.censored:
             note = "a speed-up lies beyond what was run, so the change is known by its bounds alone"
     expected = part(row.ratio, 1.0, log_scale=True)
@@ -169,7 +169,7 @@ def _change(claim: Claim[TrendFields], row: Change, places: Sequence[SpeedUp | N
     )
 
 
-def _ratio(above: Interval, below: Interval) -> Interval:
+def ratio(above: Interval, below: Interval) -> Interval:
     """The quotient of two independent speed-ups; an end that is not known leaves that of the quotient open."""
     if not (math.isfinite(above.estimate) and math.isfinite(below.estimate)):  # censored: the worst of both ends
         low = above.low / below.high if math.isfinite(below.high) else 0.0
