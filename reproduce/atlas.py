@@ -23,6 +23,7 @@ from reproduce.plans import Planned
 from reproduce.records import Record
 
 REGIME = ("data", "model", "global_batch", "precision")  # keys in which all runs of a folder agree
+OTHER_BATCH = "_x"  # nano_x4 is nano with four times the batch
 OTHERS = ("data.root",)  # keys below them that make no difference
 
 
@@ -38,7 +39,7 @@ class Atlas:
     """The folder of a claim's runs. root: of all atlases."""
 
     def __init__(self, root: Path, claim: Claim[Any]) -> None:
-        self.folder = root / f"{claim.scale}-{_regime(claim)}"
+        self.folder = root / f"{claim.scale.partition(OTHER_BATCH)[0]}-{_regime(claim)}"
 
     def place(self, planned: Planned) -> Path:
         """Where the run lies, or is to lie: whatever its arm was called before, its hash ends the name."""

@@ -10,7 +10,7 @@ from assembly.data import data_path
 from configs.plug_ins import TARGET
 from data import TokenDataset, is_prepared
 from report.results import read
-from reproduce.atlas import Atlas
+from reproduce.atlas import OTHER_BATCH, Atlas
 from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.evidence import Evidence
@@ -64,10 +64,10 @@ def second_batch(claim: Claim[Any], folder: Path) -> tuple[str, float] | None:
 
     The results of scale <scale>_x<factor>, beside those of the scale.
     """
-    for path in sorted(folder.glob(f"{claim.id}-{claim.scale}_x*/results.json")):
+    for path in sorted(folder.glob(f"{claim.id}-{claim.scale}{OTHER_BATCH}*/results.json")):
         with suppress(ValueError):  # of another version, or no factor
             results = read(path)
-            return results.verdict, float(results.scale.rpartition("_x")[2])
+            return results.verdict, float(results.scale.rpartition(OTHER_BATCH)[2])
     return None
 
 
