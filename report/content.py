@@ -13,8 +13,8 @@ CONTINUES = "The same command continues what was interrupted and skips runs that
 SCALES = {  # from small to large
     "nano": "A miniature GPT trained for minutes on two CPU cores. It can show how the arms compare at that size, and "
     "that the machinery measures; it cannot show what happens at the paper's size and number of tokens.",
-    "nano_x4": "As nano, with four times the batch and half as many steps. It can show whether a verdict depends on the "
-    "batch.",
+    "nano_x4": "As nano, with four times the batch and half as many steps. It can show whether a verdict depends on "
+    "the batch.",
     "micro": "A small GPT trained for hours on one machine. It can show how the arms compare at that size; the paper's "
     "size and number of tokens are tens of times larger, and what holds there may differ.",
     "gpu": "A small GPT trained on one GPU. It can show how the arms compare at that size; the paper's size and number "

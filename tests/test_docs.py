@@ -84,7 +84,8 @@ NOT_RUN = {
     ),
     "bash scripts/gpu.sh": NotRun("a GPU"),
     "python scripts/reproduce.py claim=sophia_2x scale=nano --dry-run": NotRun(
-        "it measures steps for half a minute", "tests/reproduce/test_command.py::test_a_dry_run_leaves_nothing_on_disk"
+        "it measures steps for half a minute",
+        "tests/reproduce/test_command.py::test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk",
     ),
     "python train.py <overrides of the run> optim.lr=6e-3 run_dir=reproductions/atlas/nano-1a2b3c4d/mine": NotRun(
         "a form, not a command"
