@@ -28,11 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from assembly.branch import differences, trunk_checkpoint
 from assembly.ending import ended_before, finish, show
-from assembly.run import READING, Run, counters, data_checksums, divergence_of, validation_batches
+from assembly.run import READING, Run, counters, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
-from configs import RunConfig, differences
+from configs import RunConfig
+from configs.start import Origin
 from data import Batch
 from launch.statuses import EXIT_STATUS
 from launch.stopping import StopRequest, interruptible
@@ -69,9 +71,8 @@ def train(config: RunConfig, strategy: Strategy) -> int:
     Raises: ValueError: if the configuration, the data or the run directory do not allow the run.
     """
     ranks, opening = strategy.ranks, f"opening {config.run_dir}"
-    open_directory = partial(
-        RunDirectory, Path(config.run_dir), resume=config.resume, differences=partial(differences, config)
-    )
+    is_other = partial(differences, config, strategy.precision)
+    open_directory = partial(RunDirectory, Path(config.run_dir), resume=config.resume, differences=is_other)
     with (
         interruptible(),
         closing(ranks.main_first(lambda: open_directory(is_main=ranks.is_main), opening)) as directory,
@@ -114,9 +115,8 @@ def loop(run: Run, stop: StopRequest) -> str:
         optimizer.step(measured=log_due, is_finite=is_finite)
         optimizer.zero_grad()
         run.step = step + 1
-
         is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
-        save_due = (run.step % config.save_every == 0 or is_asked_to_stop) and not is_last  # end() saves the last
+        save_due = (saves_at(config, run.step) or is_asked_to_stop) and not is_last  # end() saves the last
         if (log_due or save_due) and run.divergence.step is not None:
             return "diverged"
         if log_due:
@@ -133,6 +133,11 @@ def loop(run: Run, stop: StopRequest) -> str:
     row = evaluate(run)
     write(run, counters(run) | row)
     return end(run)
+
+
+def saves_at(config: RunConfig, step: int) -> bool:
+    """Whether the configuration asks for a checkpoint after so many steps."""
+    return step % config.save_every == 0 or step in (config.save_at or ())
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -165,34 +170,38 @@ def save(run: Run) -> None:
         state = counters(run) | {
             "losses": run.losses,
             "optim": optim_state,
-            "sequences_computed": run.strategy.sequences_computed,
             "clipped_steps": int(run.clipped_steps),
             "divergence": run.divergence.state(),
             "data": data_checksums(run),
+            "start_from": origin_facts(run),
         }
         run.store.save(Checkpoint(tensors | {f"optim.{name}": t for name, t in optim_tensors.items()}, state))
 
 
 def restore(run: Run) -> None:
-    """Continues from the newest checkpoint, if there is one, whichever ranks and strategy wrote it."""
+    """Continues from the newest checkpoint, whichever ranks and strategy wrote it, or else from that of start_from."""
     run.store.remove_temporaries()
-    saved = run.store.newest(set_aside=True)
+    saved = run.store.newest(set_aside=True) or trunk_checkpoint(run)
     if saved is None:
         return
+    is_own = run.origin is None
     if saved.state["data"] != data_checksums(run):
         raise CheckpointError(
-            f"the run in {run.directory.path} was trained on other data (checksum {saved.state['data']['train']}, "
-            f"now {run.train_data.checksum}): bring that data set back, or choose another run_dir"
+            f"the run in {saved.path.parents[1]} was trained on other data (checksum {saved.state['data']['train']}, "
+            f"now {run.train_data.checksum}): bring that data set back, or choose another "
+            f"{'run_dir' if is_own else 'start_from'}"
         )
     model = {f"model.{name}": p.detach() for name, p in run.model.named_parameters()}
     state = run.optimizer.empty_state(saved.group("optim"))
     saved.read_into(model | {f"optim.{name}": tensor for name, tensor in state.items()})
     run.optimizer.load_state(state, saved.state["optim"])
     if not run.strategy.has_finite_parameters():
-        raise CheckpointError(f"{saved.path} has parameters that are not finite; delete it to go on from one before it")
+        remedy = "delete it to go on from one before it" if is_own else "choose another start_from"
+        raise CheckpointError(f"{saved.path} has parameters that are not finite; {remedy}")
+    if is_own and (began := saved.state.get("start_from")):
+        run.origin = Origin(**began)
     run.step = saved.state["step"]
     run.losses = {name: math.nan if loss is None else loss for name, loss in saved.state["losses"].items()}
-    run.strategy.sequences_computed = saved.state["sequences_computed"]
     run.clipped_steps = saved.state["clipped_steps"]
     run.divergence = divergence_of(run.config, run.strategy, saved.state["divergence"])
     run.clock = Clock(saved.state["seconds"], run.strategy.synchronize)

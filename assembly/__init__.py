@@ -2,8 +2,10 @@
 
 run.py          Run: the parts of a run, its progress, and what is computed from them
 setting_up.py   makes the parts from a configuration
+branch.py       begins a run at a step of another one
 data.py         opens the prepared data set and this rank's loader
 model.py        builds the model
+cost.py         the FLOPs of a run
 sinks.py        opens and closes the sinks, and sends them rows of metrics
 ending.py       writes result.json, then shows how the run ended
 """

@@ -1,12 +1,14 @@
 """The parts of a run, its progress, and what is computed from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from assembly.cost import run_flops
 from configs import RunConfig
+from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
@@ -38,6 +40,7 @@ class Run:
     store: CheckpointStore
     divergence: Divergence
     clock: Clock
+    origin: Origin | None = None
     sinks: list[Sink] = field(default_factory=list)
     clipped_steps: int | Tensor = 0  # steps whose gradient norm exceeded grad_clip; a tensor on the device
     step: int = 0  # the next one to run
@@ -66,13 +69,18 @@ def counters(run: Run) -> dict[str, float]:
         "step": run.step,
         "tokens": run.step * run.config.global_batch * seq_len,
         "seconds": run.clock.seconds,
-        "flops": run.strategy.sequences_computed * seq_len * run.flops_per_token,
+        "flops": run_flops(run.flops_per_token, seq_len, run.config.global_batch, run.optimizer, run.step),
     }
 
 
 def data_checksums(run: Run) -> dict[str, str]:
     """Returns the checksums of the data, by split."""
     return {"train": run.train_data.checksum, "val": run.val_data.checksum}
+
+
+def origin_facts(run: Run) -> dict[str, Any] | None:
+    """Returns where the run began, for env.json and checkpoints; None: at step 0."""
+    return None if run.origin is None else asdict(run.origin)
 
 
 def divergence_of(config: RunConfig, strategy: Strategy, saved: dict[str, Any] | None = None) -> Divergence:

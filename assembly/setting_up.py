@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 import torch
 
+from assembly.branch import origin_unless_begun
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
-from assembly.run import READING, Run, data_checksums, divergence_of, validation_batches
+from assembly.run import READING, Run, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
@@ -45,6 +46,9 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
+    origin = strategy.ranks.from_main(
+        lambda: origin_unless_begun(config, strategy.precision, directory), "checking start_from"
+    )
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"
     )
@@ -65,19 +69,26 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         flops_per_token=flops_per_token(model),
         optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
         schedule=plug_in(config.schedule, max_steps=config.max_steps),
-        store=CheckpointStore(
-            directory.checkpoints,
-            keep=config.keep_checkpoints,
-            permanent_every=config.permanent_every,
-            ranks=strategy.ranks,
-            watch=strategy.watch,
-        ),
+        store=open_store(config, strategy, directory),
         divergence=divergence_of(config, strategy),
         clock=Clock(0.0, strategy.synchronize),
+        origin=origin,
     )
     stack.callback(run.store.wait)
     next(validation_batches(run))  # fails here if eval_sequences is more than there is
     return run
+
+
+def open_store(config: RunConfig, strategy: Strategy, directory: RunDirectory) -> CheckpointStore:
+    """Returns the store of the run's checkpoints; every rank must call this."""
+    return CheckpointStore(
+        directory.checkpoints,
+        keep=config.keep_checkpoints,
+        permanent_every=config.permanent_every,
+        permanent_at=config.save_at or (),
+        ranks=strategy.ranks,
+        watch=strategy.watch,
+    )
 
 
 def begin(run: Run, stack: ExitStack) -> None:
@@ -88,6 +99,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     config, strategy, path = run.config, run.strategy, run.directory.path
     plugged = configured_sinks(run)
     facts = {"precision": strategy.precision, "compiled": strategy.compiled, "data": data_checksums(run)}
+    facts |= {"start_from": origin_facts(run)}
     facts |= {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
     tokenizer_json = json.dumps(load_tokenizer(run.train_data.path).to_json())
     described = environment.describe(strategy.device, **facts)
@@ -98,7 +110,8 @@ def begin(run: Run, stack: ExitStack) -> None:
     if remark := getattr(run.schedule, "remark", ""):  # a user's own class need only have apply()
         print(f"warning: {remark}", file=sys.stderr)
     if run.step:
-        print(f"continuing at step {run.step} of {config.max_steps}")
+        of = f"{run.origin.run}, " if run.origin and run.origin.step == run.step else ""
+        print(f"continuing {of}at step {run.step} of {config.max_steps}")
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
 

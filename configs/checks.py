@@ -11,6 +11,7 @@ from configs.annotations import is_fraction
 from configs.errors import ConfigError
 from configs.schema import DataConfig, Rule, RunConfig, rules
 from configs.signatures import REQUIRED, Argument, arguments_of
+from configs.start import start_of
 from files.errors import shown
 
 MOST = 1 << 63  # what 64 bits count to
@@ -26,6 +27,7 @@ def check_values(config: DictConfig) -> None:
     _check_arguments(config.data, "data.", arguments_of(DataConfig))
     for key, _, rule in rules():
         _check_rule(config, key, rule)
+    _check_steps(config)
     for node in plug_ins.nodes(config):
         for key in node.seam.besides & set(node.content):
             _check_roles(f"{node.key}.{key}", node.content[key])
@@ -60,10 +62,23 @@ def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
         OmegaConf.update(config, key, chosen)
     if value is None:
         return
-    if rule.least is not None and value < rule.least:
+    values = list(value) if isinstance(value, ListConfig) else [value]
+    if rule.least is not None and any(each < rule.least for each in values):
         raise ConfigError(f"{key}={value} must be >= {rule.least:g}")
     if rule.above is not None and not value > rule.above:
         raise ConfigError(f"{key}={value} must be > {rule.above:g}, or null for off")
+
+
+def _check_steps(config: DictConfig) -> None:
+    """Steps that other keys name must lie within the run."""
+    steps = {"save_at": max(config.save_at or [], default=0)}
+    if config.start_from is not None:
+        steps["start_from"] = start_of(config.start_from)[1]
+    for key, step in steps.items():
+        if step > config.max_steps:
+            raise ConfigError(
+                f"{key}={shown(config[key])} has a step beyond the run's last, max_steps={config.max_steps}"
+            )
 
 
 def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argument]) -> None:

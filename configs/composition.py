@@ -43,6 +43,7 @@ from files.reading import read_yaml
 
 FOLDER = Path(__file__).parent
 GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
+NAMED_IF_SET = keys_that("is_named_if_set")
 LISTS = frozenset(place for place, seam in SEAMS.items() if seam.holds_several)
 ARGUMENTS = {  # by group; what stands in a seam is checked when the configuration is complete
     group: {
@@ -115,12 +116,14 @@ def _composed(overrides: Sequence[str]) -> Composed:
     unfilled = plain(config)
     plug_ins.drop_defaults(unfilled, base)
     plug_ins.fill(config)
-    found = flat(unfilled)
+    found = {key: each for key, each in flat(unfilled).items() if each is not None or key not in NAMED_IF_SET}
     if config.run_dir is None:
         config.run_dir = f"runs/{_run_name(unfilled, base, options, found)}"
     for key in PATHS:
+        if (typed_path := OmegaConf.select(config, key)) is None:
+            continue
         try:
-            path = expanded(OmegaConf.select(config, key), key)
+            path = expanded(typed_path, key)
         except PathError as error:
             raise ConfigError(str(error)) from None
         OmegaConf.update(config, key, escaped(str(path)))

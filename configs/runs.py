@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from configs import plug_ins, schema
 from configs.errors import ConfigError
 from configs.schema import SEAMS, RunConfig, default_of, keys_that, rules
+from configs.start import recorded, start_differences
 from files.errors import shown
 from files.reading import read_yaml
 
@@ -25,10 +26,20 @@ def differences(config: RunConfig, path: Path) -> list[str]:
 
     Both with the defaults of their constructors, so that a setting may be left out or written down.
 
-    Raises: ReadingError: if the file cannot be read. ConfigError: if it is not there.
+    Raises: ReadingError: if a file of the run cannot be read. ConfigError: if there is no config.yaml.
     """
+    return [*_differing(config, path, frozenset()), *start_differences(config.start_from, recorded(path.parent))]
+
+
+def differences_from_trunk(config: RunConfig, path: Path) -> list[str]:
+    """As differences, of what must agree with the run that start_from names."""
+    return _differing(config, path, keys_that("may_differ_in_branch"))
+
+
+def _differing(config: RunConfig, path: Path, may_differ: frozenset[str]) -> list[str]:
     known = frozenset(node.target for node in plug_ins.nodes(plain(config)))
-    ours, theirs = identity(filled(config, known)), identity(read_config(path, known))
+    both = filled(config, known), read_config(path, known)
+    ours, theirs = (without(identity(each), may_differ) for each in both)
     return [
         f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
         for key in sorted(ours.keys() | theirs.keys())

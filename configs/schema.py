@@ -26,6 +26,8 @@ class Rule:
     is_conduct: bool = False  # how it computes and what it keeps: part of its name, free to change when it continues
     is_path: bool = False  # ~ and $VARIABLE are replaced
     is_free_text: bool = False  # taken as typed, whatever it is
+    is_named_if_set: bool = False  # no part of the name while it is null; for keys that are younger than known names
+    may_differ_in_branch: bool = False  # from the run that start_from names; the rest must be as it is there
 
 
 def key(default: Any, meaning: str, **rule: Any) -> Any:
@@ -35,14 +37,19 @@ def key(default: Any, meaning: str, **rule: Any) -> Any:
 
 @dataclass
 class DataConfig:
-    """The keys of the group data; each option sets their defaults, data.prepare and the loader check their ranges."""
+    """The keys of the group data; each option sets their defaults, data.prepare and the loader check their ranges.
 
-    source: Node = key(MISSING, "where the documents come from")
-    tokenizer: Node = key(MISSING, "how text becomes token ids")
+    A branch may name source, tokenizer and split otherwise: it compares the checksums of what they make.
+    """
+
+    source: Node = key(MISSING, "where the documents come from", may_differ_in_branch=True)
+    tokenizer: Node = key(MISSING, "how text becomes token ids", may_differ_in_branch=True)
     root: str = key(MISSING, "folder of prepared data sets", is_place=True, is_path=True)
-    val_fraction: float | None = key(MISSING, "of the documents, for validation; null: as the source has it")
-    split_seed: int = key(MISSING, "of the split")
-    shard_tokens: int = key(MISSING, "tokens in a file")
+    val_fraction: float | None = key(
+        MISSING, "of the documents, for validation; null: as the source has it", may_differ_in_branch=True
+    )
+    split_seed: int = key(MISSING, "of the split", may_differ_in_branch=True)
+    shard_tokens: int = key(MISSING, "tokens in a file", may_differ_in_branch=True)
     workers: int | None = key(MISSING, "threads that prepare; null: one per core", is_place=True)
     order: str = key(MISSING, "random: crops with replacement; shuffled: every window once per epoch")
     prompt: str = key(MISSING, "what the sample at the end continues, as typed", is_place=True, is_free_text=True)
@@ -60,11 +67,11 @@ class RunConfig:
     model: Any = key(MISSING, "the architecture and its size")
     data: DataConfig = key(MISSING, "corpus, tokenizer, split and order")
     optim: Any = key(MISSING, "the optimizer, or one for each role of parameters")
-    schedule: Any = key(MISSING, "learning rate over steps")
+    schedule: Any = key(MISSING, "learning rate over steps", may_differ_in_branch=True)
     parallel: Any = key(MISSING, "one process, DDP or FSDP2", is_conduct=True)
     logging: Any = key(MISSING, "where rows of metrics go beside metrics.jsonl and the console", is_place=True)
 
-    max_steps: int = key(500, "optimizer steps", least=1)
+    max_steps: int = key(500, "optimizer steps", least=1, may_differ_in_branch=True)
     global_batch: int = key(8, "sequences per optimizer step, over all ranks", least=1)
     micro_batch: int = key(
         8, "sequences per forward pass of one rank; accumulation follows from it", least=1, is_conduct=True
@@ -72,12 +79,23 @@ class RunConfig:
     grad_clip: float | None = key(1.0, "largest global norm of the gradient", above=0)
     seed: int = key(1337, "of the initial parameters, the order of the data, dropout and label noise", least=0)
 
-    eval_every: int = key(50, "steps; also before the first step and after the last", least=1)
-    eval_sequences: int = key(128, "spread evenly over the validation set, the same ones every time", least=1)
+    eval_every: int = key(
+        50, "steps; also before the first step and after the last", least=1, may_differ_in_branch=True
+    )
+    eval_sequences: int = key(
+        128, "spread evenly over the validation set, the same ones every time", least=1, may_differ_in_branch=True
+    )
     log_every: int = key(10, "steps", least=1, is_conduct=True)
     save_every: int = key(100, "steps; also after the last", least=1, is_conduct=True)
     keep_checkpoints: int = key(2, "the newest ones", least=1, is_conduct=True)
     permanent_every: int | None = key(None, "steps; checkpoints that are never deleted", least=1, is_conduct=True)
+    save_at: list[int] | None = key(
+        None,
+        "steps after which a checkpoint is also saved, never to be deleted",
+        least=1,
+        is_conduct=True,
+        is_named_if_set=True,
+    )
     sample_tokens: int = key(200, "of the continuation printed at the end; 0: none", least=0, is_place=True)
 
     max_nonfinite: int | None = key(
@@ -99,6 +117,13 @@ class RunConfig:
         is_place=True,
         is_path=True,
     )
+    start_from: str | None = key(
+        None,
+        "RUN@STEP: begin with the checkpoint of that step in that run's directory; null: at step 0",
+        is_path=True,
+        is_conduct=True,
+        is_named_if_set=True,
+    )
     resume: str = key(
         "auto",
         "auto: continue an unfinished run; never: refuse a used folder; must: refuse a fresh one",
@@ -107,7 +132,10 @@ class RunConfig:
     )
     device: str = key("auto", "auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), is_conduct=True)
     precision: str = key(
-        "auto", "auto: bf16 where the device computes it natively; bf16: autocast", choices=("auto", "bf16", "fp32")
+        "auto",
+        "auto: bf16 where the device computes it natively; bf16: autocast",
+        choices=("auto", "bf16", "fp32"),
+        may_differ_in_branch=True,  # what auto stands for is compared
     )
     compile: str = key("auto", "auto: on CUDA", choices=("auto", "true", "false"), is_conduct=True)
     timeout_seconds: float = key(600.0, "how long all ranks may stand still", least=1, is_place=True)

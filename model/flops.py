@@ -2,7 +2,8 @@
 
 Convention (Kaplan et al. 2020 and PaLM's appendix B): matrix products only; a multiply-add is two operations;
 attention counts full T x T score matrices although the mask makes half of them unnecessary, so that utilisation
-compares with published figures. The head counts its padded rows, since they are computed.
+compares with published figures. The head counts its padded rows, since they are computed. Optimizers count their own
+products by the same convention, and factorisations by textbook figures (optim/kronecker.py).
 """
 
 import re

@@ -55,6 +55,7 @@ class Curvature(ABC):
     """
 
     rho: ClassVar[float | None] = None  # the paper's gamma for this estimator; None: to be given
+    passes_per_sequence: ClassVar[int] = 1  # FLOPs of a sequence of an estimate over those of a training sequence
 
     def __init__(self, every: int, sequences: int | None, fraction: float, paper_code: bool) -> None:
         if every < 1:
@@ -72,6 +73,19 @@ class Curvature(ABC):
     def first_step(self) -> int:
         """The 0-based step of the first estimate."""
         return self.every if self.paper_code else 0
+
+    def passes(self, steps: int) -> int:
+        """What the estimates of a run's first `steps` steps cost, in forward and backward passes of a sequence.
+
+        Only of an estimator that is bound.
+        """
+        return len(range(self.first_step, steps, self.every)) * self._sequences * self.passes_per_sequence
+
+    @property
+    def _sequences(self) -> int:
+        """How many an estimate uses."""
+        share = max(1, round(self.fraction * self._global_batch))
+        return share if self.sequences is None else self.sequences
 
     def bind(
         self, optimizer: TakesCurvature, parameters: Iterable[nn.Parameter], *, seed: int, global_batch: int
@@ -101,8 +115,7 @@ class Curvature(ABC):
         owned = {param: None for group in self._optimizer.param_groups for param in group["params"]}  # in their order
         self._parameters += [param for param in owned if param not in known]  # of groups added since
         self._forget_gradients()
-        share = max(1, round(self.fraction * self._global_batch))
-        sequences = share if self.sequences is None else self.sequences
+        sequences = self._sequences
         estimates = self.estimate(step, sub_batch(batches, sequences, self._global_batch), forward_backward, sequences)
         self._optimizer.update_curvature({param: e for param, e in estimates.items() if param in owned})
         self._forget_gradients()
@@ -165,12 +178,16 @@ class Hutchinson(Curvature):
     u * (H u) with u ~ N(0, I) is an unbiased estimate of the diagonal of H, the Hessian of the mean loss with the true
     labels. It may be negative. Paper: every 10 steps, on 32 of 480 sequences. Attention runs on torch's math kernel,
     the only one with a second derivative, and the model runs uncompiled. paper_code: none before the first k steps.
+    Costs three times the forward and backward pass of its sequences. Of a matrix product Y = X W forward is one product
+    and backward two, dX = dY W^T and dW = X^T dY. Each of these three has two factors, and the second backward pass
+    needs two products for each: six. That makes nine, where training makes three; attention's products likewise.
 
     Raises: also ValueError: from bind, if parameters are sharded across ranks, whose hooks break the second
     derivative's graph. RuntimeError: from update, if something in the model has no second derivative.
     """
 
     rho = 0.01
+    passes_per_sequence = 3
 
     def __init__(
         self, every: int = 10, sequences: int | None = None, fraction: float = 1 / 15, *, paper_code: bool = False

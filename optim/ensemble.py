@@ -65,6 +65,13 @@ class OptimizerSet:
         intervals = [interval for member in self.members for interval in member.refresh_intervals()]
         return math.lcm(*(estimator.every for estimator in self.estimators), *intervals)
 
+    def flops(self, steps: int) -> float:
+        """FLOPs of the matrix products and factorisations of the first `steps` steps; those of foreign members count 0.
+
+        Without the estimators' passes, see Curvature.passes.
+        """
+        return sum(member.flops_of_all(steps) for member in self.members)
+
     def init_state(self) -> None:
         """Makes the state of every parameter; where members are foreign, only on the meta device."""
         for member in self.members:

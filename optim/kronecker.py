@@ -19,6 +19,12 @@ def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:
         factor[rows, through].addmm_(grad[rows], grad[through].mT, beta=keep, alpha=weight)
 
 
+def outer_flops(m: int, n: int) -> float:
+    """FLOPs of add_outer for grad (m, n)."""
+    numbers: int = sum((rows.stop - rows.start) * through.stop for rows, through in _lower_blocks(m))
+    return 2.0 * numbers * n
+
+
 def mirrored(factor: Tensor) -> Tensor:
     """The factor, its upper triangle made that of the lower one, in place."""
     for rows, through in _lower_blocks(len(factor)):
@@ -44,6 +50,15 @@ def eigen(factor: Tensor) -> tuple[Tensor, Tensor] | None:
     return None
 
 
+def eigen_flops(n: int) -> float:
+    """FLOPs of eigen for a factor (n, n): 9 n^3.
+
+    Of the symmetric QR algorithm with eigenvectors (Golub & Van Loan, Matrix Computations, 4th ed., section 8.3). The
+    divide and conquer that LAPACK and cuSOLVER offer takes as many or fewer, depending on the matrix.
+    """
+    return 9.0 * n**3
+
+
 def orthonormal_rows(matrix: Tensor) -> Tensor:
     """The rows (n, n), each made orthonormal to those above it: the transposed orthogonal factor of qr(matrixᵀ).
 
@@ -51,6 +66,14 @@ def orthonormal_rows(matrix: Tensor) -> Tensor:
     """
     orthogonal: Tensor = torch.linalg.householder_product(*torch.geqrf(matrix.mT))
     return orthogonal.mT
+
+
+def orthonormal_flops(n: int) -> float:
+    """FLOPs of orthonormal_rows for a matrix (n, n): 8/3 n^3.
+
+    4/3 n^3 for Householder's reflections and as many for the product of them, Q (Golub & Van Loan, section 5.2).
+    """
+    return 8 / 3 * n**3
 
 
 def _lower_blocks(n: int) -> Iterator[tuple[slice, slice]]:

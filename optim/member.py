@@ -56,6 +56,9 @@ class Member(Protocol):
     def refresh_intervals(self) -> list[int]:
         """Steps between expensive refreshes, of every group that has them."""
 
+    def flops_of_all(self, steps: int) -> float:
+        """FLOPs of matrix products and factorisations in the first `steps` steps; 0 of a foreign optimizer: unknown."""
+
     def init_state(self) -> None:
         """Makes the state of every parameter; of a foreign optimizer only on the meta device."""
 
@@ -151,6 +154,10 @@ class ForeignMember(Member):
     @override
     def refresh_intervals(self) -> list[int]:
         return []  # unknown
+
+    @override
+    def flops_of_all(self, steps: int) -> float:
+        return 0.0
 
     @override
     def init_state(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, within
+from .kronecker import outer_flops
 
 
 class Refreshes:
@@ -63,11 +65,21 @@ class KroneckerOptimizer(RuleOptimizer):
     def refresh_interval(self, hp: Hyper) -> int | None:
         return int(hp.precondition_frequency)
 
-    @override
-    def cost(self, shape: Shape, hp: Hyper) -> float:
-        # Of each side n: products of the factor, and of what is made of it, with the parameter, and a factorisation.
-        numbers = super().cost(shape, hp)
-        return numbers + sum(2 * (shape[axis] ** 3 + shape[axis] * numbers) for axis in self.sides(shape, hp).values())
+    @abstractmethod
+    def refreshes(self, hp: Hyper, steps: int) -> int:
+        """How many of the first `steps` steps factorise."""
+
+    def is_due(self, hp: Hyper) -> bool:
+        """Whether step hp.t factorises."""
+        return self.refreshes(hp, hp.t) > self.refreshes(hp, hp.t - 1)
+
+    def outer_flops(self, shape: Shape, hp: Hyper) -> float:
+        """FLOPs of a step's updates of the factors of a parameter of this shape."""
+        return sum(outer_flops(shape[axis], shape[1 - axis]) for axis in self.sides(shape, hp).values())
+
+    def product_flops(self, shape: Shape, hp: Hyper) -> float:
+        """FLOPs of the products of a parameter of this shape with a square matrix on each side that has a factor."""
+        return sum(2.0 * shape[axis] * math.prod(shape) for axis in self.sides(shape, hp).values())
 
     @override
     def diagnostics(self) -> dict[str, Tensor]:

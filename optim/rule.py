@@ -10,7 +10,8 @@ where needed also
     refresh(grad, param, state, hp)        before every direction: what is rare or factorises (QR, eigh, SVD), or
                                            branches on t; never compiled. Not for elementwise rules
     refresh_interval(hp)                   how often refresh does its rare part, for those who time steps
-    cost(shape, hp)                        how much arithmetic a step is, for ranks that share parameters
+    flops(shape, hp, steps)                what its matrix products and factorisations cost, 0 without any: for a run's
+                                           FLOPs, and for ranks that share parameters
     moves(hp)                              whether this step moves the parameters at all; raises if an input is missing
     check(hp)                              the ranges of its own hyperparameters
     gate(state)                            a count in the state; the parameter does not move while it is 0
@@ -95,9 +96,13 @@ class Rule(ABC):
         """Steps from one expensive refresh to the next; None if every step is the same work."""
         return None
 
-    def cost(self, shape: Shape, hp: Hyper) -> float:
-        """Multiplications of a step for a parameter of this shape, to the precision that sharing the work needs."""
-        return math.prod(shape)
+    def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
+        """FLOPs of the matrix products and factorisations of the first `steps` steps of a parameter of this shape.
+
+        A multiply-add is two. Operations per number, such as Adam's, do not count, as in the model; nor does it matter
+        on how many ranks they happen.
+        """
+        return 0.0
 
     def moves(self, hp: Hyper) -> bool:
         """Whether step hp.t changes the parameters; a first step may only fill the state."""

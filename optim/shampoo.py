@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import add_outer, eigen, mirrored
+from .kronecker import add_outer, eigen, eigen_flops, mirrored
 from .preconditioner import KroneckerOptimizer
 
 GRAFTINGS = (None, "adam", "sgd")
@@ -87,12 +87,23 @@ class Shampoo(KroneckerOptimizer):
         sides, (keep, weight) = self.sides(tuple(grad.shape), hp), _weights(hp)
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
-        is_first = hp.t == 1 and hp.grafting is None
-        if sides and (is_first or hp.t % hp.precondition_frequency == 0):
+        if sides and self.is_due(hp):
             with self._refreshes:
                 for side in sides:
                     exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
                     state[self.kept].add_(_refresh_root(state, side, exponent, hp))
+
+    @override
+    def refreshes(self, hp: Hyper, steps: int) -> int:
+        every = int(hp.precondition_frequency)
+        return steps // every + (hp.grafting is None and every > 1 and steps >= 1)
+
+    @override
+    def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
+        found = steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp))
+        for n in (shape[axis] for axis in self.sides(shape, hp).values()):
+            found += self.refreshes(hp, steps) * (eigen_flops(n) + 2.0 * n**3)  # of a root: half @ half^T
+        return found
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import add_outer, eigen, mirrored, orthonormal_rows
+from .kronecker import add_outer, eigen, eigen_flops, mirrored, orthonormal_flops, orthonormal_rows
 from .moments import moments_spec, update_moments
 from .preconditioner import KroneckerOptimizer
 
@@ -110,12 +110,30 @@ class SOAP(KroneckerOptimizer):
         # The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
         # begin: nothing in between reads them.
         sides = self.sides(tuple(grad.shape), hp)
-        if sides and hp.t > 1 and (hp.t == 2 or (self._updates(hp) - 1) % hp.precondition_frequency == 0):
+        if sides and self.is_due(hp):
             with self._refreshes:
                 _refresh_bases(sides, state, hp)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
+
+    @override
+    def refreshes(self, hp: Hyper, steps: int) -> int:
+        # The second step's, and one every precondition_frequency updates after the first update.
+        every = int(hp.precondition_frequency)
+        later: int = 1 + every + (hp.first_step == "skip")
+        return len(range(later, steps + 1, every)) + (steps >= 2 and later > 2)
+
+    @override
+    def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
+        updates, refreshes = max(0, steps - (hp.first_step == "skip")), self.refreshes(hp, steps)
+        found: float = steps * self.outer_flops(shape, hp)
+        # There and back again: the gradient and its update, at a refresh the momentum.
+        found += 2 * (updates + refreshes) * self.product_flops(shape, hp)
+        first = min(1, refreshes)  # finds eigenvectors, the others orthonormal ones
+        for n in (shape[axis] for axis in self.sides(shape, hp).values()):
+            found += refreshes * 2.0 * n**3 + first * eigen_flops(n) + (refreshes - first) * orthonormal_flops(n)
+        return found
 
     @override
     def diagnostics(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """A rule's parameter groups and state: which tensors each parameter has, and which rank keeps them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from inspect import signature
 from typing import Any
@@ -14,6 +15,7 @@ from .groups import Group
 from .rule import Hyper, Rule, Spec, State, working_dtype
 from .sharding import Owners, group_of, groups_of, is_sharded, total, zeros
 
+COST_STEPS = 1000  # whose mean work decides which rank computes a parameter
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -74,6 +76,16 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         found = [self.refresh_interval(self._hyper(group)) for group in self.param_groups]
         return [interval for interval in found if interval is not None]
 
+    def flops_of_all(self, steps: int) -> float:
+        """FLOPs of the first `steps` steps of all parameters, see Rule.flops."""
+        if type(self).flops is Rule.flops:
+            return 0.0  # asked for in every step, of optimizers whose steps may be short
+        found = 0.0
+        for group in self.param_groups:
+            hp, shapes = self._hyper(group), Counter(tuple(param.shape) for param in group["params"])
+            found += sum(n * self.flops(shape, hp, steps) for shape, n in shapes.items())
+        return found
+
     def init_state(self) -> None:
         """Makes the state of every parameter that has none yet, as the first step would."""
         for group in self.param_groups:
@@ -127,7 +139,8 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         return next((param for group in self.param_groups for param in group["params"] if is_sharded(param)), None)
 
     def _cost(self, param: Tensor, group: Group) -> float:
-        return self.cost(tuple(param.shape), self._hyper(group))
+        """The work of a step, in operations, to the precision that sharing it needs."""
+        return param.numel() + self.flops(tuple(param.shape), self._hyper(group), COST_STEPS) / COST_STEPS
 
     def _hyper(self, group: Group, **more: Any) -> Hyper:
         """A group as attributes, its settings as numbers of Python's."""

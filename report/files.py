@@ -5,19 +5,22 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from report.figures import check, draw, slots
+from report.figures import FigureError, check, slots
 from report.numbers import exact
 from report.pages import as_html, as_markdown
+from report.paper import draw
 from report.results import Results
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:
     """Writes report.html, report.md, curves.csv, a CSV per table and every figure's PNG and PDF; their paths.
 
-    Raises: FigureError: before anything is written, if a figure cannot be drawn.
+    Raises: FigureError: before anything is written, if a figure cannot be drawn, or key_figure names none.
     """
     for figure in results.figures:
         check(figure)
+    if results.key_figure and results.key_figure not in (names := [figure.name for figure in results.figures]):
+        raise FigureError(f"key_figure={results.key_figure!r} must be one of the figures: {', '.join(names) or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
     places = slots([arm.name for arm in results.arms])
     paths = [folder / "report.html", folder / "report.md"]

@@ -4,51 +4,49 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from report import numbers
+from report.numbers import is_known, known_bounds
 from report.results import Measure
 
-WORDS = {"no_effect": "no effect", "claimed": "claimed"}
+WIDTH, HEIGHT = 132, 22
 
 
 class Mark(NamedTuple):
-    """A line across the rail. kind: a key of WORDS; words: what stands at it, if anything."""
+    """A line across the rail. kind: "no_effect" or "claimed"."""
 
     kind: str
     x: float
-    anchor: str  # where the words begin or end: "start" or "end"
-    words: str
 
 
 class Picture(NamedTuple):
-    """In pixels; bar: from where to where the interval reaches, None without one."""
+    """In pixels; dot: None where the number lies beyond what was run.
+
+    bar: where the interval begins and how wide it is, None without one.
+    """
 
     width: int
     height: int
-    dot: float
+    dot: float | None
     bar: tuple[float, float] | None
     marks: list[Mark]
 
 
-def picture(measure: Measure, *, is_large: bool = False) -> Picture | None:
-    """The picture, large with words at its marks; None where there is nothing to see."""
+def picture(measure: Measure) -> Picture | None:
+    """The picture; None where there is nothing to see."""
     marks = {"no_effect": measure.no_effect, "claimed": measure.claimed}
-    drawn = [value for value in (measure.low, measure.high, *marks.values()) if value is not None]
-    if measure.estimate is None or not drawn:
+    low, high = known_bounds(measure)
+    others = [value for value in (low, high, *marks.values()) if value is not None]
+    if not is_known(measure) or not others:
         return None
-    width, height = (320, 64) if is_large else (132, 22)
-    place = _scale([measure.estimate, *drawn], width, measure.log_scale)
+    estimate = [measure.estimate] if measure.estimate is not None else []
+    place = _scale([*estimate, *others], WIDTH, measure.log_scale)
     bar = None
-    if (measure.low, measure.high) != (None, None):  # open towards where it has no bound
-        low = 0.0 if measure.low is None else place(measure.low)
-        high = float(width) if measure.high is None else place(measure.high)
-        bar = low, max(high - low, 1.0)
-    found = []
-    for kind, value in marks.items():
-        if value is not None:
-            x = place(value)
-            words = f"{WORDS[kind]} {numbers.with_unit(numbers.digits(value), measure.unit)}" if is_large else ""
-            found.append(Mark(kind, x, "start" if x < width / 2 else "end", words))
-    return Picture(width, height, place(measure.estimate), bar, found)
+    if (low, high) != (None, None):  # open towards where it has no bound
+        left = 0.0 if low is None else place(low)
+        right = float(WIDTH) if high is None else place(high)
+        bar = left, max(right - left, 1.0)
+    dot = None if measure.censored or measure.estimate is None else place(measure.estimate)
+    drawn = [Mark(kind, place(value)) for kind, value in marks.items() if value is not None]
+    return Picture(WIDTH, HEIGHT, dot, bar, drawn)
 
 
 def _scale(values: Sequence[float], width: float, log: bool) -> Callable[[float], float]:

@@ -4,14 +4,14 @@ import math
 
 from report.results import Measure
 
-MISSING = "–"
+MISSING, NOT_MEASURED = "–", "not measured"
 NATS = "nats per token"  # the unit of losses
 TIMES = ("x", "×")  # the unit of ratios
 
 
 def in_words(measure: Measure) -> str:
     """A measure as a clause: label, number, interval and claim."""
-    if measure.estimate is None:
+    if not is_known(measure):
         return f"{measure.label} could not be measured{f': {measure.note}' if measure.note else ''}"
     parts = [f"{measure.label} is {with_unit(estimate(measure), measure.unit)}", interval(measure)]
     if measure.claimed is not None:
@@ -19,41 +19,75 @@ def in_words(measure: Measure) -> str:
     return ", ".join(filter(None, parts))
 
 
-def estimate_and_interval(measure: Measure) -> str:
-    """The number, and its interval in brackets."""
-    if measure.estimate is None:
-        return "not measured"
-    words = interval(measure)
-    return with_unit(estimate(measure), measure.unit) + (f" ({words})" if words else "")
+def measured(measure: Measure) -> str:
+    """The number with its unit, without its interval."""
+    return with_unit(estimate(measure), measure.unit) if is_known(measure) else NOT_MEASURED
 
 
-def estimate_and_claimed(measure: Measure) -> str:
-    """The number, and the one that the paper claims, in as few words as they need."""
-    if measure.estimate is None:
-        return "not measured"
-    unit = measure.unit.removesuffix(" per token")
-    claimed = "" if measure.claimed is None else f", claimed {with_unit(digits(measure.claimed), unit)}"
-    return with_unit(estimate(measure), unit) + claimed
+def is_known(measure: Measure) -> bool:
+    """Whether there is a number, or a bound that it lies beyond."""
+    return measure.estimate is not None or _limit(measure) is not None
 
 
 def estimate(measure: Measure) -> str:
-    """The number without its unit, to the place that its interval leaves certain."""
+    """The number without its unit, to the place that its interval leaves certain; "< 0.5" where it is censored."""
+    if measure.censored:
+        limit = _limit(measure)
+        return MISSING if limit is None else f"{measure.censored} {digits(limit)}"
     if measure.estimate is not None and measure.unit == NATS and (measure.low, measure.high) == (None, None):
         return loss(measure.estimate)
     return digits(measure.estimate, measure)
 
 
+def claimed(measure: Measure) -> str:
+    """The number claimed, with the end of its rounding that still counts as the claim: "2× (≥ 1.75×)"."""
+    if measure.claimed is None:
+        return MISSING
+    spelled = with_unit(digits(measure.claimed), measure.unit)
+    if measure.least is None:
+        return spelled
+    base = measure.no_effect if measure.no_effect is not None else measure.least
+    side = "≤" if measure.claimed < base else "≥"
+    least = f"{side} {with_unit(digits(measure.least), measure.unit)}"
+    return least if measure.least == measure.claimed else f"{spelled} ({least})"
+
+
 def interval(measure: Measure) -> str:
-    """What the bounds are, and the bounds; empty if the number is exact or nothing is known."""
-    return "" if measure.low == measure.high else f"{measure.bounds} {bounds(measure)}"
+    """What the bounds are, and the bounds; empty if the number is exact, or nothing more than it is known."""
+    low, high = known_bounds(measure)
+    says_nothing_new = low == high or (measure.censored and _limit(measure) in (low, high))
+    return "" if says_nothing_new else f"{measure.bounds} {bounds(measure)}"
 
 
 def bounds(measure: Measure) -> str:
     """From where to where; an interval without a bound on a side is open there. Empty if nothing is known."""
-    low, high = digits(measure.low, measure), digits(measure.high, measure)
-    if measure.low is not None and measure.high is not None:
+    known = known_bounds(measure)
+    low, high = (digits(each, None if measure.censored else measure) for each in known)
+    if None not in known:
         return f"{low} to {high}"
-    return f"at least {low}" if measure.low is not None else f"at most {high}" if measure.high is not None else ""
+    return f"at least {low}" if known[0] is not None else f"at most {high}" if known[1] is not None else ""
+
+
+def known_bounds(measure: Measure) -> tuple[float | None, float | None]:
+    """The interval's ends; a censored number has none on the side that was not run."""
+    low = None if measure.censored == "<" else measure.low
+    high = None if measure.censored == ">" else measure.high
+    return low, high
+
+
+def _limit(measure: Measure) -> float | None:
+    """The end of what was run, which a censored number lies beyond: the estimate where one is given, else the bound."""
+    if not measure.censored:
+        return None
+    if measure.estimate is not None:
+        return measure.estimate
+    return measure.high if measure.censored == "<" else measure.low
+
+
+def published(value: float, low: float | None, high: float | None, unit: str) -> str:
+    """A number that others measured, as they print it, and its interval in brackets."""
+    between = "" if low is None or high is None else f" ({digits(low)} to {digits(high)})"
+    return f"{with_unit(digits(value), unit)}{between}"
 
 
 def digits(value: float | None, measure: Measure | None = None, significant: int = 4) -> str:
@@ -101,11 +135,17 @@ def flops(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3g}"
 
 
-def p_value(p: float | None) -> str:
-    """Returns the p-value of a test, as it is shown."""
-    if p is None:
-        return MISSING
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+def count(number: int) -> str:
+    """A number of things, such as steps."""
+    return f"{number:,}"
+
+
+def compact(value: float) -> str:
+    """A number as a tick has it, with the prefixes of SI: 0.5, 5000, 20k, 1.5M, 3G, 2e+20."""
+    if not 1e4 <= abs(value) < 1e18:
+        return f"{value:.4g}"
+    power = int(math.log10(abs(value)) + 1e-9) // 3
+    return f"{value / 1000**power:.4g}{' kMGTP'[power]}"
 
 
 def n_bytes(count: float | None) -> str:

@@ -14,14 +14,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # plotly 6 has no types
 
-from report import content
-from report.figures import PALETTE, interactive
+from report import content, grids
+from report.figures import PALETTE
+from report.interactive import interactive
 from report.intervals import picture
 from report.numbers import MISSING
 from report.results import Results
+from report.sources import ADDRESS
 
 TEMPLATES = Path(__file__).parent / "templates"
-SIGNS = {"reproduced": "✓", "not reproduced": "✗", "undecided": "?"}
+SIGNS = {
+    "reproduced": "✓",
+    "weaker than claimed": "<",
+    "no effect or worse": "✗",
+    "undecided": "?",
+    "out of regime": "⊘",
+}
 
 
 def as_html(results: Results, slots: Mapping[str, int]) -> str:
@@ -30,7 +38,7 @@ def as_html(results: Results, slots: Mapping[str, int]) -> str:
         "page.html.jinja",
         results=results,
         sections=content.sections(results, slots),
-        headline=content.headline(results),
+        first=content.first_screen(results),
         chips=content.arms_shown(results, slots),
         signs=SIGNS,
         style=_palette() + (TEMPLATES / "page.css").read_text("utf-8"),
@@ -42,8 +50,8 @@ def as_html(results: Results, slots: Mapping[str, int]) -> str:
 
 def as_markdown(results: Results, slots: Mapping[str, int]) -> str:
     """The same for GitHub; pictures are files beside it."""
-    sections, headline = content.sections(results, slots), content.headline(results)
-    return shown("page.md.jinja", results=results, sections=sections, headline=headline)
+    sections, first = content.sections(results, slots), content.first_screen(results)
+    return shown("page.md.jinja", results=results, sections=sections, first=first)
 
 
 def shown(template: str, **values: Any) -> str:
@@ -67,8 +75,8 @@ def _environment() -> Environment:
         "MISSING": MISSING,
         "CONTINUES": content.CONTINUES,
         "n_colours": len(PALETTE["light"]),
-        "measures_grid": content.measures_grid,
-        "table_grid": content.table_grid,
+        "measures_grid": grids.measures,
+        "table_grid": grids.of_table,
         "picture": picture,
     }
     return made
@@ -77,7 +85,7 @@ def _environment() -> Environment:
 def _linked(text: str) -> Markup:
     """Escaped for HTML, with addresses as links."""
     link = r'<a href="\g<0>" rel="noreferrer">\g<0></a>'
-    return Markup(re.sub(r"https?://[^\s<>&]*[^\s<>&.,;:)]", link, str(escape(text))))
+    return Markup(ADDRESS.sub(link, str(escape(text))))
 
 
 def _escaped(text: str) -> str:
@@ -112,9 +120,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _is_safe(url: str) -> bool:
+def _is_safe(url: str | None) -> bool:
     """Whether a link may lead there: to the web, or to a file beside the report."""
-    return bool(re.match(r"https?://", url)) or ":" not in url
+    return url is not None and url != "" and (bool(re.match(r"https?://", url)) or ":" not in url)
 
 
 def _script_safe(value: Any) -> Markup:

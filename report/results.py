@@ -16,8 +16,8 @@ from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
 
-SCHEMA = 2
-VERDICTS = ("reproduced", "not reproduced", "undecided")
+SCHEMA = 3
+VERDICTS = ("reproduced", "weaker than claimed", "no effect or worse", "undecided", "out of regime")
 
 
 class ResultsError(ValueError):
@@ -36,13 +36,43 @@ class Measure:
     high: float | None = None
     n: int | None = None  # seeds behind it
     sd: float | None = None  # over seeds
-    p_value: float | None = None  # of the paired test against no effect
     claimed: float | None = None
+    least: float | None = None  # the end of the claim's own rounding nearest to no effect
     no_effect: float | None = None
     log_scale: bool = False  # a ratio: the middle between no effect and claim is the geometric one
-    verdict: str | None = None  # one of VERDICTS where the rule applies to it
+    verdict: str | None = None  # one of VERDICTS where it is a part of the claim
+    censored: str = ""  # "<" or ">": the number lies beyond what was run, on that side of the only bound there is
     note: str = ""
     bounds: str = "95 % interval"  # what low and high are
+
+
+@dataclass
+class Check:
+    """Whether the runs can say anything about the claim, in one respect (R1 to R11 in docs/claims.md)."""
+
+    id: str  # such as R2
+    label: str  # what is checked, for people
+    threshold: str  # what passes, in words
+    value: str  # what was found, in words
+    passed: bool | None  # None: it could not be found out, note says why
+    note: str = ""
+
+
+@dataclass
+class Published:
+    """What others measured, as a fact with its source."""
+
+    label: str  # for people: "Wen et al. 2025, 130M, 8x Chinchilla"
+    source: str  # where it stands: arXiv number, repository and file, issue
+    tag: str  # how we know: "printed", "authors' files", "thread", "computed", "unverified"
+    setting: str  # model, data, tokens, in a few words
+    quantity: str  # what the value is: "speed-up in steps", "loss difference", ...
+    value: float
+    arm: str  # the arm that it is about
+    parameters: float | None = None  # of the model, for the axis of the figure
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""  # as in Measure
 
 
 @dataclass
@@ -68,6 +98,8 @@ class Series:
     high: list[float | None] | None = None
     arm: str | None = None  # series of an arm share a colour and a toggle
     dashed: bool = False
+    hollow: bool = False  # what others measured, in a figure of points
+    labels: list[str] | None = None  # of every point, for those who point at it
 
 
 @dataclass
@@ -148,7 +180,7 @@ class Source:
 
     paper: str
     url: str
-    sentence: str
+    statement: str  # in our words, with the paper's numbers
     setting: str
     unverified: list[str] = field(default_factory=list)  # what of this could not be checked
 
@@ -165,9 +197,13 @@ class Results:
     source: Source
     contrary: list[str]  # published evidence against, or limits of the claim
     rule: str  # how the verdict follows from the numbers, stated before the runs
-    verdict: str
+    verdict: str  # of the whole claim
     sentence: str
-    protocols: list[ProtocolResult]
+    protocols: list[ProtocolResult]  # the verdict follows from the last
+    tuning: str = ""  # in words, what tuning alone gave the baseline
+    checks: list[Check] = field(default_factory=list)
+    key_figure: str = ""  # the name of the figure that shows the verdict
+    published: list[Published] = field(default_factory=list)
     difference: str = ""  # between the protocols, in words
     arms: list[Arm] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)

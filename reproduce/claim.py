@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic
 from omegaconf import MISSING
 from typing_extensions import TypeVar
 
-from report.results import Source
-from reproduce.fields import limited
+from report.results import Published, Source
+from reproduce.arms import ArmSpec, Point
 
 if TYPE_CHECKING:
     from reproduce.kind import Kind
-
-ROLES = ("baseline", "candidate", "other")
-Point = tuple[str, ...]  # overrides of one set of hyperparameters
 
 
 @dataclass
@@ -23,19 +20,6 @@ class Statement:
     statement: str
     finding: str
     why: str
-
-
-@dataclass
-class ArmFields:
-    """An arm as its file states it; see ArmSpec."""
-
-    label: str
-    role: str = limited(choices=ROLES)
-    overrides: list[str] = limited(words="a list of overrides such as [optim.lr=1e-3]")
-    paper: list[str] = field(default_factory=list)
-    grid: list[list[str]] = field(
-        default_factory=list, metadata=limited(words="a list of overrides such as [optim.lr=1e-3] per point").metadata
-    )
 
 
 @dataclass
@@ -51,21 +35,10 @@ class Fields:
     overrides: list[str] = MISSING  # of every run
     statements: list[Statement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    evidence: list[Published] = field(default_factory=list)  # what others measured
 
 
 F = TypeVar("F", bound=Fields, default=Any)
-
-
-@dataclass(frozen=True)
-class ArmSpec:
-    """One of the things compared, and the points of its hyperparameters."""
-
-    name: str
-    label: str
-    role: str  # one of ROLES
-    overrides: Point  # of all its runs
-    paper: Point = ()  # the paper's hyperparameters
-    grid: tuple[Point, ...] = ()  # what tuning tries, or a sweep's points; the first override is the axis
 
 
 @dataclass(frozen=True)
@@ -76,7 +49,7 @@ class Claim(Generic[F]):
     scale: str
     kind: "Kind[F]"
     arms: tuple[ArmSpec, ...]
-    common: Point  # overrides of every run: the file's, then the user's
+    common: Point  # overrides of every run: the scale's, the file's, then the user's
     fields: F
 
     def arm(self, name: str) -> ArmSpec:

@@ -1,8 +1,11 @@
 """configs/claim/<id>.yaml to a checked Claim at a scale.
 
-A file holds what the claim says (title, source, contrary, rule), how it is tested (kind, arms, and the fields of its
-kind) and, under `scales`, what differs from scale to scale: the keys of a scale replace those of the file, and those of
-an arm there replace the arm's. Nothing runs before everything here has been checked, every arm composed included.
+A file holds what the claim says (title, source, contrary, evidence, rule), how it is tested (kind, arms, and the
+fields of its kind) and, under `scales`, what differs from scale to scale: the keys of a scale replace those of the
+file, and those of an arm there replace the arm's. What all claims that train have in common at a scale (model, data,
+length, seeds) stands in configs/scale/<scale>.yaml, and what they have in common of an arm in configs/arm/<arm>.yaml;
+the claim's own keys come after them, and `overrides` are added. Nothing runs before everything here has been checked,
+every arm composed included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +18,9 @@ from configs.plug_ins import TARGET, is_trusted
 from configs.runs import belongs
 from files.errors import ReadingError, shown
 from files.reading import read_yaml
-from reproduce.claim import ArmFields, ArmSpec, Claim, Fields
+from reproduce import arms
+from reproduce.arms import ArmFields, ArmSpec, Point
+from reproduce.claim import Claim, Fields
 from reproduce.composed import composed
 from reproduce.fields import ClaimError, nearest, typed
 from reproduce.kind import named
@@ -57,7 +62,9 @@ def load(
     if scale not in claim_scales:
         raise ClaimError(f"claim {name} has no scale {scale!r}; {nearest(scale, list(claim_scales))}")
     where = f"{folder / name}.yaml, scale {scale}"
-    claim = _claim(name, scale, _merged(content, claim_scales[scale] or {}), where)
+    common = _scale(scale, folder) if _trains(content) else {}
+    merged = _merged(common, content, claim_scales[scale] or {})
+    claim = _claim(name, scale, merged, where, folder.parent / "arm")
     _check_trust(claim, where)
     _check(claim, where)
     claim = _with_overrides(claim, overrides)
@@ -95,17 +102,36 @@ def _check_mappings(found: Any, field: str, where: str) -> None:
             raise ClaimError(f"{where}: {field}: {shown(name)} must be a name with a mapping, not {shown(content)}")
 
 
-def _merged(content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's fields with a scale's over them."""
-    arms = content.get("arms") or {}
+def _trains(content: Mapping[str, Any]) -> bool:
+    """Whether claims of its kind train; of a kind that does not exist, they do not."""
+    wanted = str(content.get("kind"))
+    return wanted in kinds() and issubclass(named(wanted).Fields, TrainingFields)
+
+
+def _scale(scale: str, folder: Path) -> dict[str, Any]:
+    """What all claims that train have in common at a scale; nothing if it has no file."""
+    try:
+        return read_yaml(folder.parent / "scale" / f"{scale}.yaml", may_be_link=True) or {}
+    except ReadingError as error:
+        raise ClaimError(str(error)) from None
+
+
+def _merged(common: Mapping[str, Any], content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the scale's file, the claim's over them, and the claim's for the scale over those."""
+    arms_there = content.get("arms") or {}
     changed = scale.get("arms") or {}
-    if odd := [arm for arm in changed if arm not in arms]:
-        raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {nearest(odd[0], [*arms])}")
-    merged_arms = {name: {**(arm or {}), **(changed.get(name) or {})} for name, arm in arms.items()}
-    return {**content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
+    if odd := [arm for arm in changed if arm not in arms_there]:
+        known = nearest(odd[0], [*arms_there])
+        raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {known}")
+    merged_arms = {name: {**(arm or {}), **(changed.get(name) or {})} for name, arm in arms_there.items()}
+    found = {**common, **content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
+    lists = [each["overrides"] for each in (common, content, scale) if "overrides" in each]
+    if all(isinstance(each, list) for each in lists) and lists:
+        found["overrides"] = [override for each in lists for override in each]
+    return found
 
 
-def _claim(name: str, scale: str, content: Mapping[str, Any], where: str) -> Claim[Any]:
+def _claim(name: str, scale: str, content: dict[str, Any], where: str, arm_folder: Path) -> Claim[Any]:
     wanted = content.get("kind")
     if wanted is None:
         raise ClaimError(f"{where}: field 'kind' is missing; one of {', '.join(kinds())}")
@@ -115,13 +141,30 @@ def _claim(name: str, scale: str, content: Mapping[str, Any], where: str) -> Cla
         raise ClaimError(f"{where}: {error}") from None
     fields: Fields = typed(kind.Fields, content, where, f"a claim of kind {kind.name}")
     fields.rule = " ".join(fields.rule.split())
-    arms = tuple(_arm(arm, typed(ArmFields, given, f"{where}: arm {arm}")) for arm, given in fields.arms.items())
-    return Claim(id=name, scale=scale, kind=kind, arms=arms, common=tuple(fields.overrides), fields=fields)
+    _check_evidence(fields, where)
+    more = (fields.warm_up,) if isinstance(fields, TrainingFields) else ()
+    specs = tuple(_arm(arm, given or {}, scale, where, arm_folder, more) for arm, given in fields.arms.items())
+    return Claim(id=name, scale=scale, kind=kind, arms=specs, common=tuple(fields.overrides), fields=fields)
 
 
-def _arm(name: str, fields: ArmFields) -> ArmSpec:
-    grid = tuple(map(tuple, fields.grid))
-    return ArmSpec(name, fields.label, fields.role, tuple(fields.overrides), tuple(fields.paper), grid)
+def _arm(
+    name: str, given: Mapping[str, Any], scale: str, where: str, folder: Path, more: tuple[arms.Axis, ...]
+) -> ArmSpec:
+    try:
+        fields = typed(ArmFields, arms.merged(name, given, scale, folder), f"{where}: arm {name}")
+        return arms.spec(name, fields, more)
+    except ClaimError as error:
+        raise ClaimError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def _check_evidence(fields: Fields, where: str) -> None:
+    """Raises: ClaimError: if evidence has no source, or is about no arm of the claim."""
+    for n, each in enumerate(fields.evidence):
+        if not each.source.strip():
+            raise ClaimError(f"{where}: evidence[{n}] ({each.label}) has no source; say where it stands")
+        if each.arm not in fields.arms:
+            known = nearest(each.arm, [*fields.arms])
+            raise ClaimError(f"{where}: evidence[{n}] ({each.label}): there is no arm {each.arm!r}; {known}")
 
 
 def _check_trust(claim: Claim[Any], where: str) -> None:
@@ -129,7 +172,7 @@ def _check_trust(claim: Claim[Any], where: str) -> None:
 
     Raises: ClaimError.
     """
-    points = [claim.common, *(point for arm in claim.arms for point in (arm.overrides, arm.paper, *arm.grid))]
+    points = [claim.common, *(point for arm in claim.arms for point in _points(arm, arm.overrides))]
     for override in dict.fromkeys(override for point in points for override in point):
         if "${" in override:
             raise ClaimError(f"{where}: {shown(override)}: ${{...}} is not looked up for a file; write the value")
@@ -163,7 +206,10 @@ def _check(claim: Claim[Any], where: str) -> None:
 
 
 def _with_overrides(claim: Claim[Any], overrides: Sequence[str]) -> Claim[Any]:
-    return Claim(**{**vars(claim), "common": (*claim.common, *overrides)})
+    """The claim with the user's overrides; who chooses a group's option, leaves the scale's settings of it."""
+    chosen = [key for key in (grammar.given(each).key for each in overrides) if key in configs.GROUPS]
+    kept = [each for each in claim.common if not _is_among(grammar.given(each).key.replace("/", "."), chosen)]
+    return Claim(**{**vars(claim), "common": (*kept, *overrides)})
 
 
 def _check_arms_compose(claim: Claim[Any], where: str) -> None:
@@ -171,7 +217,7 @@ def _check_arms_compose(claim: Claim[Any], where: str) -> None:
     allowed = claim.fields.differs if isinstance(claim.fields, TrainingFields) else []
     reference: dict[str, Any] | None = None
     for arm in claim.arms:
-        for point in dict.fromkeys([arm.paper, *arm.grid, ()]):
+        for point in _points(arm, ()):
             config = composed((*claim.common, *arm.overrides, *point))
             shared = {key: value for key, value in configs.identity(config).items() if _is_among(key, SHARED)}
             reference = shared if reference is None else reference
@@ -181,6 +227,11 @@ def _check_arms_compose(claim: Claim[Any], where: str) -> None:
                         f"{where}: arm {arm.name} has {key}={shared.get(key)}, arm {claim.arms[0].name} has "
                         f"{reference.get(key)}; arms must agree in it, or say so: differs: [{key}]"
                     )
+
+
+def _points(arm: ArmSpec, also: Point) -> list[Point]:
+    """All that the arm states of its hyperparameters."""
+    return list(dict.fromkeys([also, arm.paper, arm.usual, arm.fixed, arm.point(arm.start)]))
 
 
 def _is_among(key: str, parents: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import configs
 from configs import RunConfig
-from reproduce.claim import Point
+from reproduce.arms import Point
 
 
 @lru_cache(maxsize=1024)

@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from inference.intervals import Interval
 from report import numbers
 from report.results import Axis, Figure, Series, Table, diagnostic_name
 from reproduce import records
 from reproduce.judging import Expected, judged
 from reproduce.protocols import Comparison
 from reproduce.records import Record, Recorded
-from reproduce.statistics import Interval
 
 AXES = ("step", "tokens", "flops", "seconds")
 LOSS, STEPS = f"val/loss ({numbers.NATS})", "optimizer steps"
 ALTERNATIVES = {  # what else the x axis may show
     "tokens": "tokens",
-    "flops": "FLOPs, curvature passes included",
+    "flops": "FLOPs, curvature passes and the optimizer included",
     "seconds": "seconds in training steps",
 }
 
@@ -63,15 +63,50 @@ def points_series(
 
 
 def tuning_tables(found: Comparison[Any]) -> list[Table]:
-    """Everything that tuning tried; none if nothing was tuned."""
+    """What tuning tried and chose: the brackets of every axis, and every run; none if nothing was tuned."""
     if not found.tuned:
         return []
-    rows = []
+    seeds = found.claim.fields.tuning_seeds
+    note = f"Seeds {seeds}, which the comparison does not use."
+    rows, brackets = [], []
     for plan, record in found.tuned:
-        text = "diverged" if record.loss is None else numbers.loss(record.loss)
-        rows.append([found.claim.arm(plan.arm).label, plan.purpose, f"{plan.steps:,}", " ".join(plan.point), text])
-    note = f"Seed {found.claim.fields.tuning_seed}, which the comparison does not use."
-    return [Table("Everything that tuning tried", ["arm", "purpose", "steps", "point", "val/loss"], rows, note)]
+        loss = "diverged" if record.loss is None else numbers.loss(record.loss)
+        rows.append([found.claim.arm(plan.arm).label, str(plan.seed), " ".join(plan.point), loss])
+    for name, tuning in found.tunings.items():
+        for axis, bracket in tuning.brackets.items():
+            losses = ", ".join(f"{value:g}: {_loss(loss)}" for value, loss in bracket.losses.items())
+            chosen = f"{(tuning.point or {}).get(axis, bracket.best):g}"
+            brackets.append([found.claim.arm(name).label, axis, losses, chosen, "" if bracket.is_inside else "an end"])
+    words = f"{note} Means over them, by value; the last bracket of each hyperparameter."
+    return [
+        Table(
+            "Tuning, hyperparameter by hyperparameter", ["arm", "axis", "losses", "chosen", "optimum"], brackets, words
+        ),
+        Table("Everything that tuning tried", ["arm", "seed", "point", "val/loss"], rows, note),
+    ]
+
+
+def losses_figure(found: Comparison[Any]) -> Figure:
+    """Bars of every arm's final loss over T."""
+    series = []
+    for arm in found.claim.arms:
+        values = records.losses(found.compared, arm.name, found.claim.fields.budget).values()
+        bar = points_series(arm.label, arm.name, [(0.0, value) for value in values])
+        if bar.x:
+            bar.x = [arm.label]
+            series.append(bar)
+    caption = f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes."
+    return Figure("losses", "Final loss", "bars", Axis("arm"), Axis(LOSS), series, caption=caption)
+
+
+def besides_table(found: Comparison[Any], purpose: str, title: str, note: str) -> list[Table]:
+    """The runs of a purpose beside the compared ones of the same arm and seed; none if there are none."""
+    rows = []
+    for plan, record in (run for run in found.besides if run.plan.purpose == purpose):
+        own = records.losses(found.compared, plan.arm, plan.steps).get(plan.seed)
+        loss = "diverged" if record.loss is None else numbers.loss(record.loss)
+        rows.append([found.claim.arm(plan.arm).label, str(plan.seed), loss, "" if own is None else numbers.loss(own)])
+    return [Table(title, ["arm", "seed", "val/loss", "as compared"], rows, note)] if rows else []
 
 
 def cost_figures(found: Comparison[Any]) -> list[Figure]:
@@ -85,7 +120,7 @@ def cost_figures(found: Comparison[Any]) -> list[Figure]:
     ]
     for key in found.claim.fields.shows:
         name = diagnostic_name(key)
-        bars.append((file_name(name), name.capitalize(), f"{name}, mean over the run", diagnostic(key)))
+        bars.append((file_name(name), name.capitalize(), f"{name}, mean over the last half", diagnostic(key)))
     for file, title, unit, value in bars:
         series = []
         for arm in found.claim.arms:
@@ -172,6 +207,10 @@ def text(value: float | None) -> str:
 
 def _of(found: Comparison[Any], arm: str) -> list[Recorded]:
     return [run for run in found.compared if run.plan.arm == arm]
+
+
+def _loss(value: float) -> str:
+    return numbers.loss(value) if math.isfinite(value) else "diverged"
 
 
 def _ratio_text(ratio: Interval) -> str:

@@ -84,15 +84,21 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 def in_words(annotation: Any, *, several: bool = False) -> str:
     """What a value of the type is."""
+    annotation = _without_none(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is UnionType:
-        return in_words(next(each for each in arguments if each is not NoneType), several=several)
     if annotation in WORDS:
         return WORDS[annotation][several]
     if origin is list:
         return f"{'lists' if several else 'a list'} of {in_words(arguments[0], several=True)}"
     names = [each.name for each in fields(annotation)] if is_dataclass(annotation) else []
     return ("mappings" if several else "a mapping") + (f" with {', '.join(names)}" if names else "")
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type that stands in `X | None`; any other as it is."""
+    if get_origin(annotation) is not UnionType:
+        return annotation
+    return next(each for each in get_args(annotation) if each is not NoneType)
 
 
 def _below(parent: str, name: str) -> str:
@@ -104,6 +110,7 @@ def _check_inner(hint: Any, value: Any, where: str, key: str, *, is_inside: bool
 
     And that a list of numbers or texts holds no lists or mappings, which OmegaConf lets through.
     """
+    hint = _without_none(hint)
     if hint in WORDS and isinstance(value, list | Mapping) and is_inside:
         raise ClaimError(f"{where}: {key}={shown(value)} must be {in_words(hint)}")
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):

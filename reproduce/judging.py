@@ -1,36 +1,89 @@
 """Numbers beside what a claim says of them: each with its verdict by the rule, and the verdict of several."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from inference import verdicts
+from inference.intervals import Interval, paired
+from inference.verdicts import REPRODUCED, UNDECIDED
 from report.numbers import NATS, in_words
 from report.results import Measure
-from reproduce import statistics
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError, nearest
 from reproduce.records import Losses
-from reproduce.statistics import Interval
 
 
 class Expected(NamedTuple):
-    """What the claim says of a number, and what no effect would be."""
+    """What the claim says of a number: none (claimed None) if it says nothing; see verdicts.verdict."""
 
     claimed: float | None
     no_effect: float
+    least: float | None = None  # None: claimed
     log_scale: bool = False
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """The arguments of verdicts.verdict."""
+        assert self.claimed is not None  # asked only then
+        least = self.claimed if self.least is None else self.least
+        return {"claimed": self.claimed, "least": least, "no_effect": self.no_effect, "log_scale": self.log_scale}
+
+
+@dataclass
+class PartFields:
+    """A part of a claim: the number claimed, and the end of its rounding that is nearest to no effect.
+
+    "2x" is 1.75 to 2.25: claimed 2, least 1.75. no_effect: None: that of the quantity.
+    """
+
+    claimed: float
+    least: float
+    no_effect: float | None = None
 
 
 @dataclass
 class Expectation:
-    """A row of `expect` in a claim file: a quantity of an arm, beside that of the arm `against` where it is named."""
+    """A row of `expect` in a claim file: a quantity of an arm, beside that of the arm `against` where it is named.
+
+    least: the end of the claim's rounding nearest to no effect; None: claimed.
+    """
 
     quantity: str
     arm: str
     claimed: float
     no_effect: float
     against: str | None = None
+    least: float | None = None
+
+
+def part(fields: PartFields | None, no_effect: float, *, log_scale: bool) -> Expected:
+    """What a part claims of a number; nothing if there is none."""
+    if fields is None:
+        return Expected(None, no_effect, log_scale=log_scale)
+    at = no_effect if fields.no_effect is None else fields.no_effect
+    return Expected(fields.claimed, at, fields.least, log_scale)
+
+
+def check_part(where: str, fields: PartFields, no_effect: float, *, log_scale: bool) -> None:
+    """Raises: ClaimError: if the part claims what no effect would be, or its rounding lies on the other side of it."""
+    at = no_effect if fields.no_effect is None else fields.no_effect
+    if log_scale and min(fields.claimed, fields.least, at) <= 0:
+        raise ClaimError(f"{where}: claimed={fields.claimed:g}, least={fields.least:g} must be ratios above 0")
+    _check_order(where, fields.claimed, fields.least, at)
+
+
+def _check_order(where: str, claimed: float, least: float, no_effect: float) -> None:
+    if claimed == no_effect:
+        raise ClaimError(f"{where}: claimed={claimed:g} and no_effect={no_effect:g} must be two different numbers")
+    low, high = sorted((claimed, no_effect))
+    if not low <= least <= high or least == no_effect:
+        raise ClaimError(
+            f"{where}: least={least:g} must lie between no_effect={no_effect:g} and claimed={claimed:g}: it is the end "
+            "of the claim's rounding"
+        )
 
 
 def check_expectations(claim: Claim[Any], rows: Sequence[Expectation], quantities: Collection[str]) -> None:
@@ -41,11 +94,8 @@ def check_expectations(claim: Claim[Any], rows: Sequence[Expectation], quantitie
         check_arms_exist(claim, "expect", row.arm, *([] if row.against is None else [row.against]))
         if row.quantity not in quantities:
             raise ClaimError(f"expect: quantity={row.quantity!r} is unknown; {nearest(row.quantity, [*quantities])}")
-        if row.claimed == row.no_effect:
-            raise ClaimError(
-                f"expect: {row.quantity} of {row.arm}: claimed={row.claimed:g} and no_effect={row.no_effect:g} must be "
-                "two different numbers"
-            )
+        least = row.claimed if row.least is None else row.least
+        _check_order(f"expect: {row.quantity} of {row.arm}", row.claimed, least, row.no_effect)
 
 
 def check_arms_exist(claim: Claim[Any], field: str, *names: str) -> None:
@@ -65,13 +115,16 @@ def judged(
     *,
     n: int | None = None,
     note: str = "",
+    censored: str = "",
 ) -> Measure:
-    """The number with its verdict by the rule; without an interval it could not be measured, and note says why."""
+    """The number with its verdict by the rule; without an interval it could not be measured, and note says why.
+
+    censored: "<" or ">" if the number lies beyond what was run; the interval's estimate is then the bound.
+    """
     known = interval is not None and math.isfinite(interval.estimate)
     verdict = None
     if expected.claimed is not None:
-        bounds = {"claimed": expected.claimed, "no_effect": expected.no_effect, "log_scale": expected.log_scale}
-        verdict = statistics.decide(interval, **bounds) if interval is not None else "undecided"  # type: ignore[arg-type]  # a bool among floats
+        verdict = UNDECIDED if interval is None else verdicts.verdict(interval, **expected.bounds)
     return Measure(
         name=name,
         label=label,
@@ -81,9 +134,11 @@ def judged(
         high=finite(interval.high) if interval else None,
         n=n,
         claimed=expected.claimed,
+        least=None if expected.claimed is None else expected.bounds["least"],
         no_effect=expected.no_effect,
         log_scale=expected.log_scale,
         verdict=verdict,
+        censored=censored,
         note=note,
     )
 
@@ -99,9 +154,9 @@ def difference(
         return judged(name, label, unit, None, expected, n=len(seeds), note=note)
     ours = {seed: value for seed, value in candidate.items() if value is not None}
     theirs = {seed: value for seed, value in baseline.items() if value is not None}
-    paired = statistics.paired(ours, theirs)
-    row = judged(name, label, unit, paired.difference, expected, n=paired.n)
-    row.sd, row.p_value = finite(paired.sd), finite(paired.p_value)
+    pairs = paired(ours, theirs)
+    row = judged(name, label, unit, pairs.difference, expected, n=pairs.n)
+    row.sd = finite(pairs.sd)
     return row
 
 
@@ -110,29 +165,22 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def overall(verdicts: Sequence[str | None]) -> str:
-    """Returns the verdict on several measures, all of which must hold."""
-    known = [verdict for verdict in verdicts if verdict]
-    if "not reproduced" in known:
-        return "not reproduced"
-    return "reproduced" if known and set(known) == {"reproduced"} else "undecided"
-
-
-def sentence(verdict: str, rows: Sequence[Measure]) -> str:
-    """The numbers that the verdict follows from, or the first two of them and how many there are."""
-    deciding = [row for row in rows if row.verdict == verdict]
-    counted = f"{len(deciding)} of {len(rows)} numbers: " if len(rows) > 2 else ""
-    rest = " ..." if len(deciding) > 2 else ""
-    return f"{counted}{'; '.join(in_words(row) for row in deciding[:2])}{rest}"
+def sentence(verdict: str, parts: Sequence[Measure]) -> str:
+    """The whole claim in words: how many of its parts hold, and every part's number and verdict."""
+    if not parts:
+        return "The claim has no number that a rule judges here."
+    counts = Counter(row.verdict for row in parts)
+    held = f"{counts[REPRODUCED]} of {len(parts)} parts reproduced" if len(parts) > 1 else verdict
+    return f"{held}: {'; '.join(f'{in_words(row)}: {row.verdict}' for row in parts)}"
 
 
 def more_seeds(rows: Sequence[Measure], n: int) -> int | None:
     """The most that an undecided number needs beside its n seeds."""
     needs = []
     for row in rows:
-        if row.verdict == "undecided" and row.estimate is not None and row.claimed is not None:
+        if row.verdict == UNDECIDED and row.estimate is not None and row.claimed is not None:
             low = row.low if row.low is not None else -math.inf
             high = row.high if row.high is not None else math.inf
-            bounds = {"claimed": row.claimed, "no_effect": row.no_effect or 0.0, "log_scale": row.log_scale}
-            needs.append(statistics.more_seeds(Interval(row.estimate, low, high), n, **bounds))  # type: ignore[arg-type]  # a bool among floats
+            expected = Expected(row.claimed, row.no_effect or 0.0, row.least, row.log_scale)
+            needs.append(verdicts.more_seeds(Interval(row.estimate, low, high), n, **expected.bounds))
     return max(needs, default=None)

@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from report.results import Measure
 from reproduce.claim import Claim, F, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, nearest
@@ -46,13 +45,17 @@ class Kind(ABC, Generic[F]):
         """What a protocol's runs say."""
         raise NotImplementedError(f"{self.name} has protocols and must conclude")
 
+    def across(self, found: "Sequence[Comparison[F]]", evidences: Sequence[Evidence]) -> Evidence | None:
+        """What all protocols say together, on which the verdict then rests; None: the last one decides."""
+        return None
+
+    def power(self, found: "Comparison[F]", evidence: Evidence) -> float | None:
+        """P(reproduced if every part is true), by simulation of what the runs scatter; None: it is not known."""
+        return None
+
     def measure(self, claim: Claim[F]) -> Evidence:
         """What is found without training."""
         raise NotImplementedError(f"{self.name} has no protocols and must measure")
-
-    def deciding(self, judged: Sequence[Measure]) -> Sequence[Measure]:
-        """Returns the measures that decide the verdict, of those that the claim is about: all must hold."""
-        return judged
 
 
 def names() -> list[str]:

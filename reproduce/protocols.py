@@ -1,34 +1,40 @@
 """Which runs a protocol wants next, given those that are done, and what it compares in the end; it runs nothing.
 
 A protocol is asked again and again until it wants no more. The same outcomes give the same answer, so nothing about a
-plan is ever stored. Runs with the same configuration are one run, whatever protocol or purpose wants them.
+plan is ever stored. Runs with the same configuration are one run, whatever claim, protocol or purpose wants them.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Generic
 
-from files.reading import number
-from reproduce.claim import Claim, F, Point
-from reproduce.plans import Planned
+from reproduce.arms import Point
+from reproduce.claim import Claim, F
+from reproduce.plans import Planned, unique
 from reproduce.records import Ratios, Recorded
+from reproduce.tuner import Outcomes, Tuning
 
-Outcomes = Mapping[str, float | None]  # configuration hash -> final val/loss; None: it diverged
-Points = Mapping[str, Sequence[Point]]  # arm -> hyperparameters
+Points = Mapping[str, Point]  # arm -> hyperparameters
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """All that a protocol says, as far as the outcomes allow.
 
-    tuning: the runs that choose hyperparameters. points: those that each arm is compared with, None while they are
-    being chosen. comparison: the runs that are compared, none while points is None.
+    tunings: how far each arm's has come. points: what the arms are compared with, None while that is being found out.
+    comparison: the runs that are compared, none while points is None. besides: runs beside them, for checks.
     """
 
-    tuning: list[Planned]
     points: Points | None
     comparison: list[Planned]
+    besides: list[Planned] = field(default_factory=list)
+    tunings: Mapping[str, Tuning] = field(default_factory=dict)
+
+    @property
+    def tuning(self) -> list[Planned]:
+        """The runs that choose hyperparameters."""
+        return [run for tuning in self.tunings.values() for run in tuning.runs]
 
 
 @dataclass(frozen=True)
@@ -36,52 +42,65 @@ class Protocol(ABC, Generic[F]):
     """A way to test a claim by training."""
 
     claim: Claim[F]
-    name: ClassVar[str]
+    name: str  # of its runs and results, for people
 
     @property
     @abstractmethod
     def description(self) -> str:
         """For the report."""
 
-    @property
-    def no_verdict(self) -> str:
-        """Why its numbers get no verdict; empty if they do."""
-        return ""
-
     @abstractmethod
     def plan(self, outcomes: Outcomes) -> Plan:
         """What it wants and compares, given what is known."""
 
     def next_runs(self, outcomes: Outcomes) -> list[Planned]:
-        """The runs wanted now that are not among the outcomes; empty when the protocol is through."""
+        """The runs wanted now that are not among the outcomes; empty when the protocol is through.
+
+        A run that branches from another waits for it.
+        """
         plan = self.plan(outcomes)
-        return waiting(plan.tuning, outcomes) or waiting(plan.comparison, outcomes)
+        wanted = waiting(plan.tuning, outcomes) or waiting([*plan.comparison, *plan.besides], outcomes)
+        return [run for run in wanted if run.trunk is None or run.trunk.config_hash in outcomes]
 
     def comparison(self, runs: Sequence[Recorded], ratios: Ratios) -> "Comparison[F]":
         """What it compares, of runs that are all there; ratios: see Comparison."""
         plan = self.plan({run.plan.config_hash: run.record.loss for run in runs})
         records = {run.plan.config_hash: run.record for run in runs}
-        tuned, compared = (
+        tuned, compared, besides = (
             [Recorded(run, records[run.config_hash]) for run in some if run.config_hash in records]
-            for some in (plan.tuning, plan.comparison)
+            for some in (plan.tuning, plan.comparison, plan.besides)
         )
-        return Comparison(self.claim, self, tuned, plan.points or {}, compared, ratios)
+        return Comparison(self.claim, self, plan.tunings, tuned, plan.points or {}, compared, besides, ratios)
 
 
 @dataclass(frozen=True)
 class Comparison(Generic[F]):
     """What a protocol concludes when its runs have ended.
 
-    tuned: the runs that chose the hyperparameters. points: what they chose, by arm. compared: the runs that are
-    compared. ratios: step times beside a baseline's; a pair that is missing has no numbers in seconds.
+    tuned: the runs that chose the hyperparameters, as tunings say. points: what they chose, by arm. compared: the runs
+    that are compared. besides: runs beside them. ratios: step times beside a baseline's; a pair that is missing has no
+    numbers in seconds.
     """
 
     claim: Claim[F]
     protocol: Protocol[F]
+    tunings: Mapping[str, Tuning]
     tuned: Sequence[Recorded]
     points: Points
     compared: Sequence[Recorded]
+    besides: Sequence[Recorded]
     ratios: Ratios
+
+    def tuned_at_point(self, arm: str) -> list[Recorded]:
+        """The runs of an arm's tuning at the point that it chose."""
+        hashes = {run.config_hash for run in self.tunings[arm].at_point} if arm in self.tunings else set()
+        return [run for run in self.tuned if run.plan.config_hash in hashes]
+
+    @property
+    def all_runs(self) -> list[Recorded]:
+        """Every run once."""
+        runs = [*self.compared, *self.besides, *self.tuned]
+        return list({run.plan.config_hash: run for run in reversed(runs)}.values())[::-1]
 
 
 def of(claim: Claim[Any]) -> list[Protocol[Any]]:
@@ -91,32 +110,23 @@ def of(claim: Claim[Any]) -> list[Protocol[Any]]:
 
 def next_runs(protocols: Sequence[Protocol[Any]], outcomes: Outcomes) -> list[Planned]:
     """What all protocols want next, runs of the same configuration once."""
-    wanted = [run for protocol in protocols for run in protocol.next_runs(outcomes)]
-    return list({run.config_hash: run for run in reversed(wanted)}.values())[::-1]
+    return unique([run for protocol in protocols for run in protocol.next_runs(outcomes)])
 
 
 def expected(protocols: Sequence[Protocol[Any]]) -> list[Planned]:
-    """All runs there will be, as if each choice fell on the first point: right in number and length.
+    """All runs there will be if tuning starts at its optimum: of each axis the start and both neighbours.
 
-    A comparison may share less than it says here with what is run before.
+    An optimum elsewhere takes as many more as it is doublings away.
     """
     outcomes: dict[str, float | None] = {}
-    runs = []
+    runs: list[Planned] = []
     while batch := next_runs(protocols, outcomes):
+        losses = {run.config_hash: float(len(outcomes) + n) for n, run in enumerate(batch)}
         runs += batch
-        outcomes |= {run.config_hash: float(len(outcomes)) for run in batch}
+        outcomes |= losses
     return runs
 
 
 def waiting(runs: Sequence[Planned], outcomes: Outcomes) -> list[Planned]:
     """The runs that are not among the outcomes."""
     return [run for run in runs if run.config_hash not in outcomes]
-
-
-def best(batch: Sequence[Planned], outcomes: Outcomes, keep: int) -> dict[str, list[Point]]:
-    """The best points of each arm, best first; a diverged run is the worst, the earlier point wins a tie."""
-    ranked: dict[str, list[tuple[float, int, Point]]] = {}
-    for n, run in enumerate(batch):
-        loss = number(outcomes[run.config_hash])
-        ranked.setdefault(run.arm, []).append((math.inf if loss is None else loss, n, run.point))
-    return {arm: [point for _, _, point in sorted(rows)[:keep]] for arm, rows in ranked.items()}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from files.reading import number
+from inference.intervals import Interval
 from launch import run_files
 from reproduce.plans import Planned
-from reproduce.statistics import Interval
 from reproduce.training import DIAGNOSTIC
 
 COLUMNS = ("step", "tokens", "flops", "seconds", "val/loss")
@@ -37,8 +37,8 @@ class Record:
     curve: dict[str, list[float | None]]  # COLUMNS, where val/loss was measured
     peak_bytes: float | None = None
     state_bytes: float | None = None
-    clipped_share: float | None = None
-    diagnostics: dict[str, float] = field(default_factory=dict)  # optim/...: means over the rows that have them
+    clipped_share: float | None = None  # of the steps after the first quarter
+    diagnostics: dict[str, float] = field(default_factory=dict)  # optim/...: means over the rows of the last half
     environment: dict[str, Any] = field(default_factory=dict)
     ended: float = 0.0  # seconds since the epoch
 
@@ -99,9 +99,12 @@ def read(run_dir: Path) -> Record:
     )
 
 
-def check_same_data(records: Mapping[str, Record]) -> None:
-    """Raises: RecordsError: if two runs, by name, were validated on different data."""
-    known = {name: record.data["val"] for name, record in records.items() if "val" in record.data}
+def check_same_data(checksums: Mapping[str, Mapping[str, str]]) -> None:
+    """Checks that all runs were validated on the same data; checksums: by name, those of its splits.
+
+    Raises: RecordsError: if two were not.
+    """
+    known = {name: splits["val"] for name, splits in checksums.items() if "val" in splits}
     first = next(iter(known), None)
     for name, checksum in known.items():
         if first is not None and checksum != known[first]:
@@ -148,6 +151,12 @@ def between(points: Sequence[tuple[float, float | None]], x: float) -> float | N
     return None
 
 
+def undecayed(run: Recorded, step: int) -> float | None:
+    """The loss that a run had at a step on its way, None if none was measured there."""
+    curve = run.record.curve
+    return next((loss for at, loss in zip(curve["step"], curve["val/loss"], strict=True) if at == step), None)
+
+
 def share_near_best(points: Sequence[tuple[float, float | None]], tolerance: float) -> float | None:
     """The share of the logarithmic range of x in which y stays within the tolerance of the best one.
 
@@ -187,24 +196,27 @@ def is_finite(value: float | None) -> TypeGuard[float]:
 class _Rows:
     """What is kept of metrics.jsonl while its rows go by: evaluations, the last of some numbers, the mean of others.
 
-    Of two rows with an evaluation at the same step the later one counts.
+    Of two rows with an evaluation at the same step the later one counts. Counts leave out the first quarter of the
+    steps, and diagnostics the first half: the start says little about the run (check R9).
     """
 
-    LAST = ("memory/peak_bytes", "optim/state_bytes", "clipped_steps")
+    LAST = ("memory/peak_bytes", "optim/state_bytes")
     MOST_EVALUATIONS = 1_000_000
 
     def __init__(self, run_dir: Path) -> None:
         path = run_dir / run_files.METRICS
         self.last: dict[str, float] = {}
-        self.last_step, self._clipped_at = 0, 0
-        self._sums: dict[str, tuple[float, int]] = {}  # of diagnostics, and of how many rows
+        self.last_step = 0
+        self._clipped: list[tuple[int, float]] = []  # (steps, how many of them were clipped)
+        self._diagnostics: dict[str, list[tuple[int, float]]] = {}  # by name, (step, value)
         self._evaluations: dict[int, dict[str, float | None]] = {}
         for row in run_files.read_rows(run_dir):
             self.last_step = max(self.last_step, row["step"])
             for key in self.LAST:
                 if (found := run_files.number_in(row, key, path)) is not None:
                     self.last[key] = found
-                    self._clipped_at = row["step"] if key == "clipped_steps" else self._clipped_at
+            if (clipped := run_files.number_in(row, "clipped_steps", path)) is not None:
+                self._clipped.append((row["step"] + 1, clipped))  # the count is of the steps up to and with its own
             self._add_diagnostics(row, path)
             if "val/loss" in row:
                 self._evaluations[row["step"]] = {key: run_files.number_in(row, key, path) for key in COLUMNS}
@@ -218,21 +230,29 @@ class _Rows:
 
     @property
     def clipped_share(self) -> float | None:
-        """The count is of the steps up to and with the row's own."""
-        return self.last["clipped_steps"] / (self._clipped_at + 1) if "clipped_steps" in self.last else None
+        """Of the steps after the first quarter; of a single row, of all its steps."""
+        if not self._clipped:
+            return None
+        last_steps, last = self._clipped[-1]
+        early = [each for each in self._clipped[:-1] if each[0] <= last_steps / 4]
+        steps, count = early[-1] if early else (0, 0.0)
+        return (last - count) / (last_steps - steps)
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Their means over rows."""
-        means = {key: number(total / n) for key, (total, n) in self._sums.items()}
+        """Their means over the rows of the last half."""
+        late = {
+            key: [value for step, value in rows if step >= self.last_step / 2]
+            for key, rows in self._diagnostics.items()
+        }
+        means = {key: number(sum(values) / len(values)) for key, values in late.items() if values}
         return {key: mean for key, mean in means.items() if mean is not None}
 
     def _add_diagnostics(self, row: Mapping[str, Any], path: Path) -> None:
         for key in row:
             found = run_files.number_in(row, key, path) if key.startswith(DIAGNOSTIC) else None
             if found is not None and key not in self.LAST:
-                total, n = self._sums.get(key, (0.0, 0))
-                self._sums[key] = total + found, n + 1
+                self._diagnostics.setdefault(key, []).append((row["step"], found))
 
 
 def _by_step(curve: Mapping[str, Sequence[float | None]]) -> dict[float, dict[str, float | None]]:

@@ -1,13 +1,12 @@
-"""A claim from start to finish: plan, run, measure, write results.json and the report.
+"""A claim from start to finish: plan, run, measure, check the regime, write results.json and the report.
 
-Nothing is remembered but the run directories (and the step times, which no run holds), so the same command continues
-after any interruption and ends with the same results.
+Nothing is remembered but the run directories in the atlas (and the step times, which no run holds), so the same command
+continues after any interruption and ends with the same results, and claims share what they have in common.
 """
 
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,18 +16,20 @@ from typing import Any
 from files.errors import shown
 from files.reading import number, read_json
 from files.writing import write_text
+from inference import verdicts
+from inference.intervals import Interval
 from launch.jobs import Job, Outcome, run_jobs
 from launch.processes import log_path
 from report.files import write_report
-from report.results import ProtocolResult, Results, Run, Table, finite, read, write
-from reproduce import findings, protocols, records, statistics
+from report.results import Results, Run, Table, finite, read, write
+from reproduce import findings, protocols
+from reproduce.atlas import Atlas
 from reproduce.claim import Claim
 from reproduce.findings import Findings
-from reproduce.plans import Planned
 from reproduce.records import Ratios, Recorded
-from reproduce.statistics import Interval
+from reproduce.surroundings import surroundings
 
-RESULTS, STEP_TIMES = "results.json", "step_times.json"
+RESULTS, STEP_TIMES, ATLAS = "results.json", "step_times.json", "atlas"
 RunJobs = Callable[[Sequence[Job]], list[Outcome]]
 TimeArms = Callable[[Claim[Any]], Ratios]
 
@@ -51,13 +52,14 @@ def reproduce(
     folder: Path,
     command: str,
     *,
+    atlas: Path | None = None,
     run: RunJobs = run_jobs,
     time_arms: TimeArms | None = None,
 ) -> Results:
     """The results of the claim, which are also written to the folder, with the report.
 
-    run: runs jobs, by their own rules skipping those that are done. time_arms: step times beside the baselines', if
-    not measured as the claim's kind does.
+    atlas: the folder of all claims' runs, beside the folder if not given. run: runs jobs, by their own rules skipping
+    those that are done. time_arms: step times beside the baselines', if not measured as the claim's kind does.
 
     Raises: ReproductionError: if the folder holds something else.
     RunsFailedError: if runs crashed; nothing final is written.
@@ -65,9 +67,13 @@ def reproduce(
     check_folder(folder, claim)
     runs: list[Recorded] = []
     if wanted := protocols.of(claim):
-        runs = run_all(wanted, folder, run, drop_checkpoints=claim.fields.drop_checkpoints)
+        root = atlas or folder.parent / ATLAS
+        runs = run_all(wanted, root, run, drop_checkpoints=claim.fields.drop_checkpoints)
         ratios, note = step_times(claim, folder, time_arms or claim.kind.time_arms)
-        found = findings.of_training([each.comparison(runs, ratios) for each in wanted])
+        found = findings.of_training(
+            [each.comparison(runs, ratios) for each in wanted],
+            lambda each, evidence: surroundings(each, evidence, Atlas(root, each.claim), folder.parent),
+        )
         found.notes += [note] if note else []
     else:
         found = findings.of_measurement(claim, claim.kind.measure(claim))
@@ -91,43 +97,33 @@ def check_folder(folder: Path, claim: Claim[Any]) -> None:
 
 
 def run_all(
-    wanted: Sequence[protocols.Protocol[Any]], folder: Path, run: RunJobs, *, drop_checkpoints: bool
+    wanted: Sequence[protocols.Protocol[Any]], root: Path, run: RunJobs, *, drop_checkpoints: bool
 ) -> list[Recorded]:
     """All runs of the protocols, batch by batch, each configuration once; what the run directories then say.
+
+    root: of the atlases.
 
     Raises: RunsFailedError. RecordsError: if runs had different validation data.
     """
     outcomes: dict[str, float | None] = {}
     done: list[Recorded] = []
-    check_data(folder)
+    atlases = {each.name: Atlas(root, each.claim) for each in wanted}
+    for atlas in atlases.values():
+        atlas.check_data()
     while batch := protocols.next_runs(wanted, outcomes):
-        ended = run([job(planned, folder) for planned in batch])
+        ended = run([atlases[planned.protocol].job(planned) for planned in batch])
         if failed := [each for each in ended if each.status not in ("finished", "diverged")]:
             raise RunsFailedError(failed, len(batch) - len(ended))
         for planned in batch:
-            record = records.read(run_dir(planned, folder))
+            record = atlases[planned.protocol].read(planned)
             done.append(Recorded(planned, record))
             outcomes[planned.config_hash] = record.loss
-            if drop_checkpoints:
-                shutil.rmtree(run_dir(planned, folder) / "checkpoints", ignore_errors=True)
-        check_data(folder)
+        for atlas in atlases.values():
+            atlas.check_data()
+    if drop_checkpoints:
+        for each in done:
+            atlases[each.plan.protocol].drop_checkpoints([each.plan])
     return done
-
-
-def run_dir(planned: Planned, folder: Path) -> Path:
-    """Where a run lies."""
-    return folder / "runs" / planned.name
-
-
-def job(planned: Planned, folder: Path) -> Job:
-    """What a planned run is to the job runner."""
-    return Job(planned.name, (*planned.overrides, f"run_dir={run_dir(planned, folder)}"))
-
-
-def check_data(folder: Path) -> None:
-    """Raises: RecordsError: if runs below the folder have different validation data."""
-    places = sorted(path.parent for path in (folder / "runs").glob("*/config.yaml"))
-    records.check_same_data({place.name: records.read(place) for place in places})
 
 
 def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str]:
@@ -162,12 +158,11 @@ def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:
 
 
 def assemble(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], command: str) -> Results:
-    """Everything that a report shows. The verdict is that of the last protocol."""
+    """Everything that a report shows."""
     return finite(_assembled(claim, found, runs, command))
 
 
 def _assembled(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], command: str) -> Results:
-    deciding = found.protocols[-1]
     last = max(runs, key=lambda each: each.record.ended, default=None)
     ended = last.record.ended if last else time.time()
     environment = dict(last.record.environment) if last else here()
@@ -179,10 +174,14 @@ def _assembled(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], com
         command=command,
         source=claim.fields.source,
         contrary=claim.fields.contrary,
-        rule=f"{statistics.RULE} {claim.fields.rule}",
-        verdict=deciding.verdict,
-        sentence=_sentence(deciding),
+        rule=f"{verdicts.RULE} {claim.fields.rule}",
+        verdict=found.verdict,
+        sentence=found.sentence,
         protocols=found.protocols,
+        tuning=found.tuning,
+        checks=found.checks,
+        key_figure=found.figures[0].name if found.figures else "",
+        published=claim.fields.evidence,
         difference=found.difference,
         arms=found.arms,
         runs=[_run(each, getattr(claim.fields, "shows", [])) for each in runs],
@@ -200,11 +199,6 @@ def here() -> dict[str, Any]:
     from trainer import environment
 
     return environment.describe(environment.pick_device("auto"))
-
-
-def _sentence(protocol: ProtocolResult) -> str:
-    more = protocol.more_seeds
-    return protocol.sentence + (f"; about {more} more seed{'s' if more > 1 else ''} would decide it" if more else "")
 
 
 def _statements(claim: Claim[Any]) -> list[Table]:

@@ -9,7 +9,8 @@ from configs import compose
 from model import LanguageModel
 from optim.memory import state_bytes
 from report.results import Axis, Figure, Series, Table
-from reproduce.claim import ArmSpec, Claim, Point
+from reproduce.arms import ArmSpec, Point
+from reproduce.claim import Claim
 
 GPT2_VOCABULARY = 50257
 NOTE = (

@@ -144,7 +144,7 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
     records = {name: read_record(folder) for name, folder in zip(names, folders, strict=True)}
     notes = []
     try:
-        check_same_data(records)
+        check_same_data({name: record.data for name, record in records.items()})
     except RecordsError as error:
         if not allow_different_data:
             raise RecordsError(f"{error}; --different-data compares them all the same") from None
@@ -193,6 +193,7 @@ def assemble(
     keys = ", ".join(differing) or "nothing"
     ending = f"; the lowest final val/loss is {labels[best]}'s" if best else ""
     sentence = f"{len(names)} runs, which differ in {keys}{ending}"
+    curves = curves_figure(records, labels)
     last = max(records.values(), key=lambda record: record.ended)
     words = {name: f"final val/loss of {labels[name]}" for name in names}
     rows = [Measure(f"loss_{n}", words[name], NATS, records[name].loss) for n, name in enumerate(names)]
@@ -212,7 +213,8 @@ def assemble(
         arms=[Arm(name, labels[name], "other", {"differences": own[name]}) for name in names],
         runs=[_run(name, records[name], settings[name], own[name]) for name in names],
         curves={name: record.curve for name, record in records.items()},
-        figures=[curves_figure(records, labels)],
+        key_figure=curves.name,
+        figures=[curves],
         tables=[_differences_table(names, differing), _runs_table(records, own)],
         environment={key: value for key, value in last.environment.items() if key != "data"},
         data=last.data,
@@ -222,7 +224,8 @@ def assemble(
 
 def label(name: str, differing: Sequence[str]) -> str:
     """A run's name with the settings in which it differs from the others, which the folder's name may not tell."""
-    return f"{name} ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})" if differing else name
+    more = f" and {numbers.count(len(differing) - 3)} more" if len(differing) > 3 else ""
+    return f"{name} ({', '.join(differing[:3])}{more})" if differing else name
 
 
 def _own(place: int, differing: Mapping[str, Sequence[str]]) -> list[str]:
@@ -293,7 +296,7 @@ def _runs_table(records: Mapping[str, Record], own: Mapping[str, Sequence[str]])
             numbers.percent(record.clipped_share),
             *(numbers.digits(record.diagnostics.get(key)) for key in shown),
         ]
-        rows.append([name, record.status, f"{record.step:,}", *cells, " ".join(own[name])])
+        rows.append([name, record.status, numbers.count(record.step), *cells, " ".join(own[name])])
     columns = ["run", "status", "steps", "val/loss", "seconds", "FLOPs", "state bytes", "clipped steps"]
     return Table("How they ended", [*columns, *map(diagnostic_name, shown), "what differs"], rows)
 

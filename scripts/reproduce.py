@@ -1,24 +1,30 @@
 """Re-runs a paper's claim: python scripts/reproduce.py claim=sophia_2x scale=nano [key=value ...].
 
 claim    one of those below, or all
-scale    nano (two CPU cores, minutes), micro (hours), small, medium, large (the paper's size, GPUs)
+scale    nano (two CPU cores, 40 minutes), micro (hours), gpu (one device, 25 minutes), small, medium, large (the
+         papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
+atlas    the folder of the runs that all claims share, atlas/ beside out
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
---dry-run   only says what would run, and what it costs
+--dry-run   only says what would run, and what it costs on this machine, or
+gpu      on such a GPU, for example H100, from FLOPs and the peak in its data sheet, and
+mfu      the share of that peak that runs are assumed to reach, 0.3
 
 Any other key=value goes to every run, for example data.root=/scratch. The same command continues what was interrupted.
 Devices, data and tokenizer are checked before the first run; a failure that all runs would share ends the command.
 Exit status: 0 done, whatever the verdict; 1 runs failed; 2 bad input; 75 interrupted.
 """
 
+import math
 import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,20 +35,23 @@ from rich.console import Console
 
 from configs import answer
 from files.paths import expanded
-from launch.processes import capacity
+from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import stop_signals
-from report.results import Results, read
+from report.content import verdict_at_scale
+from report.results import Results, ResultsError, Table, read
 from reproduce import claims
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
+    from reproduce.forecast import Forecast
 
-ROOT, LEDGER = Path(__file__).resolve().parents[1], "docs/claims"
-COUNTS, PATHS = ("jobs", "ranks", "seeds"), ("out", "ledger")
-OWN = ("claim", "scale", *PATHS, *COUNTS)
+ROOT, LEDGER, ATLAS = Path(__file__).resolve().parents[1], "docs/claims", "atlas"
+COUNTS, PATHS, GPU = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger"), ("gpu", "mfu")
+OWN = ("claim", "scale", *PATHS, *COUNTS, *GPU)
+USUAL_MFU = 0.3
 MOST = 9999
 COPIED = (
     "report.md",
@@ -60,12 +69,15 @@ class Request:
     claim: str
     scale: str
     out: Path | None
+    atlas: Path | None
     ledger: Path
     jobs: int
     ranks: int
     seeds: int | None
     overrides: tuple[str, ...]
     is_dry: bool
+    gpu: str | None
+    mfu: float  # a share of the gpu's peak
 
     def load(self, name: str) -> Claim[Any]:
         """Reads the claim of that name."""
@@ -109,12 +121,15 @@ def parse(arguments: Sequence[str]) -> Request:
         claim=settings["claim"],
         scale=settings["scale"],
         out=paths.get("out"),
+        atlas=paths.get("atlas"),
         ledger=paths.get("ledger", Path(LEDGER)),
         jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
         ranks=counts.get("ranks", 1),
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
         is_dry="--dry-run" in arguments,
+        gpu=_gpu(settings, is_dry="--dry-run" in arguments),
+        mfu=_share("mfu", settings["mfu"]) if "mfu" in settings else USUAL_MFU,
     )
 
 
@@ -158,7 +173,8 @@ def _all(request: Request) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             statuses.append(EXIT_STATUS["bad input"])
     if not request.is_dry:
-        write_ledger({name: request.folder(name) for name in chosen}, request.ledger)
+        folders = {name: request.folder(name) for name in chosen}
+        write_ledger(folders, request.ledger, request.atlas or next(iter(folders.values())).parent / ATLAS)
     return next((status for status in statuses if status), 0)
 
 
@@ -169,11 +185,14 @@ def _one(request: Request, claim: Claim[Any]) -> int:
 
     folder = request.folder(claim.id)
     try:
-        results = reproduction.reproduce(claim, folder, request.command(claim.id), run=_Runs(request, claim))
+        again, runs = request.command(claim.id), _Runs(request, claim)
+        results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs)
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
-    print(f"\n{results.verdict}: {results.sentence}\n\nreport  {folder / 'report.html'}")
+    if results.tuning:
+        print(f"\n{results.tuning}")
+    print(f"\n{verdict_at_scale(results)}: {results.sentence}\n\nreport  {folder / 'report.html'}")
     return 0
 
 
@@ -198,16 +217,37 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     if not claim.kind.protocols(claim):
         print(f"{claim.id} trains nothing: {claim.kind.description}")
         return 0
-    from reproduce import forecast, timing  # import torch
+    from reproduce import forecast, regime  # import torch
 
-    found = forecast.forecast(claim, timing.calibrate, at_once=request.jobs)
+    if request.gpu is not None:
+        calibrate = forecast.on_gpu(request.gpu, request.mfu)
+    else:
+        from reproduce.calibration import calibrate
+    found = forecast.forecast(claim, calibrate, at_once=request.jobs)
     console = Console(highlight=False)
     console.width = max(console.width, 120)
     console.print(forecast.table(found))
-    hours = found.note or f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}"
-    print(f"{hours}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {_free(request.folder(claim.id)) / 1e9:.0f} GB free")
-    print("Tuning decides which points later runs are of, not how many there are; runs that are finished are skipped.")
+    free = _free(request.folder(claim.id)) / 1e9
+    print(f"{_hours(request, found)}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {free:.0f} GB free")
+    print(
+        "Where an optimum is away from where tuning starts, runs are added; those that any claim has run are skipped."
+    )
+    from reproduce.surroundings import training_tokens
+
+    for check in regime.before(claim, training_tokens(claim)):
+        state = {True: "passes", False: "FAILS", None: "open"}[check.passed]
+        print(f"{check.id:4} {state:6}  {check.label}: {check.value} (wanted: {check.threshold})")
     return 0
+
+
+def _hours(request: Request, found: "Forecast") -> str:
+    if found.device_hours is None:
+        return found.note
+    if request.gpu is not None:
+        what = f"at {request.mfu:.0%} of its peak, which is assumed (mfu=), not measured"
+        return f"about {found.device_hours:.2f} GPU-hours of one {request.gpu} {what}"
+    gpu_hours = f", {found.device_hours:.2f} GPU-hours" if cuda_devices() else ""
+    return f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}{gpu_hours}"
 
 
 def _free(folder: Path) -> int:
@@ -215,15 +255,16 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
-    """Copies the reports of all claims that have results to the ledger, and writes its table.
+def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path | None = None) -> None:
+    """Copies the reports of all claims that have results to the ledger, and writes its tables of all that lie there.
+
+    atlas: with the runs of claims that have begun and are not finished; None: of these nothing is said.
 
     Raises: ValueError: if a folder holds results of another claim, or damaged ones.
     """
     from report.ledger import write_ledger as write_table
     from report.ledger import write_short_table
 
-    rows: list[Results] = []
     for name, folder in folders.items():
         if not (folder / "results.json").is_file():
             continue
@@ -235,11 +276,47 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path) -> None:
         place.mkdir(parents=True)
         for path in (path for pattern in COPIED for path in folder.glob(pattern)):
             shutil.copy(path, place / path.name)
-        rows.append(results)
-        print(f"{name:22} {results.verdict}")
-    print(f"ledger  {write_table(rows, ledger)}")
+        print(f"{name:22} {verdict_at_scale(results)}")
+    rows = _in_ledger(ledger)
+    print(f"ledger  {write_table(rows, ledger, _tables(rows, atlas))}")
     if ledger.resolve() == ROOT / LEDGER:
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
+
+
+def _tables(rows: Sequence[Results], atlas: Path | None) -> list[Table]:
+    """What the ledger shows beside its verdicts: what others found, and claims that have begun and are not finished."""
+    from reproduce import progress, signs  # import torch
+
+    begun = [] if atlas is None else progress.begun(atlas, {(row.claim, row.scale) for row in rows})
+    return [signs.table(rows), *([progress.table(begun)] if begun else [])]
+
+
+def _in_ledger(ledger: Path) -> list[Results]:
+    """The results of all claims and scales there, but for those of another version and of claims that are no more."""
+    found: list[Results] = []
+    for path in sorted(ledger.glob("*/results.json")):
+        with suppress(ResultsError):
+            results = read(path)
+            found += [results] if results.claim in claims.names() else []
+    return found
+
+
+def _gpu(settings: Mapping[str, str], *, is_dry: bool) -> str | None:
+    if "gpu" in settings and not is_dry:
+        raise ClaimError("gpu= names the GPU whose hours a dry run counts: add --dry-run, or leave it out")
+    if "mfu" in settings and "gpu" not in settings:
+        raise ClaimError("mfu= is a share of a GPU's peak: name the GPU as well, for example gpu=H100")
+    return settings.get("gpu")
+
+
+def _share(key: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise ClaimError(f"{key}={value} must be a number above 0 and at most 1")
+    return share
 
 
 def _count(key: str, value: str) -> int:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from omegaconf import OmegaConf
 
+from assembly.branch import origin_of
 from configs import ConfigError, RunConfig, as_yaml, compose, flat
 from configs.composition import known_keys
 from files.reading import read_yaml
@@ -184,7 +185,7 @@ def _write_originals(folder: Path, *, train: bool) -> None:
 
 
 def _write_run(folder: Path, config: RunConfig) -> None:
-    folder.mkdir()
+    (folder / "checkpoints" / "step_000002").mkdir(parents=True)
     (folder / "config.yaml").write_text(as_yaml(config))
     rows = [
         {"step": n, "tokens": n * 32, "seconds": n / 2, "flops": n, "val/loss": 5 - n / 4, "lr": 0.1} for n in range(3)
@@ -217,6 +218,7 @@ def _readers(where: Path, damaged: str, out: Path, *, sample: bool) -> dict[str,
         "compare": compared,
         "sweep": lambda: jobs.unfinished([jobs.Job("run", (*overrides, f"run_dir={run}"))]),
         "result": lambda: read_result(run),
+        "branch": lambda: origin_of(compose([*overrides, f"start_from={run}@2"]), "fp32"),
     }
     if sample:
         from scripts import sample as sampling

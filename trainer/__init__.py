@@ -6,7 +6,7 @@ heartbeat.py       ends a run that hangs, and names the rank
 schedule.py        learning-rate schedules
 divergence.py      notices that a run diverges
 run_directory.py   who may write a run directory, and its files
-checkpoint.py      writes, verifies and reads checkpoints; tensor_files.py: their safetensors files
+checkpoint.py      writes, verifies and reads checkpoints; manifest.py, tensor_files.py: their files
 metrics.py         rows of metrics and metrics.jsonl; console.py, wandb.py, tensorboard.py: other sinks
 plot.py            the picture of the loss curve
 environment.py     device, precision, and what env.json records; allocator.py: settings of the C allocator

@@ -16,12 +16,11 @@ the next step to run is 500.
 
 import hashlib
 import logging
-import re
 import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from files.reading import leads_out, read_json
+from files.reading import read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
+from trainer.manifest import MANIFEST, STATE, checkpoints_in, digest_of, read_manifest
 from trainer.ranks import Ranks, is_lost_rank
 from trainer.tensor_files import StreamingWriter, WatchedReader
 
 log = logging.getLogger(__name__)
 
-STATE, MANIFEST = "state.json", "manifest.json"
-NAME = re.compile(r"step_(\d{6,})")
-UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
 PIECE = 1 << 22  # numbers that are checked at once, so that the check takes little memory
 TensorMetadata = tuple[tuple[int, ...], torch.dtype]  # shape of the full tensor, and dtype
 
@@ -109,9 +106,10 @@ class Written:
 class CheckpointStore:
     """The checkpoints of one run.
 
-    keep: how many of the newest stay. permanent_every: checkpoints at multiples of so many steps are never deleted
-    (None: all but the newest are). ranks: the ranks that save and load together; all of them must call every method.
-    asynchronous: whether save returns before the files are written. watch: is told while a rank waits for a disk.
+    keep: how many of the newest stay. permanent_every, permanent_at: checkpoints at multiples of so many steps, and at
+    these steps, are never deleted; None: there are no multiples. ranks: the ranks that save and load together; all of
+    them must call every method. asynchronous: whether save returns before the files are written. watch: is told while
+    a rank waits for a disk.
     """
 
     def __init__(
@@ -120,11 +118,13 @@ class CheckpointStore:
         *,
         keep: int,
         permanent_every: int | None,
+        permanent_at: Collection[int] = (),
         ranks: Ranks | None = None,
         asynchronous: bool = True,
         watch: Watch | None = None,
     ) -> None:
-        self.folder, self.keep, self.permanent_every = folder, keep, permanent_every
+        self.folder, self.keep = folder, keep
+        self.permanent_every, self.permanent_at = permanent_every, frozenset(permanent_at)
         self.written: Written | None = None
         self._ranks, self._asynchronous, self._watch = ranks or Ranks(), asynchronous, watch or Watch()
         self._group = (
@@ -173,23 +173,28 @@ class CheckpointStore:
         tried: set[Path] = set()
         while paths := [path for path in self._ranks.from_main(self.paths) if path not in tried]:
             path = paths[-1]
-            manifest, reason = self._ranks.from_main(
-                lambda path=path: _manifest(path),  # type: ignore[misc]  # mypy#12557
-                f"reading {path}",
-            )
-            if reason is None:
-                reason = self._damage(path, manifest)
-            if reason is None:
-                with self._watch.busy(f"reading {path}"):
-                    return self._opened(path)
+            found = self._verified(path)
+            if isinstance(found, Saved):
+                return found
             if self._ranks.from_main(path.is_dir):  # else the run has deleted it meanwhile, and there are newer ones
-                self._ranks.from_main(lambda path=path, reason=reason: _report(path, reason, set_aside))  # type: ignore[misc]
+                self._ranks.from_main(lambda path=path, reason=found: _report(path, reason, set_aside))  # type: ignore[misc]
                 tried.add(path)
         if tried:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is readable; to start again from step 0, choose another run_dir"
             )
         return None
+
+    def read(self, path: Path) -> Saved:
+        """Returns the checkpoint in a folder, which may be of another run; changes nothing on disk.
+
+        Raises: CheckpointError: if it is damaged, or there is none.
+        """
+        found = self._verified(path)
+        if isinstance(found, Saved):
+            return found
+        is_there = self._ranks.from_main(path.is_dir)
+        raise CheckpointError(f"{path} is damaged: {found}" if is_there else f"{path} is not there any more")
 
     def remove_temporaries(self) -> None:
         """Deletes the unfinished checkpoints of killed processes; for the process that trains, before it saves."""
@@ -199,8 +204,7 @@ class CheckpointStore:
 
     def paths(self) -> list[Path]:
         """Returns the folders of all complete checkpoints, oldest first."""
-        found = [(int(m[1]), path) for path in self.folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(found)]
+        return checkpoints_in(self.folder)
 
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
         """Runs in the thread: writes the checkpoint together with the other ranks, or warns why it cannot."""
@@ -259,14 +263,24 @@ class CheckpointStore:
         self, path: Path, temporary: Path, state: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
     ) -> None:
         write_json(temporary / STATE, state)
-        write_json(temporary / MANIFEST, {"files": {**files, STATE: _digest(temporary / STATE)}})
+        write_json(temporary / MANIFEST, {"files": {**files, STATE: digest_of(temporary / STATE)}})
         temporary.rename(path)
         fsync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
             step = int(old.name.removeprefix("step_"))
-            if self.permanent_every is None or step % self.permanent_every:
+            is_multiple = self.permanent_every is not None and step % self.permanent_every == 0
+            if not is_multiple and step not in self.permanent_at:
                 old.rename(_temporary(old))  # first, so that nobody reads a checkpoint that is half deleted
                 shutil.rmtree(_temporary(old))
+
+    def _verified(self, path: Path) -> Saved | str:
+        """The checkpoint at path, or what is wrong with it; every rank checks a share of its files."""
+        manifest, reason = self._ranks.from_main(lambda: read_manifest(path), f"reading {path}")
+        reason = reason or self._damage(path, manifest)
+        if reason is not None:
+            return reason
+        with self._watch.busy(f"reading {path}"):
+            return self._opened(path)
 
     def _damage(self, path: Path, manifest: Mapping[str, Any]) -> str | None:
         """What is wrong with the files, None if nothing is; every rank checks a share of them."""
@@ -275,7 +289,7 @@ class CheckpointStore:
         for name in mine:
             try:
                 with self._watch.busy(f"checking {path / name}"):
-                    digest = _digest(path / name)
+                    digest = digest_of(path / name)
                 if digest != manifest[name]:
                     found = found or f"{name} should have {manifest[name]}, has {digest}"
             except OSError as error:
@@ -287,33 +301,6 @@ class CheckpointStore:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         metadata = {name: (tuple(each.size), each.properties.dtype) for name, each in stored.items()}  # type: ignore[union-attr]
         return Saved(path, state, metadata, self._ranks, self._watch)
-
-
-def _manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The checkpoint's files with their digests, and what is wrong with the folder (None: nothing).
-
-    Wrong: a file too many or too few, or one that cannot be parsed, which the reader would only find out on some rank.
-    """
-    try:
-        files: dict[str, Any] = _object(path / MANIFEST)["files"]
-        entries = list(path.iterdir())
-        if odd := sorted(entry.name for entry in entries if not entry.is_file() or leads_out(entry)):
-            return {}, f"{odd[0]} is no regular file of this folder"
-        there = {entry.name for entry in entries} - {MANIFEST}
-        if odd := sorted(there ^ files.keys()):
-            return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"
-        _object(path / STATE)
-        HuggingFaceStorageReader(str(path)).read_metadata()
-    except UNREADABLE as error:
-        return {}, f"{type(error).__name__}: {error}"
-    return files, None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if found is None:
-        raise FileNotFoundError(f"there is no {path.name}")
-    return found
 
 
 def _report(path: Path, reason: str, set_aside: bool) -> None:
@@ -353,11 +340,6 @@ def _temporary(path: Path) -> Path:
 def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _reason(error: BaseException) -> str:

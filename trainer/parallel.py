@@ -62,7 +62,6 @@ class Strategy(ABC):
 
     def __init__(self, ranks: Ranks, *, device: torch.device, precision: str, compiled: bool) -> None:
         self.ranks, self.device, self.precision, self.compiled = ranks, device, precision, compiled
-        self.sequences_computed = 0  # by forward_backward, on all ranks
         self._model: nn.Module = nn.Identity()
         self.watch = Watch()
 
@@ -203,7 +202,6 @@ class Strategy(ABC):
                 (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             total += loss.detach()
             self.watch.progress()
-        self.sequences_computed += sequences
         return total
 
 

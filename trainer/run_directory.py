@@ -18,7 +18,8 @@ from files.lock import InUseError, Lock
 from files.reading import read_json
 from files.writing import release, remove_temporaries, reserve, write_json, write_text
 
-CONFIG, TOKENIZER, RESULT, LOCK = "config.yaml", "tokenizer.json", "result.json", "lock"
+CONFIG, ENVIRONMENT, TOKENIZER, RESULT, LOCK = "config.yaml", "env.json", "tokenizer.json", "result.json", "lock"
+CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "diverged", "stopped")
 RESULT_BYTES = 1 << 14  # many times the size of a result.json
 
@@ -41,7 +42,7 @@ class RunDirectory:
     def __init__(
         self, path: Path, *, resume: str, differences: Callable[[Path], list[str]], is_main: bool = True
     ) -> None:
-        self.path, self.checkpoints = path, path / "checkpoints"
+        self.path, self.checkpoints = path, path / CHECKPOINTS
         self._lock: Lock | None = None
         self._made: list[Path] = []  # folders that were created, the innermost first
         self._has_begun = False
@@ -85,7 +86,7 @@ class RunDirectory:
             remove_temporaries(self.path)
             write_text(self.path / CONFIG, config_yaml)
             write_text(self.path / TOKENIZER, tokenizer_json)
-            write_json(self.path / "env.json", environment)
+            write_json(self.path / ENVIRONMENT, environment)
             (self.path / RESULT).unlink(missing_ok=True)  # last: until then it is a stopped run
         except OSError as error:
             release(self.path / RESULT)

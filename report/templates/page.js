@@ -27,6 +27,18 @@ function group(label, buttons) {
   return made;
 }
 
+// A title or an entry of a legend, in lines that fit: plotly cuts what does not.
+const LETTER = 7; // pixels
+function wrapped(text, pixels) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (longer.length * LETTER <= pixels || !lines.at(-1)) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines.join("<br>");
+}
+
 const flip = (pressable) => {
   const pressed = pressable.getAttribute("aria-pressed") !== "true";
   pressable.setAttribute("aria-pressed", String(pressed));
@@ -38,6 +50,7 @@ class Plot {
     this.spec = spec;
     this.canvas = element.querySelector(".canvas");
     this.choice = 0;
+    this.names = spec.data.map((trace) => trace.name || "");
     this.log = { x: spec.layout.xaxis.type === "log", y: spec.layout.yaxis.type === "log" };
     this.ticks = { x: {}, y: {} };
     this.dragging = !COARSE.matches; // a finger that scrolls the page must not zoom
@@ -98,12 +111,14 @@ class Plot {
     const shapes = (this.spec.layout.shapes || []).map((shape) => ({
       ...shape, line: { ...shape.line, color: quiet }, label: { ...shape.label, font: { color: quiet, size: 12 } },
     }));
-    const label = this.spec.x[this.choice].label;
+    const { label } = this.spec.x[this.choice];
+    const escaped = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    const title = (words, pixels) => ({ text: wrapped(words, pixels), font: { size: 12.5 } });
     return {
       ...this.spec.layout,
       shapes,
-      xaxis: axis("x", { text: label.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") }),
-      yaxis: axis("y", this.spec.layout.yaxis.title),
+      xaxis: axis("x", title(escaped(label), this.canvas.clientWidth - 80)),
+      yaxis: axis("y", title(this.spec.layout.yaxis.title.text, this.canvas.clientHeight - 110)),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: text },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -117,13 +132,14 @@ class Plot {
     };
   }
 
-  isSmall(side) { // such as learning rates, which read badly in thousandths
+  isSmall(side) { // has parts of one, such as learning rates, which read badly in thousandths
     const values = side === "x" ? this.spec.x[this.choice].values : this.spec.data.map((trace) => trace.y);
-    return Math.max(...values.flat().filter(Number.isFinite).map(Math.abs)) < 1;
+    return Math.min(...values.flat().filter((value) => value > 0)) < 1;
   }
 
   draw() {
     this.paint();
+    this.spec.data.forEach((trace, place) => { trace.name = wrapped(this.names[place], this.canvas.clientWidth - 80); });
     this.fitHeight();
     this.spec.data.forEach((trace, place) => { trace.x = this.spec.x[this.choice].values[place]; });
     const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
@@ -155,11 +171,12 @@ class Plot {
 
   // A legend of several rows must not take its room from the plot.
   fitHeight() {
-    const entries = this.spec.data.filter((trace) => trace.showlegend).map((trace) => 50 + 7 * trace.name.length);
     let rows = 0;
     let left = 0;
-    for (const width of entries) {
-      if (width > left) [rows, left] = [rows + 1, this.canvas.clientWidth - 70];
+    for (const { name } of this.spec.data.filter((trace) => trace.showlegend)) {
+      const lines = name.split("<br>");
+      const width = 50 + LETTER * Math.max(...lines.map((line) => line.length));
+      if (width > left) [rows, left] = [rows + lines.length, this.canvas.clientWidth - 70];
       left -= width;
     }
     this.canvas.style.height = "";
@@ -181,6 +198,12 @@ for (const chip of document.querySelectorAll("[data-arm]")) {
   });
 }
 
+// Says of a table that is wider than its place that there is more of it.
+const hints = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("overflows", target.scrollWidth > target.clientWidth + 1);
+});
+for (const each of document.querySelectorAll(".scroll:has(table)")) hints.observe(each);
+
 const toggle = document.getElementById("theme");
 function refresh() {
   toggle.textContent = theme() === "dark" ? "☀ light" : "☾ dark";
@@ -191,4 +214,9 @@ toggle.addEventListener("click", () => {
   refresh();
 });
 DARK.addEventListener("change", refresh);
+let width = innerWidth;
+addEventListener("resize", () => { // titles of axes take other lines
+  if (innerWidth !== width) refresh();
+  width = innerWidth;
+});
 refresh().then(() => { root.dataset.drawn = String(plots.length); });

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
+from inference.intervals import Interval
+from inference.verdicts import verdict
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited
 from reproduce.judging import check_arms_exist
 from reproduce.kind import Kind
-from reproduce.statistics import Interval, decide
 
 ROUNDING = 0.05  # percentage points: papers print one decimal
 
@@ -86,7 +87,8 @@ def _saved(claim: Claim[MemoryFields], row: Saving, size: str, saved: float) -> 
         low=saved,
         high=saved,
         claimed=low,
+        least=low,
         no_effect=0.0,
-        verdict=decide(rounded, claimed=low, no_effect=0.0),
+        verdict=verdict(rounded, claimed=low, least=low, no_effect=0.0),
         note=f"claimed: {printed}" + ("; more is saved" if saved > high + ROUNDING else ""),
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from inference.intervals import Interval
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
@@ -12,7 +13,7 @@ from reproduce.fields import ClaimError, limited
 from reproduce.judging import Expectation, Expected, check_expectations, judged
 from reproduce.kind import Kind
 from reproduce.records import Ratios
-from reproduce.statistics import Interval
+from reproduce.rounds import LEAST_ROUNDS
 
 if TYPE_CHECKING:
     from reproduce.state import States
@@ -22,9 +23,9 @@ QUANTITIES = {"step_time": "seconds per step", "state_bytes": "bytes of optimize
 
 @dataclass
 class Settings:
-    """rounds: blocks of every arm, interleaved. steps: of a block. sizes: options of model, for the state."""
+    """rounds: the fewest blocks of every arm, interleaved. steps: of a block. sizes: options of model for the state."""
 
-    rounds: int = limited(least=1)
+    rounds: int = limited(least=LEAST_ROUNDS)
     steps: int = limited(least=1)
     sizes: list[str] = limited()
 
@@ -73,4 +74,4 @@ def _ratio(claim: Claim[OverheadFields], row: Expectation, ratios: Ratios, state
         )
         interval = Interval(ratio, ratio, ratio)
     label = f"{QUANTITIES[row.quantity]}, {candidate.label} beside {baseline.label}"
-    return judged(row.quantity, label, "x", interval, Expected(row.claimed, row.no_effect, log_scale=True))
+    return judged(row.quantity, label, "x", interval, Expected(row.claimed, row.no_effect, row.least, log_scale=True))

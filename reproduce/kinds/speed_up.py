@@ -1,128 +1,91 @@
-"""A claim of a speed-up: how much less of the budget a candidate needs for its baseline's loss.
+"""A claim that one optimizer reaches another's loss with less: fewer steps, FLOPs or seconds.
 
-Two protocols, the paper's settings and equal tuning; in both the baseline runs for T, and candidates for shares of T,
-each run with a full schedule of its own.
+Judged are the parts that the claim names of every comparison, each by itself; all must hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from typing_extensions import override
 
-from report.results import Axis, Figure, Measure
-from reproduce import exhibits, records, statistics
-from reproduce.claim import ArmSpec, Claim, Point
+from inference.curves import SpeedUp as Found
+from inference.intervals import Interval, divided, gap_closed
+from inference.power import power
+from report.results import Axis, Figure, Measure, Series
+from reproduce import exhibits, records, speed_ups
+from reproduce.arms import ArmSpec, Point
+from reproduce.claim import Claim
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited, nearest
-from reproduce.judging import Expected, check_arms_exist, difference, judged
+from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, difference, judged, part
 from reproduce.kind import Kind
-from reproduce.plans import Planned, plan
-from reproduce.protocols import Comparison, Outcomes, Plan, Points, Protocol, best, waiting
+from reproduce.plans import plan
+from reproduce.protocols import Comparison, Plan, Protocol
 from reproduce.records import Losses, Ratios, Recorded
-from reproduce.statistics import Interval
-from reproduce.training import TrainingFields, check_training, steps_of
+from reproduce.training import FULL, HALF, TrainingFields, check_training, steps_of
+from reproduce.tuned import NAME, Tuned
+from reproduce.tuner import Outcomes
 
-FULL, HALF = 1.0, 0.5  # shares of T
-NO_EFFECT = {"steps": 1.0, "flops": 1.0, "seconds": 1.0, "gap": 0.0}  # of what a comparison may claim
-TIMING_ROUNDS = 7  # of every arm, interleaved
-FEWEST_BUDGETS = 4  # for a curve
-
-
-@dataclass
-class Round:
-    """A round of tuning: runs every remaining point of an arm for a fraction of T, and keeps the best."""
-
-    fraction: float = limited(above=0, most=1)
-    keep: int = limited(least=1)
+PAPER = "paper"
+TIMING_ROUNDS = 7  # of every arm, interleaved, and more until the ratios are known
+NO_EFFECT = {"steps": 1.0, "flops": 1.0, "seconds": 1.0}  # of what a comparison may claim
+WORDS = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}
 
 
 @dataclass
 class Pair:
-    """A row of `comparisons`. claimed: keys of NO_EFFECT. fractions: by protocol, in place of the claim's."""
+    """A row of `comparisons`. claims: keys of NO_EFFECT. half_budget: the paper's own test, 1 if it holds exactly."""
 
     candidate: str
     baseline: str
-    claimed: dict[str, float]
-    fractions: dict[str, list[float]] = field(default_factory=dict)
+    claims: dict[str, PartFields] = field(default_factory=dict)
+    half_budget: PartFields | None = None
 
 
 @dataclass
 class SpeedUpFields(TrainingFields):
-    """fractions: of T, by protocol, what candidates are run for. untuned: why the paper's settings get no verdict."""
+    """The fields of a claim file; paper_schedule: overrides of runs by the paper's own protocol."""
 
     protocols: list[str] = limited()
-    fractions: dict[str, list[float]] = limited()
-    halving: list[Round] = limited()
     comparisons: list[Pair] = limited()
     timing_steps: int = limited(least=1)  # of a block; a multiple of what the optimizers do every so many steps
-    untuned: str = ""
+    paper_schedule: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Paper(Protocol[SpeedUpFields]):
     """The paper's own hyperparameters and definition: nothing is tuned."""
 
-    name: ClassVar[str] = "paper"
+    name: str = PAPER
 
     @property
     @override
     def description(self) -> str:
-        words, untuned = "the paper's hyperparameters and its own definition of a speed-up", self.claim.fields.untuned
-        return f"{words}; untuned: {untuned}" if untuned else words
-
-    @property
-    @override
-    def no_verdict(self) -> str:
-        return "untuned, so no verdict" if self.claim.fields.untuned else ""
+        return "the paper's hyperparameters and schedule, and its definition of twice as fast: T/2 steps against T"
 
     @override
     def plan(self, outcomes: Outcomes) -> Plan:
-        points = {arm.name: [arm.paper] for arm in self.claim.arms}
-        return Plan([], points, _compared(self.claim, self.name, points))
-
-
-@dataclass(frozen=True)
-class Tuned(Protocol[SpeedUpFields]):
-    """Equal tuning for every arm by successive halving of its grid, then a comparison with seeds that it never saw."""
-
-    name: ClassVar[str] = "tuned"
+        claim, fields = self.claim, self.claim.fields
+        points: dict[str, Point] = {arm.name: arm.paper for arm in claim.arms}
+        runs = [
+            plan(claim, arm, self.name, purpose, seed, steps_of(claim, fraction), arm.paper, schedule=self._schedule)
+            for arm in claim.arms
+            for fraction, purpose in ((HALF, "half budget"), (FULL, "full budget"))
+            for seed in fields.seeds
+        ]
+        return Plan(points, runs)
 
     @property
-    @override
-    def description(self) -> str:
-        n, start = len(self.claim.arms[0].grid), ""
-        for each in self.claim.fields.halving:
-            start += f"{n} points at {each.fraction:g} T, "
-            n = each.keep
-        return (
-            f"the same recorded tuning for every arm ({start}best {n}, seed {self.claim.fields.tuning_seed}), then "
-            "the comparison with fresh seeds"
-        )
-
-    @override
-    def plan(self, outcomes: Outcomes) -> Plan:
-        claim, tuning = self.claim, list[Planned]()
-        survivors: dict[str, list[Point]] = {arm.name: list(arm.grid) for arm in claim.arms}
-        for n, each in enumerate(claim.fields.halving, 1):
-            steps, seed = steps_of(claim, each.fraction), claim.fields.tuning_seed
-            batch = [
-                plan(claim, arm, self.name, f"tuning, round {n}", seed, steps, point)
-                for arm in claim.arms
-                for point in survivors[arm.name]
-            ]
-            tuning += batch
-            if waiting(batch, outcomes):  # the next round is known once this one is through
-                return Plan(tuning, None, [])
-            survivors = best(batch, outcomes, each.keep)
-        return Plan(tuning, survivors, _compared(claim, self.name, survivors))
+    def _schedule(self) -> Point:
+        return tuple(self.claim.fields.paper_schedule)
 
 
-PROTOCOLS: dict[str, type[Protocol[SpeedUpFields]]] = {each.name: each for each in (Paper, Tuned)}
+PROTOCOLS: dict[str, Callable[[Claim[SpeedUpFields]], Protocol[SpeedUpFields]]] = {PAPER: Paper, NAME: Tuned}
 
 
 class SpeedUp(Kind[SpeedUpFields]):
-    """The verdict follows the first number of the first comparison that the paper makes a claim about."""
+    """See the module."""
 
     Fields = SpeedUpFields
 
@@ -132,8 +95,6 @@ class SpeedUp(Kind[SpeedUpFields]):
         _check_protocols(claim)
         for row in claim.fields.comparisons:
             _check_pair(claim, row)
-        if Tuned.name in claim.fields.protocols:
-            _check_tuning(claim)
 
     @override
     def protocols(self, claim: Claim[SpeedUpFields]) -> list[Protocol[SpeedUpFields]]:
@@ -146,22 +107,24 @@ class SpeedUp(Kind[SpeedUpFields]):
         return timing.ratios(claim, rounds=TIMING_ROUNDS, steps=claim.fields.timing_steps)
 
     @override
-    def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
-        claim = found.claim
-        contests = [
-            _Contest(found, claim.arm(row.candidate), claim.arm(row.baseline), row.claimed)
-            for row in claim.fields.comparisons
-        ]
-        lengths = [steps_of(claim, HALF), steps_of(claim, FULL)]
-        return Evidence(
-            measures=[measure for contest in contests for measure in _measures(contest)],
-            figures=[exhibits.curves_figure(found, lengths), _budgets_figure(found)],
-            tables=exhibits.tuning_tables(found),
-        )
+    def power(self, found: Comparison[SpeedUpFields], evidence: Evidence) -> float | None:
+        known = [each for row in found.claim.fields.comparisons for each in _power(_Contest.of(found, row))]
+        return min(known, default=None)
 
     @override
-    def deciding(self, judged: Sequence[Measure]) -> Sequence[Measure]:
-        return judged[:1]
+    def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
+        contests = [_Contest.of(found, row) for row in found.claim.fields.comparisons]
+        lengths = [steps_of(found.claim, HALF), steps_of(found.claim, FULL)]
+        fitted = [(each, each.speed_up) for each in contests if each.speed_up is not None]
+        return Evidence(
+            measures=[measure for contest in contests for measure in _measures(contest)],
+            figures=[*_speed_ups_figure(found, fitted), _lengths_figure(found), exhibits.curves_figure(found, lengths)],
+            tables=[
+                *([speed_ups.fits_table([(each.name, speed_up) for each, speed_up in fitted])] if fitted else []),
+                *exhibits.tuning_tables(found),
+            ],
+            speed_ups=[(each.candidate.name, each.baseline.name, speed_up) for each, speed_up in fitted],
+        )
 
 
 def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
@@ -171,55 +134,24 @@ def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
     for protocol in fields.protocols:
         if protocol not in PROTOCOLS:
             raise ClaimError(f"protocol {protocol!r} does not exist; {nearest(protocol, list(PROTOCOLS))}")
-        _check_fractions(fields.fractions.get(protocol), f"fractions.{protocol}")
-    if Paper.name in fields.protocols and (without := [arm.name for arm in claim.arms if not arm.paper]):
-        raise ClaimError(f"arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
+    if PAPER in fields.protocols:
+        if without := [arm.name for arm in claim.arms if not arm.paper]:
+            raise ClaimError(f"arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
+        if not fields.paper_schedule:
+            raise ClaimError("field 'paper_schedule' is missing: overrides such as [schedule=cosine]")
     if not fields.comparisons:
         raise ClaimError("comparisons must list one or more rows")
 
 
 def _check_pair(claim: Claim[SpeedUpFields], row: Pair) -> None:
     check_arms_exist(claim, "comparisons", row.candidate, row.baseline)
-    for protocol, fractions in row.fractions.items():
-        _check_fractions(fractions, f"comparisons: fractions.{protocol}")
-    for key, value in row.claimed.items():
+    where = f"comparisons: {row.candidate} against {row.baseline}"
+    for key, fields in row.claims.items():
         if key not in NO_EFFECT:
-            raise ClaimError(f"comparisons: nothing can be claimed of {key!r}; {nearest(key, [*NO_EFFECT])}")
-        if value == NO_EFFECT[key]:
-            raise ClaimError(f"comparisons: claimed.{key}={value:g} must be a number, and not no effect")
-
-
-def _check_fractions(fractions: Sequence[float] | None, field: str) -> None:
-    if not fractions or not all(0 < each <= 1 for each in fractions):
-        raise ClaimError(f"{field} must list the candidate's budgets, each in (0, 1]")
-
-
-def _check_tuning(claim: Claim[SpeedUpFields]) -> None:
-    sizes = {arm.name: len(arm.grid) for arm in claim.arms}
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        raise ClaimError(f"every arm needs a grid of the same size, for equal tuning; they have {sizes}")
-    if not claim.fields.halving or claim.fields.halving[-1].keep != 1:
-        raise ClaimError("the last round of halving must keep 1")
-
-
-def _compared(claim: Claim[SpeedUpFields], protocol: str, points: Points) -> list[Planned]:
-    """Baselines at T, and at T/2 for the half-budget test; candidates at the fractions of T, or their comparison's."""
-    runs = []
-    for arm in claim.arms:
-        wanted: set[float] = set()
-        for row in claim.fields.comparisons:
-            if arm.name == row.baseline:
-                wanted |= {HALF, FULL} if "gap" in row.claimed else {FULL}
-            if arm.name == row.candidate:
-                wanted |= set(row.fractions.get(protocol) or claim.fields.fractions[protocol])
-        (point,) = points[arm.name]
-        for fraction in sorted(wanted):
-            purpose, steps = (
-                {FULL: "full budget", HALF: "half budget"}.get(fraction, "curve"),
-                steps_of(claim, fraction),
-            )
-            runs += [plan(claim, arm, protocol, purpose, seed, steps, point) for seed in claim.fields.seeds]
-    return runs
+            raise ClaimError(f"{where}: there is no rule for a part in {key!r}; {nearest(key, [*NO_EFFECT])}")
+        check_part(f"{where}: {key}", fields, NO_EFFECT[key], log_scale=True)
+    if row.half_budget is not None:
+        check_part(f"{where}: half_budget", row.half_budget, 0.0, log_scale=False)
 
 
 class _Contest(NamedTuple):
@@ -228,12 +160,19 @@ class _Contest(NamedTuple):
     found: Comparison[SpeedUpFields]
     candidate: ArmSpec
     baseline: ArmSpec
-    claimed: Mapping[str, float]
+    row: Pair
+    speed_up: Found | None  # in steps; None: too few lengths
+
+    @classmethod
+    def of(cls, found: Comparison[SpeedUpFields], row: Pair) -> "_Contest":
+        """The contest of a row of `comparisons`."""
+        candidate, baseline = found.claim.arm(row.candidate), found.claim.arm(row.baseline)
+        return cls(found, candidate, baseline, row, speed_ups.speed_up(found, candidate.name, baseline.name))
 
     @property
     def name(self) -> str:
         """Part of its measures' labels."""
-        return f"{self.candidate.label} beside {self.baseline.label}"
+        return f"{self.candidate.label} against {self.baseline.label}"
 
     @property
     def runs(self) -> Sequence[Recorded]:
@@ -258,87 +197,109 @@ class _Contest(NamedTuple):
         return candidate / baseline if candidate and baseline else None
 
     @property
-    def budgets(self) -> Mapping[int, Sequence[tuple[float, float | None]]]:
-        """The candidate's, with their losses, by seed."""
-        return records.budgets(self.runs, self.candidate.name)
+    def costs(self) -> Mapping[str, Interval | None]:
+        """What a step of the candidate costs beside one of the baseline, by key of NO_EFFECT; None: not known."""
+        flops = self.flops
+        exact = None if flops is None else Interval(flops, flops, flops)
+        return {"steps": Interval(1.0, 1.0, 1.0), "flops": exact, "seconds": self.seconds}
 
     def losses(self, arm: ArmSpec, fraction: float) -> Losses:
         """Final losses at that share of the budget, by seed."""
         return records.losses(self.runs, arm.name, steps_of(self.found.claim, fraction))
 
 
+def _power(contest: _Contest) -> list[float]:
+    """Of every part: P(reproduced if true), where a part in FLOPs or seconds asks for more or fewer steps."""
+    if contest.speed_up is None or not contest.row.claims:
+        return []
+    ours, theirs = contest.speed_up.candidate, contest.speed_up.baseline
+    if theirs.curve is None or ours.spread is None or theirs.spread is None:
+        return []
+    shares, found = contest.found.claim.fields.fractions, []
+    for key, fields in contest.row.claims.items():
+        expected = part(fields, NO_EFFECT[key], log_scale=True)
+        if (cost := contest.costs[key]) is not None:
+            limits = {
+                name: value * cost.estimate for name, value in expected.bounds.items() if not isinstance(value, bool)
+            }
+            found.append(power(theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, **limits))
+    return found
+
+
 def _measures(contest: _Contest) -> list[Measure]:
     """The speed-ups, the half-budget test, and the losses at equal cost."""
     rows = [*_speed_ups(contest), *_gap(contest), *_equal_cost(contest)]
-    if (cost := contest.flops) is not None:
-        words, interval = f"FLOPs per step, {contest.name}", Interval(cost, cost, cost)
-        rows.append(judged("flops_overhead", words, "x", interval, Expected(None, 1.0)))
-    if (ratio := contest.seconds) is not None:
-        rows.append(judged("step_time", f"seconds per step, {contest.name}", "x", ratio, Expected(None, 1.0)))
+    for key, label, cost in (
+        ("flops_overhead", "FLOPs per step", contest.costs["flops"]),
+        ("step_time", "seconds per step", contest.seconds),
+    ):
+        if cost is not None:
+            rows.append(judged(key, f"{label}, {contest.name}", "x", cost, Expected(None, 1.0)))
     return rows
 
 
 def _speed_ups(contest: _Contest) -> list[Measure]:
-    """In steps, FLOPs and seconds; none where the protocol has too few budgets for a curve."""
-    if min((len(points) for points in contest.budgets.values()), default=0) < FEWEST_BUDGETS:
-        return []
-    candidate, baseline, budget = contest.candidate.label, contest.baseline.label, contest.found.claim.fields.budget
-    in_steps = statistics.budget_ratio(contest.budgets, contest.losses(contest.baseline, FULL), budget)
-    unreached = f"0: {candidate}'s curve, as fitted, never comes to {baseline}'s final loss"
-    note = "; ".join(filter(None, (unreached if in_steps.estimate == 0 else "", _divergence_note(contest))))
-    cost, rows = contest.flops, []
-    for key, label, factor in (
-        ("steps", "steps", Interval(1.0, 1.0, 1.0)),
-        ("flops", "FLOPs", None if cost is None else Interval(cost, cost, cost)),
-        ("seconds", "seconds", contest.seconds),
-    ):
-        expected = Expected(contest.claimed.get(key), NO_EFFECT[key], log_scale=True)
-        words = f"{candidate}'s speed-up in {label} over {baseline} (fitted curve)"
-        interval = statistics.divided(in_steps, factor)
-        rows.append(judged(f"speed_up_{key}", words, "x", interval, expected, n=contest.n, note=note))
+    """In steps, FLOPs and seconds; none where the protocol has too few lengths for a curve."""
+    rows: list[Measure] = []
+    if (found := contest.speed_up) is None:
+        return rows
+    for key, cost in contest.costs.items():
+        expected = part(contest.row.claims.get(key), NO_EFFECT[key], log_scale=True)
+        label = f"speed-up in {WORDS[key]}, {contest.name}"
+        bound = found.interval._replace(estimate=found.bound) if found.censored else found.interval
+        interval = divided(bound, cost)
+        note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
+        sign = speed_ups.sign(found)
+        rows.append(judged(f"speed_up_{key}", label, "x", interval, expected, n=contest.n, note=note, censored=sign))
     return rows
 
 
 def _gap(contest: _Contest) -> list[Measure]:
-    """The half-budget test; none where the protocol does not run both arms for T/2."""
-    candidate, baseline = contest.losses(contest.candidate, HALF), contest.losses(contest.baseline, HALF)
-    if not candidate or not baseline:
+    """The half-budget test; it is a part of the claim only in the paper's protocol."""
+    half = contest.losses(contest.candidate, HALF)
+    if not half or not contest.losses(contest.baseline, HALF):
         return []
-    gap = statistics.gap_closed(candidate, baseline, contest.losses(contest.baseline, FULL))
+    gap = gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
     ours, theirs = contest.candidate.label, contest.baseline.label
     words = f"half-budget gap closed by {ours} (1: T/2 steps of it equal T of {theirs})"
-    expected = Expected(contest.claimed.get("gap"), NO_EFFECT["gap"])
-    return [judged("half_budget_gap", words, "", gap, expected, n=contest.n, note=_divergence_note(contest))]
+    is_part = contest.found.protocol.name == PAPER
+    expected = part(contest.row.half_budget if is_part else None, 0.0, log_scale=False)
+    return [judged("half_budget_gap", words, "", gap, expected, n=contest.n)]
 
 
 def _equal_cost(contest: _Contest) -> list[Measure]:
-    """Differences in final loss where the candidate may spend what the baseline spends over T."""
+    """Differences in final loss where both arms may spend the same; the dearer step gets fewer of them."""
     rows: list[Measure] = []
-    fields = contest.found.claim.fields
-    if len(contest.budgets.get(fields.seeds[0], [])) < 2:
+    budget = contest.found.claim.fields.budget
+    if contest.speed_up is None:
         return rows
-    baseline, ratio = contest.losses(contest.baseline, FULL), contest.seconds
-    for name, cost in (("steps", 1.0), ("FLOPs", contest.flops), ("seconds", ratio.estimate if ratio else None)):
+    for key, cost in contest.costs.items():
         if cost is None:
             continue
-        label = f"loss difference at equal {name}, {contest.name}"
-        candidate = records.losses_at(contest.runs, contest.candidate.name, fields.budget / max(cost, 1.0))
-        rows.append(difference(f"loss_at_equal_{name.lower()}", label, candidate, baseline, Expected(None, 0.0)))
+        ours, theirs = budget / max(cost.estimate, 1.0), budget * min(cost.estimate, 1.0)
+        candidate = records.losses_at(contest.runs, contest.candidate.name, ours)
+        baseline = records.losses_at(contest.runs, contest.baseline.name, theirs)
+        label = f"loss difference at equal {WORDS[key]}, {contest.name}"
+        rows.append(difference(f"loss_at_equal_{key}", label, candidate, baseline, Expected(None, 0.0)))
     return rows
 
 
-def _divergence_note(contest: _Contest) -> str:
-    counts = {
-        arm.label: sum(run.record.status == "diverged" for run in contest.runs if run.plan.arm == arm.name)
-        for arm in (contest.candidate, contest.baseline)
-    }
-    return ", ".join(f"{count} diverged runs of {label} count as failures" for label, count in counts.items() if count)
+def _speed_ups_figure(found: Comparison[SpeedUpFields], fitted: Sequence[tuple[_Contest, Found]]) -> list[Figure]:
+    """The figure that shows the verdict: of the comparisons with the first one's baseline."""
+    from reproduce.sizes import sizes  # torch comes with it
+
+    if not fitted:
+        return []
+    first = fitted[0][0]
+    rows = [(each.candidate.name, each.candidate.label, s) for each, s in fitted if each.baseline is first.baseline]
+    claimed = first.row.claims.get("steps")
+    return [speed_ups.figure(found.claim, rows, sizes(found.claim)[0], None if claimed is None else claimed.claimed)]
 
 
-def _budgets_figure(found: Comparison[SpeedUpFields]) -> Figure:
-    """Final loss against the number of steps, each point a run with its own schedule."""
+def _lengths_figure(found: Comparison[SpeedUpFields]) -> Figure:
+    """Final loss against the number of steps, each point a run with a schedule of its own."""
     claim, protocol = found.claim, found.protocol.name
-    series = []
+    series: list[Series] = []
     for arm in claim.arms:
         points = [point for seed in records.budgets(found.compared, arm.name).values() for point in seed]
         line = exhibits.points_series(arm.label, arm.name, points)
@@ -346,7 +307,7 @@ def _budgets_figure(found: Comparison[SpeedUpFields]) -> Figure:
     at_end = records.losses(found.compared, claim.baseline.name, claim.fields.budget)
     level = exhibits.average(list(at_end.values()))
     return Figure(
-        f"budgets-{protocol}",
+        f"lengths-{protocol}",
         f"Final loss by length of the run, protocol {protocol}",
         "lines",
         Axis(f"{exhibits.STEPS}, each run with its own full schedule"),

@@ -1,127 +1,146 @@
-"""A claim about a sweep: every arm over a grid of one hyperparameter, then the points that matter with fresh seeds.
+"""A claim about tuned optimizers that is no speed-up: their best losses, how much of an axis is nearly as good, counts.
 
-Judged are losses at the best point, what is lost from the first point to the last, or diagnostics of the runs.
+Every arm is tuned alike (tuned.py); with `sweep` it is then run at several values of one hyperparameter, everything
+else at its tuned value. Judged are the rows of `expect`; all must hold.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
+from inference.power import power_of_difference
 from report.numbers import NATS, loss
 from report.results import Axis, Figure, Measure, Series, Table, diagnostic_name
 from reproduce import exhibits, records
-from reproduce.claim import Claim, Point
+from reproduce.arms import ArmSpec, Point
+from reproduce.claim import Claim
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited
+from reproduce.fields import ClaimError, limited, nearest
 from reproduce.judging import Expectation, Expected, check_expectations, difference
 from reproduce.kind import Kind
-from reproduce.plans import plan
-from reproduce.protocols import Comparison, Outcomes, Plan, Protocol, best, waiting
+from reproduce.plans import Planned, plan
+from reproduce.protocols import Comparison, Points, Protocol
 from reproduce.records import Losses, Recorded
 from reproduce.training import TrainingFields, check_training
+from reproduce.tuned import Tuned
+from reproduce.tuner import Tuning
 
-CHOSEN = {"best": "the best point", "ends": "the first and the last point"}
+SWEEP = "sweep"  # the purpose of its runs
+
+
+@dataclass
+class SweepOver:
+    """What is varied after tuning: either an axis of every arm by factors of its tuned value, or overrides by value.
+
+    label: for people. axis: the name of an axis of every arm. values: its factors, or the values of `sets`, overrides
+    with {} for the value, by arm. near: nats above the best, for the share of the axis that is nearly as good.
+    """
+
+    label: str = limited()
+    values: list[float] = limited(words="a list of numbers")
+    axis: str = ""
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    near: float = limited(0.05, above=0)
 
 
 @dataclass
 class SweepFields(TrainingFields):
-    """axis: what the grid varies, for people. chosen: the points that are run again. near: nats above the best."""
+    """The fields of a claim file; expect's quantities: those of QUANTITIES, and what `shows` lists."""
 
-    axis: str = limited()
-    chosen: str = limited(choices=tuple(CHOSEN))
-    near: list[float] = field(default_factory=lambda: [0.05, 0.2])
-    expect: list[Expectation] = limited()  # quantities: those of QUANTITIES, and what `shows` lists
+    expect: list[Expectation] = limited()
+    sweep: SweepOver | None = None
 
 
 @dataclass(frozen=True)
-class GridThenSeeds(Protocol[SweepFields]):
-    """Every point of every arm once, then the points that matter again with fresh seeds.
-
-    The fresh seeds keep the best of many noisy losses from being taken at face value.
-    """
-
-    name: ClassVar[str] = "sweep"
+class Swept(Tuned[SweepFields]):
+    """Equal tuning and comparison, and the sweep with the same seeds."""
 
     @property
     @override
     def description(self) -> str:
-        fields, n = self.claim.fields, len(self.claim.arms[0].grid)
-        return (
-            f"{n} points for every arm at {fields.budget} steps, seed {fields.tuning_seed}, then "
-            f"{CHOSEN[fields.chosen]} of each again with seeds {fields.seeds}"
-        )
+        over = self.claim.fields.sweep
+        return f"{super().description}; and over {over.label}" if over else super().description
 
     @override
-    def plan(self, outcomes: Outcomes) -> Plan:
-        claim, fields = self.claim, self.claim.fields
-        run = partial(plan, claim, protocol=self.name, steps=fields.budget)
-        grid = [
-            run(arm=arm, purpose="sweep", seed=fields.tuning_seed, point=point)
-            for arm in claim.arms
-            for point in arm.grid
-        ]
-        if waiting(grid, outcomes):
-            return Plan(grid, None, [])
-        ends = {arm.name: [arm.grid[0], arm.grid[-1]] for arm in claim.arms}
-        points = ends if fields.chosen == "ends" else best(grid, outcomes, 1)
-        again = [
-            run(arm=arm, purpose="full budget", seed=seed, point=point)
-            for arm in claim.arms
-            for point in dict.fromkeys(points[arm.name])
-            for seed in fields.seeds
-        ]
-        return Plan(grid, points, again)
+    def more(self, points: Points, tunings: dict[str, Tuning]) -> list[Planned]:
+        over, fields = self.claim.fields.sweep, self.claim.fields
+        if over is None:
+            return []
+        runs = []
+        for arm in self.claim.arms:
+            for value in over.values:
+                point = _swept_point(arm, over, value, points, tunings)
+                own = [plan(self.claim, arm, self.name, SWEEP, seed, fields.budget, point) for seed in fields.seeds]
+                runs += [replace(run, value=value) for run in own]
+        return runs
 
 
 class Sweep(Kind[SweepFields]):
-    """Judged are the rows of `expect`; all must hold."""
+    """See the module."""
 
     Fields = SweepFields
 
     @override
     def check(self, claim: Claim[SweepFields]) -> None:
         check_training(claim)
-        if not all(each > 0 for each in claim.fields.near):
-            raise ClaimError(f"near={claim.fields.near} must list numbers above 0")
         check_expectations(claim, claim.fields.expect, [*QUANTITIES, *claim.fields.shows])
-        for arm in claim.arms:
-            if not arm.grid:
-                raise ClaimError(f"arm {arm.name}: field 'grid' is missing: the points of the sweep")
-            for point in arm.grid:
-                try:
-                    axis_value(point)
-                except (ValueError, IndexError):
-                    raise ClaimError(
-                        f"arm {arm.name}: the first override of the point {list(point)} must be key=number, its place "
-                        "on the axis"
-                    ) from None
+        if claim.fields.sweep is not None:
+            _check_sweep(claim, claim.fields.sweep)
 
     @override
     def protocols(self, claim: Claim[SweepFields]) -> list[Protocol[SweepFields]]:
-        return [GridThenSeeds(claim)]
+        return [Swept(claim)]
+
+    @override
+    def power(self, found: Comparison[SweepFields], evidence: Evidence) -> float | None:
+        known = [
+            power_of_difference(row.sd, row.n, claimed=row.claimed, least=row.least, no_effect=row.no_effect)
+            for row in evidence.measures
+            if row.sd is not None and row.n and row.claimed is not None and row.least is not None
+            if row.no_effect is not None and not row.log_scale
+        ]
+        return min(known, default=None)
 
     @override
     def conclude(self, found: Comparison[SweepFields]) -> Evidence:
+        over = found.claim.fields.sweep
+        figures = [_axis_figure(found, over)] if over else [exhibits.losses_figure(found)]
+        counts = [row.quantity for row in found.claim.fields.expect if row.quantity not in LOSSES]
         return Evidence(
             measures=[_expectation(found, row) for row in found.claim.fields.expect],
-            figures=[_points_figure(found), exhibits.curves_figure(found, [found.claim.fields.budget])],
-            tables=[_summary(found), *exhibits.tuning_tables(found)],
+            figures=[*figures, exhibits.curves_figure(found, [found.claim.fields.budget])],
+            tables=[*([_summary(found, over)] if over else []), *exhibits.tuning_tables(found)],
+            counts=counts,
         )
 
 
-def axis_value(point: Point) -> float:
-    """A point's place on the axis: the number in its first override."""
-    return float(point[0].partition("=")[2])
+def _check_sweep(claim: Claim[SweepFields], over: SweepOver) -> None:
+    if len(set(over.values)) < 2 or min(over.values) <= 0:
+        raise ClaimError(f"sweep.values={over.values} must be two or more different numbers above 0")
+    if bool(over.axis) == bool(over.sets):
+        raise ClaimError("sweep: give one of axis and sets")
+    for arm in claim.arms:
+        if over.axis and over.axis not in arm.start:
+            raise ClaimError(f"sweep.axis: arm {arm.name} has none; {nearest(over.axis, [*arm.start])}")
+        if over.sets and not all("{}" in each for each in over.sets.get(arm.name) or [""]):
+            raise ClaimError(f"sweep.sets.{arm.name} must list overrides with {{}} for the value")
+
+
+def _swept_point(arm: ArmSpec, over: SweepOver, value: float, points: Points, tunings: dict[str, Tuning]) -> Point:
+    if over.sets:
+        text = f"{int(value)}" if float(value).is_integer() else f"{value:g}"
+        return (*points[arm.name], *(each.replace("{}", text) for each in over.sets[arm.name]))
+    tuned = dict(tunings[arm.name].point or {})
+    return arm.point({**tuned, over.axis: float(f"{tuned[over.axis] * value:.4g}")})
 
 
 def _expectation(found: Comparison[SweepFields], row: Expectation) -> Measure:
     """The quantity of an arm, less that of the arm `against` where it is named."""
     quantity, unit, words = QUANTITIES.get(row.quantity) or _diagnostic(row.quantity)
     arm = found.claim.arm(row.arm)
-    name, expected = f"{row.quantity.rpartition('/')[2]}_{arm.name}", Expected(row.claimed, row.no_effect)
+    name = f"{row.quantity.rpartition('/')[2]}_{arm.name}"
+    expected = Expected(row.claimed, row.no_effect, row.least)
     values = quantity(found, arm.name)
     if row.against is None:
         zero = dict.fromkeys(values, 0.0)
@@ -134,73 +153,84 @@ def _expectation(found: Comparison[SweepFields], row: Expectation) -> Measure:
 Quantity = Callable[[Comparison[SweepFields], str], Losses]  # of an arm, by seed
 
 
-def _final_loss(found: Comparison[SweepFields], arm: str, place: int = 0) -> Losses:
-    at = (arm, found.points[arm][place])
-    return {run.plan.seed: run.record.loss for run in found.compared if (run.plan.arm, run.plan.point) == at}
+def _final_loss(found: Comparison[SweepFields], arm: str) -> Losses:
+    return records.losses(found.compared, arm, found.claim.fields.budget)
 
 
 def _degradation(found: Comparison[SweepFields], arm: str) -> Losses:
-    first, last = _final_loss(found, arm), _final_loss(found, arm, -1)
-    values = {seed: (first[seed], last.get(seed)) for seed in first}
-    return {seed: None if a is None or b is None else b - a for seed, (a, b) in values.items()}
+    points = _by_seed(found, arm)
+    ends = {seed: (rows[0][1], rows[-1][1]) for seed, rows in points.items()}
+    return {seed: None if a is None or b is None else b - a for seed, (a, b) in ends.items()}
+
+
+def _near_share(found: Comparison[SweepFields], arm: str) -> Losses:
+    over = found.claim.fields.sweep
+    near = over.near if over else 0.0
+    return {seed: records.share_near_best(rows, near) for seed, rows in _by_seed(found, arm).items()}
 
 
 def _clipped_share(found: Comparison[SweepFields], arm: str) -> Losses:
-    return {run.plan.seed: run.record.clipped_share for run in found.compared if run.plan.arm == arm}
+    return {run.plan.seed: run.record.clipped_share for run in _full(found, arm)}
 
 
 def _diagnostic(key: str) -> tuple[Quantity, str, str]:
     def values(found: Comparison[SweepFields], arm: str) -> Losses:
-        return {run.plan.seed: run.record.diagnostics.get(key) for run in found.compared if run.plan.arm == arm}
+        return {run.plan.seed: run.record.diagnostics.get(key) for run in _full(found, arm)}
 
     return values, "", diagnostic_name(key)
 
 
+LOSSES = ("best_loss", "degradation", "near_share")
 QUANTITIES: dict[str, tuple[Quantity, str, str]] = {  # beside the diagnostics: values, unit, words
-    "best_loss": (_final_loss, NATS, "best loss"),
+    "best_loss": (_final_loss, NATS, "loss"),
     "degradation": (_degradation, NATS, "loss at the last point less that at the first"),
+    "near_share": (_near_share, "", "share of the axis that is nearly as good as the best"),
     "clipped_share": (_clipped_share, "", "share of steps with a clipped gradient"),
 }
 
 
-def _points(runs: Sequence[Recorded], arm: str) -> list[tuple[float, float | None]]:
-    """(place on the axis, loss) of an arm's runs, by rising place."""
-    points = [(axis_value(run.plan.point), run.record.loss) for run in runs if run.plan.arm == arm]
-    return sorted(points, key=lambda point: point[0])
+def _full(found: Comparison[SweepFields], arm: str) -> list[Recorded]:
+    """An arm's compared runs over T."""
+    budget = found.claim.fields.budget
+    return [run for run in found.compared if (run.plan.arm, run.plan.steps) == (arm, budget)]
 
 
-def _points_figure(found: Comparison[SweepFields]) -> Figure:
-    """Every point of the grid, and fresh seeds of those chosen."""
-    axis, series = found.claim.fields.axis, []
+def _by_seed(found: Comparison[SweepFields], arm: str) -> dict[int, list[tuple[float, float | None]]]:
+    """By seed, (value, loss) of an arm's sweep, by rising value."""
+    rows: dict[int, list[tuple[float, float | None]]] = {}
+    for run in found.besides:
+        if run.plan.value is not None and run.plan.arm == arm:
+            rows.setdefault(run.plan.seed, []).append((run.plan.value, run.record.loss))
+    return {seed: sorted(each, key=lambda row: row[0]) for seed, each in rows.items()}
+
+
+def _axis_figure(found: Comparison[SweepFields], over: SweepOver) -> Figure:
+    """Every arm's losses over the axis."""
+    series: list[Series] = []
     for arm in found.claim.arms:
-        points = _points(found.tuned, arm.name)
-        series.append(Series(arm.label, [x for x, _ in points], [y for _, y in points], arm=arm.name))
-        again = _points(found.compared, arm.name)
-        fresh = exhibits.points_series(f"{arm.label}, fresh seeds", arm.name, again, dashed=True)
-        series += [fresh] if fresh.x else []
-    caption = f"After {found.claim.fields.budget:,} steps. A gap in a line is a run that diverged."
-    title, x = f"Loss against {axis}", Axis(axis, log=True)
+        points = [row for rows in _by_seed(found, arm.name).values() for row in rows]
+        line = exhibits.points_series(arm.label, arm.name, points)
+        series += [line] if line.x else []
+    caption = (
+        f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes. Diverged runs are left out."
+    )
+    title, x = f"Loss against {over.label}", Axis(over.label, log=True)
     return Figure("sweep", title, "lines", x, Axis(exhibits.LOSS), series, caption=caption)
 
 
-def _summary(found: Comparison[SweepFields]) -> Table:
-    """Every arm's best point, and how much of the axis is nearly as good."""
-    fields = found.claim.fields
-    columns = ["arm", f"best {fields.axis}", "its loss in the sweep", "with fresh seeds"]
-    columns += [f"share of the range within {tolerance:g} nats of the best" for tolerance in fields.near]
+def _summary(found: Comparison[SweepFields], over: SweepOver) -> Table:
+    """Every arm's losses at each value, and how much of the axis is nearly as good as the best."""
+    columns = ["arm", *(f"{value:g}" for value in sorted(over.values)), f"share within {over.near:g} nats of the best"]
     rows = []
     for arm in found.claim.arms:
-        points = _points(found.tuned, arm.name)
-        known = [(y, x) for x, y in points if y is not None]
-        y, x = min(known) if known else (None, None)
-        fresh = [run.record.loss for run in found.compared if run.plan.arm == arm.name]
-        shares = [records.share_near_best(points, tolerance) for tolerance in fields.near]
-        own = ["" if y is None else loss(y), _mean_loss(fresh)]
-        rows.append([arm.label, exhibits.text(x), *own, *map(exhibits.text, shares)])
-    return Table("The sweep in short", columns, rows, "The range is measured on a logarithmic axis.")
+        by_seed = _by_seed(found, arm.name)
+        cells = [_mean_loss([dict(each).get(value) for each in by_seed.values()]) for value in sorted(over.values)]
+        share = exhibits.average([records.share_near_best(each, over.near) for each in by_seed.values()])
+        rows.append([arm.label, *cells, exhibits.text(share)])
+    return Table("The sweep in short", columns, rows, f"Columns: {over.label}. The axis is measured logarithmically.")
 
 
 def _mean_loss(values: Sequence[float | None]) -> str:
     known, mean = [value for value in values if value is not None], exhibits.average(values)
-    failed = f"; {len(values) - len(known)} diverged" if len(known) < len(values) else ""
-    return f"{'' if mean is None else loss(mean)} (n = {len(known)}{failed})"
+    failed = f" ({len(values) - len(known)} diverged)" if len(known) < len(values) else ""
+    return f"{'' if mean is None else loss(mean)}{failed}"

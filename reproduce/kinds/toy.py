@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import optim
+from inference.intervals import Interval
+from inference.verdicts import UNDECIDED, verdict
 from report.results import Axis, Figure, Measure, Series, Table
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError
 from reproduce.kind import Kind
-from reproduce.statistics import Interval, decide
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
 LOWEST_LR, HIGHEST_LR = 1e-3, 1e3
@@ -342,9 +343,9 @@ def _growths(found: Mapping[str, list[Tuned]], settings: Settings, kind: str) ->
             bounds="to the whole step",
         )
         if not is_rotated and method.name in CLAIMED:
-            measure.claimed, measure.no_effect, measure.verdict = 1.0, no_effect, "undecided"
+            measure.claimed, measure.least, measure.no_effect, measure.verdict = 1.0, 1.0, no_effect, UNDECIDED
             if interval and no_effect > 1:
-                measure.verdict = decide(interval, claimed=1.0, no_effect=no_effect, log_scale=True)
+                measure.verdict = verdict(interval, claimed=1.0, least=1.0, no_effect=no_effect, log_scale=True)
         measures.append(measure)
     return measures
 

@@ -23,8 +23,8 @@ class Turning(RuleOptimizer):
         return int(hp.turn_every)
 
     @override
-    def cost(self, shape: Shape, hp: Hyper) -> float:
-        return min(shape) * math.prod(shape) if shape else 1
+    def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
+        return 2.0 * steps * min(shape) * math.prod(shape)
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from data import Batch
 from model import GPT
@@ -291,3 +292,22 @@ def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> N
 def test_an_unbound_estimator_says_so() -> None:
     with pytest.raises(RuntimeError, match="call bind"):
         GaussNewtonBartlett().update(0, batches(G), lambda *a: torch.zeros(()))
+
+
+@pytest.mark.parametrize("estimator", [GaussNewtonBartlett, Hutchinson])
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("paper_code", [False, True])
+def test_passes_are_what_torch_counts_in_the_estimates_of_some_steps(
+    estimator: Callable[..., Curvature], every: int, paper_code: bool
+) -> None:
+    model = GPT(vocab_size=V, n_layer=2, n_head=2, n_embd=4, block_size=T)
+    curvature = estimator(every=every, sequences=2, paper_code=paper_code)
+    curvature.bind(Collector(model), model.parameters(), seed=1, global_batch=G)
+    strategy = Single(device=torch.device("cpu"), precision="fp32", compiled=False)
+    strategy.prepare(model)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        for step in range(6):
+            curvature.update(step, batches(G), strategy.forward_backward)
+            of_a_sequence = 3 * model.forward_flops_per_token() * T
+            assert counted.get_total_flops() == curvature.passes(step + 1) * of_a_sequence
+    assert curvature.passes(0) == 0

@@ -10,8 +10,7 @@ import world
 from hooked import Turning
 
 from configs import compose
-from optim import SOAP, Shampoo
-from optim.base import Hyper
+from optim import SOAP
 from optim.build import build
 from optim.ensemble import OptimizerSet
 from optim.sharding import ALL_ROWS
@@ -24,9 +23,8 @@ TURNING = ["optim._target_=hooked.Turning", "~optim.fused", "~optim.betas", "~op
 def test_an_optimizer_is_timed_by_the_interval_that_it_names(tiny: list[str]) -> None:
     odd = [*TURNING, "optim.turn_every=4"]
     with pytest.raises(TimingError, match=r"steps=6 must be a multiple of 4, .* of arm odd"):
-        step_times({"odd": odd}, tiny, rounds=1, steps=6)
-    (seconds,) = step_times({"odd": odd}, tiny, rounds=1, steps=4)["odd"].rounds
-    assert 0 < seconds < math.inf
+        step_times({"odd": odd}, tiny, rounds=6, steps=6)
+    assert all(0 < seconds < math.inf for seconds in step_times({"odd": odd}, tiny, rounds=6, steps=4)["odd"].rounds)
 
 
 def test_intervals_of_groups_and_members_are_all_held() -> None:
@@ -43,17 +41,8 @@ def test_ranks_share_parameters_by_the_cost_that_the_optimizer_names() -> None:
     expected = ranks.shares_of_turning("single")["values"]
     for rank, found in enumerate(world.run(2, ranks.shares_of_turning, "ddp")):
         assert found["owner"] == {"square": 0, "wide0": 1, "wide1": 1, "wide2": 1}
-        assert found["loads"] == [16**3, 3 * 4 * 4 * 64]
+        assert found["loads"] == [16**2 + 2 * 16**3, 3 * (4 * 64 + 2 * 4 * 4 * 64)]
         assert all(torch.equal(found["values"][name], tensor) for name, tensor in expected.items()), rank
-
-
-@pytest.mark.parametrize("rule", [SOAP, Shampoo])
-def test_the_factors_of_a_square_matrix_cost_as_others_do(rule: type[SOAP | Shampoo]) -> None:
-    optimizer = rule([torch.zeros(8, 8, requires_grad=True)])
-    hp = Hyper(optimizer.param_groups[0])
-    square, wide, vector = (optimizer.cost(shape, hp) for shape in ((8, 8), (8, 9), (64,)))
-    assert 2 * 2 * 8**3 < square < wide
-    assert vector == 64
 
 
 @pytest.mark.parametrize("option", ["adafactor", "shampoo", "soap", "sophiag"])

@@ -11,6 +11,8 @@ from launch import jobs
 from reproduce import claims
 from scripts import reproduce as command
 
+SHORT = {"fractions": [0.25, 0.5, 0.75, 1.0], "seeds": [1], "tuning_seeds": [7], "tuned_axes": 1}
+
 
 def reproduced(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
     """The command, with the claims in that folder."""
@@ -44,7 +46,7 @@ def test_what_all_runs_need_is_checked_before_the_first(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("launch.jobs.run_jobs", lambda *jobs, **how: pytest.fail("a run started"))
     arguments = [f"out={tmp_path / 'out'}", f"data.root={tmp_path / 'data'}", *overrides]
-    assert reproduced(monkeypatch, write_claim(), *arguments) == 2
+    assert reproduced(monkeypatch, write_claim(**SHORT), *arguments) == 2
     *progress, printed = capsys.readouterr().err.splitlines()
     assert message in printed and printed.startswith("error: ")
     assert not any("error" in line for line in progress)
@@ -61,33 +63,84 @@ def test_a_failure_that_all_runs_would_share_ends_the_claim(
     script.write_text("print('error: no luck'); raise SystemExit(2)")
     monkeypatch.setattr("reproduce.preconditions.check", lambda claim: None)
     monkeypatch.setitem(jobs.run_jobs.__kwdefaults__, "script", script)
-    assert reproduced(monkeypatch, write_claim(), f"out={tmp_path / 'out'}", "data=synthetic") == 1
+    assert reproduced(monkeypatch, write_claim(**SHORT), f"out={tmp_path / 'out'}", "data=synthetic") == 1
     printed = capsys.readouterr().err
     assert printed.count("error: no luck") == 1
     assert "more were not started, as they would fail in the same way" in printed
 
 
-def test_a_claim_whose_runs_are_done_needs_no_data(
-    monkeypatch: pytest.MonkeyPatch, write_claim: Callable[..., Path], simulate: Any, tmp_path: Path
+@pytest.mark.usefixtures("quick", "without_report")
+def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+    write_claim: Callable[..., Path],
+    simulate: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("reproduce.preconditions.check", lambda claim: pytest.fail("the data are checked"))
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
     monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
     monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, **how: simulation(jobs))
-    assert reproduced(monkeypatch, write_claim(), f"out={tmp_path / 'out'}") == 0
+    arguments = [f"out={tmp_path / 'out'}", f"atlas={tmp_path / 'shared'}"]
+    assert reproduced(monkeypatch, write_claim(**SHORT), *arguments) == 0
+    printed = capsys.readouterr().out.split("\n\n")
+    assert printed[0].strip().startswith("Tuning alone: ")
+    assert printed[1].startswith("out of regime at nano: ")
+    (folder,) = (tmp_path / "shared").iterdir()
+    assert {path.name for path in folder.iterdir()} == set(simulation.started)
 
 
-def test_a_dry_run_leaves_nothing_on_disk(
-    monkeypatch: pytest.MonkeyPatch, write_claim: Callable[..., Path], tiny: list[str], tmp_path: Path
+def test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+    write_claim: Callable[..., Path],
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    folder = write_claim(
-        overrides=[each for each in tiny if not each.startswith(("data.root", "max_steps", "schedule"))]
-    )
+    own = [each for each in tiny if not each.startswith(("data.root", "max_steps", "schedule"))]
+    average = {"label": "momentum", "beta": "optim.betas.1", "settled": 0.99}
+    arms = {
+        "a": {"label": "A", "role": "baseline", "overrides": ["optim=adamw"], "memories": ["optim.betas.1"]},
+        "b": {"label": "B", "role": "candidate", "overrides": ["optim=lion"], "itself": [average]},
+    }
+    for arm in arms.values():
+        arm["axes"] = {"rate": {"sets": ["optim.lr={}"], "start": 1e-3}}
+    folder = write_claim(overrides=own, arms=arms, paper_batch_tokens=1e6, **SHORT)
     assert reproduced(monkeypatch, folder, "--dry-run") == 0
+    printed = capsys.readouterr().out.splitlines()
+    checks = [line for line in printed if line.startswith("R")]
+    assert [line.split()[:2] for line in checks] == [["R5", "FAILS"], ["R6", "FAILS"], ["R8", "FAILS"], ["R10", "open"]]
+    assert "starts at 8 steps; A (betas) needs 40 (wanted: " in checks[0]
+    assert "B: momentum settled to 0.961 (0.99 wanted)" in checks[1]  # 1 - .98^160
     assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("less", "message"),
+    [
+        ({"fractions": [0.5, 1.0]}, "fractions=[0.5, 1.0] must be four or more lengths"),
+        ({"evaluations": 3}, "no multiple of 54 steps"),
+        ({"comparisons": [{"candidate": "b", "baseline": "a", "claims": {"size": {"claimed": 2, "least": 2}}}]},
+         "there is no rule for a part in 'size'"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_cannot_be_judged_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    write_claim: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    less: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setattr("launch.jobs.run_jobs", lambda *jobs, **how: pytest.fail("a run started"))
+    for dry in ([], ["--dry-run"]):
+        assert reproduced(monkeypatch, write_claim(**less), f"out={tmp_path / 'out'}", *dry) == 2
+        printed = capsys.readouterr().err
+        assert message in printed and printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_names_a_claim_whose_file_is_damaged(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from inference.intervals import Interval
 from reproduce.claims import load
 from reproduce.fields import ClaimError
-from reproduce.statistics import Interval
 
 Write = Callable[..., Path]
 ARMS = {
@@ -66,6 +66,6 @@ def test_a_wrong_expectation_is_found_before_anything_is_timed(
         load("twice", "nano", folder=write(write_claim, [EXPECT[0] | row]))
 
 
-def test_at_least_one_round_is_timed(write_claim: Write) -> None:
-    with pytest.raises(ClaimError, match="settings.rounds=0 must be >= 1"):
-        load("twice", "nano", folder=write(write_claim, EXPECT, rounds=0))
+def test_rounds_too_few_for_an_interval_are_refused(write_claim: Write) -> None:
+    with pytest.raises(ClaimError, match="settings.rounds=5 must be >= 6"):
+        load("twice", "nano", folder=write(write_claim, EXPECT, rounds=5))

@@ -41,9 +41,27 @@ def test_a_record_holds_the_curve_and_the_last_counts(tmp_path: Path) -> None:
     assert record.curve == {
         "step": [0, 20], "tokens": [0, 160], "flops": [0, 20], "seconds": [0.0, 2.0], "val/loss": [5.0, 4.0]
     }  # fmt: skip
-    assert record.clipped_share == 4 / 20  # of the steps up to and with step 19
-    assert record.diagnostics == {"optim/win_rate": pytest.approx(0.3)}
+    assert record.clipped_share == 3 / 19  # of the steps 1 to 19: step 0 is in the first quarter
+    assert record.diagnostics == {"optim/win_rate": pytest.approx(0.3)}  # step 10 is in the last half
     assert (record.status, record.loss, record.data["val"]) == ("finished", 4.0, "v")
+
+
+def test_the_start_counts_neither_for_clipping_nor_for_diagnostics(tmp_path: Path) -> None:
+    rows = [  # every tenth step of 100; all of the first 25 are clipped, and every fifth one after them
+        {
+            "step": step,
+            "tokens": 0,
+            "seconds": 0,
+            "flops": 0,
+            "clipped_steps": min(step + 1, 25) + max(0, step - 24) // 5,
+        }
+        for step in (4, 14, 24, 34, 44, 54, 64, 74, 84, 94, 99)
+    ]
+    for row in rows:
+        row["optim/win_rate"] = 0.9 if row["step"] < 50 else 0.2
+    record = records.read(write_run(tmp_path / "r", rows, None))
+    assert record.clipped_share == 15 / 75
+    assert record.diagnostics == {"optim/win_rate": pytest.approx(0.2)}
 
 
 def test_a_diverged_run_has_no_loss_and_keeps_its_curve(tmp_path: Path) -> None:
@@ -62,12 +80,9 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
         records.read(tmp_path)
 
 
-def test_runs_validated_on_different_data_are_refused(tmp_path: Path) -> None:
-    one, other = (
-        Record("finished", 1, 1.0, 1.0, 1.0, EMPTY, environment={"data": {"val": "x"}}),
-        Record("finished", 1, 1.0, 1.0, 1.0, EMPTY, environment={"data": {"val": "y"}}),
-    )
-    records.check_same_data({"a": one, "b": one})
+def test_runs_validated_on_different_data_are_refused() -> None:
+    one, other = {"train": "t", "val": "x"}, {"train": "t", "val": "y"}
+    records.check_same_data({"a": one, "b": {**one, "train": "more"}, "c": {}})
     with pytest.raises(RecordsError, match="a and c have different validation data"):
         records.check_same_data({"a": one, "b": one, "c": other})
 
@@ -84,6 +99,13 @@ def test_a_loss_between_two_budgets_lies_on_the_line_over_log_steps() -> None:
     assert records.losses_at(runs, "b", 80) == {1: pytest.approx(5.0)}  # 80 is halfway between 40 and 160 in log
     assert records.losses_at(runs, "b", 20) == {1: None}  # outside is not known
     assert records.between([(40.0, 6.0), (160.0, None)], 80) is None
+
+
+def test_the_undecayed_loss_is_the_one_on_the_way() -> None:
+    planned = run("a", 160, 1, 4.0).plan
+    curve = {**EMPTY, "step": [40.0, 80.0], "val/loss": [6.0, 5.0]}
+    on_its_way = Recorded(planned, Record("finished", 160, 4.0, 1.0, 1.0, curve))
+    assert [records.undecayed(on_its_way, step) for step in (40, 80, 60)] == [6.0, 5.0, None]
 
 
 def test_flops_per_step_are_those_of_the_longest_run() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import optim
+from inference.intervals import Interval
 from report import figures
 from reproduce.fields import ClaimError, typed
 from reproduce.kinds import toy
 from reproduce.kinds.toy import METHODS, Method, Point, Problem, Settings
-from reproduce.statistics import Interval
 
 BY_NAME = {method.name: method for method in METHODS}
 SOPHIAS = [BY_NAME["sophia"], BY_NAME["sophia_trained"]]

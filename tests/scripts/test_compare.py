@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from report.results import read
+from report.results import read, write
 from scripts import compare
+from tests.report.samples import rich
 
 Write = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 TARGETS = ("torch.optim.AdamW", "torch.optim.RAdam")
 
 
@@ -185,7 +185,7 @@ def test_the_report_is_not_written_over_something_else(
     runs = [write_run("a"), write_run("b"), write_run("run")]
     (tmp_path / "file").write_text("")
     (tmp_path / "claim").mkdir()
-    shutil.copy(ROOT / "docs" / "claims" / "logicnest-nano" / "results.json", tmp_path / "claim")
+    write(rich(), tmp_path / "claim" / "results.json")
     before = contents(tmp_path)
     assert compare.main(arguments(*runs[:2], out=tmp_path / out)) == 2
     assert capsys.readouterr().err.startswith(f"error: out={tmp_path / out} ")

@@ -6,9 +6,8 @@ import pytest
 
 from report.ledger import BEGIN, END
 from report.results import read
+from reproduce.forecast import Forecast, Line
 from scripts import reproduce as command
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +27,11 @@ ROOT = Path(__file__).parents[2]
         (["claim=sophia_clip", "scale=nano", "optim.lr=fast"], "optim.lr=fast must be a number"),
         (["claim=logicnest", "scale=nano", "seeds=2"], "trains nothing: leave seeds= out"),
         (["claim=sophia_clip", "scale=nano", "grad_clipp=1"], "unknown key 'grad_clipp'"),
+        (["claim=sophia_clip", "scale=nano", "gpu=H100"], "gpu= names the GPU whose hours a dry run counts"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H1OO"], "gpu='H1OO' has no peak that is known here"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "mfu=0.4"], "mfu= is a share of a GPU's peak"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H100", "mfu=40"], "mfu=40 must be a number above 0"),
+        (["claim=sophia_clip", "scale=nano", "--dry-run", "gpu=H100", "mfu=x"], "mfu=x must be a number above 0"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(
@@ -48,7 +52,7 @@ def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_a
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["claim=logicnest", "scale=nano", f"out={tmp_path / 'out'}"]) == 0
-    assert "not reproduced" in capsys.readouterr().out
+    assert "no effect or worse at nano: " in capsys.readouterr().out
     assert read(tmp_path / "out" / "results.json").command == "python scripts/reproduce.py claim=logicnest scale=nano"
     assert (tmp_path / "out" / "report.html").is_file()
 
@@ -59,11 +63,21 @@ def test_a_claim_runs_from_the_command_line_and_names_the_command_that_does_it_a
     assert "logicnest-nano/report.md" in (tmp_path / "ledger" / "README.md").read_text()
 
 
-def test_the_readme_beside_the_ledger_shows_its_verdicts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def logicnest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a claim that trains nothing."""
+    folder = tmp_path_factory.mktemp("reproductions") / "logicnest-nano"
+    assert command.main(["claim=logicnest", "scale=nano", f"out={folder}"]) == 0
+    return folder
+
+
+def test_the_readme_beside_the_ledger_shows_its_verdicts(
+    monkeypatch: pytest.MonkeyPatch, logicnest: Path, tmp_path: Path
+) -> None:
     monkeypatch.setattr(command, "ROOT", tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}{END}")
-    folders = {"logicnest": ROOT / "docs" / "claims" / "logicnest-nano"}
+    folders = {"logicnest": logicnest}
     command.write_ledger(folders, tmp_path / "elsewhere")
     assert "logicnest" not in readme.read_text()
     command.write_ledger(folders, tmp_path / "docs" / "claims")
@@ -77,14 +91,41 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_counts_the_hours_of_a_named_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line("sweep", "sweep", "AdamW", 2, 10, 1e9, 1e18, 7200.0, 0.0)
+    asked = []
+
+    def forecast(claim: object, calibrate: object, **how: int) -> Forecast:
+        return Forecast([line], 2.0, 1.0, 0.0)
+
+    monkeypatch.setattr("reproduce.forecast.forecast", forecast)
+    monkeypatch.setattr("reproduce.forecast.on_gpu", lambda *how: asked.append(how))
+    command_line = ["claim=sophia_clip", "scale=nano", f"out={tmp_path}", "jobs=2", "--dry-run"]
+    assert command.main([*command_line, "gpu=H100"]) == 0
+    assert command.main([*command_line, "gpu=NVIDIA A100", "mfu=0.45"]) == 0
+    assert asked == [("H100", 0.3), ("NVIDIA A100", 0.45)]
+    named = capsys.readouterr().out
+    assert "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured" in named
+    assert "about 2.00 GPU-hours of one NVIDIA A100 at 45% of its peak" in named
+    monkeypatch.setattr(command, "cuda_devices", list)
+    command.main(command_line)
+    assert "about 1.00 hours on this machine with jobs=2; checkpoints" in capsys.readouterr().out
+    monkeypatch.setattr(command, "cuda_devices", lambda: ["0", "1"])
+    command.main(command_line)
+    assert "about 1.00 hours on this machine with jobs=2, 2.00 GPU-hours; checkpoints" in capsys.readouterr().out
+
+
 def test_paths_have_home_and_variables_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    request = command.parse(["claim=all", "scale=nano", "out=~/out", "ledger=$HOME/ledger"])
+    request = command.parse(["claim=all", "scale=nano", "out=~/out", "ledger=$HOME/ledger", "atlas=~/runs"])
     assert (request.out, request.ledger) == (Path("/home/me/out"), Path("/home/me/ledger"))
+    assert request.atlas == Path("/home/me/runs")
 
 
-def test_a_ledger_takes_no_results_of_another_claim(tmp_path: Path) -> None:
-    content = json.loads((ROOT / "docs" / "claims" / "logicnest-nano" / "results.json").read_text())
+def test_a_ledger_takes_no_results_of_another_claim(logicnest: Path, tmp_path: Path) -> None:
+    content = json.loads((logicnest / "results.json").read_text())
     (tmp_path / "out").mkdir()
     (tmp_path / "keep").mkdir()
     for name, claim, scale in (

@@ -13,14 +13,13 @@ import pytest
 import torch
 
 from trainer.checkpoint import (
-    MANIFEST,
-    STATE,
     Checkpoint,
     CheckpointError,
     CheckpointStore,
     Saved,
     parameters_sha256,
 )
+from trainer.manifest import MANIFEST, STATE
 
 TENSORS = "shard-00001-model-00001-of-00001.safetensors"
 
@@ -308,3 +307,23 @@ def test_nothing_but_tensors_and_json_is_written(tmp_path: Path) -> None:
     path = tmp_path / "step_000010"
     assert names(path) == sorted([TENSORS, STATE, MANIFEST])
     assert json.loads((path / STATE).read_text())["step"] == 10
+
+
+def test_checkpoints_at_chosen_steps_stay(tmp_path: Path) -> None:
+    kept = CheckpointStore(tmp_path, keep=1, permanent_every=30, permanent_at=[20, 50], asynchronous=False)
+    for step in range(10, 100, 10):
+        kept.save(checkpoint(step))
+    assert names(tmp_path) == [f"step_{step:06d}" for step in (20, 30, 50, 60, 90)]
+
+
+def test_reading_one_checkpoint_changes_nothing_and_says_whether_it_is_damaged_or_gone(tmp_path: Path) -> None:
+    for step in (10, 20):
+        store(tmp_path).save(checkpoint(step))
+    elsewhere = store(tmp_path / "elsewhere")
+    assert elsewhere.read(tmp_path / "step_000010").state["step"] == 10
+    flip_a_bit(tmp_path / "step_000020" / TENSORS)
+    with pytest.raises(CheckpointError, match="step_000020 is damaged: "):
+        elsewhere.read(tmp_path / "step_000020")
+    with pytest.raises(CheckpointError, match="step_000030 is not there any more"):
+        elsewhere.read(tmp_path / "step_000030")
+    assert names(tmp_path) == ["step_000010", "step_000020"]

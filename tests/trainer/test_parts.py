@@ -120,7 +120,6 @@ def test_gradients_do_not_depend_on_how_sequences_are_grouped() -> None:
         loss = strategy.forward_backward([MicroBatch(part) for part in data.split(sizes)], mean_square, 12)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         assert float(loss) == pytest.approx(mean_square(model, MicroBatch(data)).item(), rel=1e-6)
-    assert strategy.sequences_computed == 36
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-12, atol=1e-14)
 

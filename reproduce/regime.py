@@ -1,0 +1,376 @@
+"""Regime checks R1 to R11: whether the runs can say anything about the claim. A failed one outranks the verdict.
+
+R1   numbers lie within the range that was run, or their bound decides
+R2   seeds scatter little beside what doubling the length gains
+R3   every hyperparameter's optimum is inside its bracket, the rate's clearly
+R4   the baseline is as good as the best run of it that is known
+R5   warm-up is long enough
+R5b  the shorter runs lose by their tokens, not by their schedule
+R6   every optimizer works as it is meant to at this length
+R7   the baseline is better than a bigram table by .3 nats
+R8   10 tokens per parameter, 4 epochs at most
+R9   counts begin after the start
+R10  a second batch size agrees
+R11  a true claim would mostly be reproduced
+
+Thresholds are ours unless a check says otherwise. A unit is what the baseline gains from T/2 to T: L(T/2) - L(T).
+before() says what is known without any run; of_runs() reads the rest from the runs' own files.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inference.verdicts import NO_EFFECT, OUT_OF_REGIME, UNDECIDED
+from report.results import Check, Measure
+from reproduce import records, speed_ups
+from reproduce.arms import ArmSpec, ItselfFields
+from reproduce.claim import Claim
+from reproduce.composed import composed
+from reproduce.evidence import Evidence
+from reproduce.protocols import Comparison
+from reproduce.speed_ups import Scatter
+from reproduce.training import QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
+
+SD, EXCESS, WARM_UP_GAIN = 0.1, 0.05, 0.1  # units
+UNDER_BIGRAM = 0.3  # nats
+TOKENS_PER_PARAMETER, EPOCHS = 10, 4
+LARGER_BATCH = 10  # times ours, from which on a second batch size must agree
+POWER = 0.8
+ALWAYS = ("R1", "R2", "R11")  # noise and range: a significant absence of the effect outlives their failure
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What checks need beside the comparison.
+
+    best_known: losses over T of the baseline's optimizer with other settings, by name and seed. bigram: loss and tokens
+    of the table (R7), None if it is not known. second_batch: the verdict with another batch, and its factor (R10).
+    power: P(reproduced if true), the least over the parts; None: it was not computed. training_tokens: of the data set,
+    None if it is not here (R8).
+    """
+
+    best_known: Mapping[str, Mapping[int, float]]
+    bigram: tuple[float, int] | None = None
+    second_batch: tuple[str, float] | None = None
+    power: float | None = None
+    training_tokens: int | None = None
+
+
+def outranked(verdict: str, checks: Sequence[Check]) -> str:
+    """The verdict after the checks: OUT_OF_REGIME if one failed that it cannot outlive."""
+    failed = {check.id for check in checks if check.passed is False}
+    if verdict == NO_EFFECT:
+        failed -= set(ALWAYS)
+    return OUT_OF_REGIME if failed else verdict
+
+
+def failed(checks: Sequence[Check]) -> str:
+    """Which checks failed, in words; empty if none did."""
+    found = [f"{check.id} ({check.label}: {check.value})" for check in checks if check.passed is False]
+    return "; ".join(found)
+
+
+def combined(checks: Sequence[tuple[str, Sequence[Check]]]) -> list[Check]:
+    """The checks of several comparisons, by name: of each the worst, whose value then names its comparison."""
+    if len(checks) == 1:
+        return list(checks[0][1])
+    worst: dict[str, Check] = {}
+    for name, found in checks:
+        for check in found:
+            named = replace(check, value=f"{name}: {check.value}")
+            known = worst.get(check.id)
+            if known is None or _rank(check) < _rank(known):
+                worst[check.id] = named
+            elif check.passed is False and known.passed is False:
+                worst[check.id] = replace(known, value=f"{known.value}; {named.value}")
+    return list(worst.values())
+
+
+def _rank(check: Check) -> int:
+    return (False, None, True).index(check.passed)
+
+
+def before(claim: Claim[Any], tokens: int | None = None) -> list[Check]:
+    """The checks that need no run: R5 by memories, R6 by averages, R8, R10. tokens: of the training data, if known."""
+    found = [_memories(claim), _settled(claim), _tokens(claim, tokens), _batch(claim, None, "")]
+    return [check for check in found if check is not None]
+
+
+def of_runs(found: Comparison[Any], evidence: Evidence, verdict: str, around: Surroundings) -> list[Check]:
+    """All checks of a comparison, in the order of their names; verdict: before they are heard."""
+    scatter = speed_ups.scatter(found)
+    checks = [
+        _range(evidence.measures),
+        _seeds(found, scatter),
+        _inside(found, scatter),
+        _best_known(found, scatter, around.best_known),
+        _warm_up(found, scatter),
+        _schedule(found),
+        _itself(found),
+        _bigram(found, around.bigram),
+        _tokens(found.claim, around.training_tokens),
+        _counts(found, evidence),
+        _batch(found.claim, around.second_batch, verdict),
+        _power(around.power),
+    ]
+    return [check for check in checks if check is not None]
+
+
+def _range(measures: Sequence[Measure]) -> Check:
+    parts = [row for row in measures if row.verdict]
+    beyond = [row for row in parts if row.censored]
+    open_ = [row.label for row in beyond if row.verdict == UNDECIDED]
+    value = f"{len(beyond)} of {len(parts)} beyond, given as a bound" if beyond else "all inside"
+    note = f"undecided by its bound: {'; '.join(open_)}" if open_ else ""
+    return Check(
+        "R1", "numbers within the range that was run", "inside, or decided by the bound", value, not open_, note
+    )
+
+
+def _seeds(found: Comparison[Any], scatter: Scatter) -> Check:
+    label, wanted = "scatter of the seeds at T", f"at most {SD:g} units (pooled sd)"
+    if scatter.unit is None or scatter.sd is None or scatter.unit <= 0:
+        return Check(
+            "R2", label, wanted, "not known", None, "needs two seeds, and a baseline that learns from T/2 to T"
+        )
+    share = scatter.sd / scatter.unit
+    value = f"{share:.2f} units: {scatter.sd:.4f} nats of {scatter.unit:.3f}"
+    return Check("R2", label, wanted, value, share <= SD)
+
+
+def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
+    tuned = {name: tuning for name, tuning in found.tunings.items() if tuning.brackets}
+    if not tuned:
+        return None
+    problems, worst = [], 0.0
+    for name, tuning in tuned.items():
+        label = found.claim.arm(name).label
+        problems += [f"{label}: {axis} at an end" for axis, each in tuning.brackets.items() if not each.is_inside]
+        rate = next(iter(tuning.brackets.values()))
+        margin = 2 * (scatter.sd or 0.0)
+        if not all(any(above > margin for above in rate.beside(side)) for side in (-1, 1)):
+            problems.append(f"{label}: rates on both sides are not clearly worse")
+        excess = speed_ups.excess(tuning, scatter, len(found.claim.fields.tuning_seeds))
+        if scatter.unit and excess is not None:
+            worst = max(worst, excess / scatter.unit)
+    if worst > EXCESS:
+        problems.append(f"excess of {worst:.2f} units")
+    value = "; ".join(problems) or f"all inside; at most {worst:.3f} units above the optimum"
+    wanted = f"inside the bracket; rates beside it worse by 2 sd; at most {EXCESS:g} units above the optimum"
+    return Check("R3", "optimum of every arm's tuning", wanted, value, not problems)
+
+
+def _best_known(found: Comparison[Any], scatter: Scatter, known: Mapping[str, Mapping[int, float]]) -> Check | None:
+    baseline, fields = found.claim.baseline, found.claim.fields
+    if baseline.fixed:
+        return None  # not tuned, and the claim says why
+    ours = records.losses([*found.compared, *found.tuned_at_point(baseline.name)], baseline.name, fields.budget)
+    best, name = 0.0, ""
+    for other, losses in known.items():
+        differences = [ours[seed] - loss for seed, loss in losses.items() if ours.get(seed) is not None]  # type: ignore[operator]  # not None
+        if differences and (mean := sum(differences) / len(differences)) > best:
+            best, name = mean, other
+    margin = 2 * (scatter.sd or 0.0)
+    n = f"{len(known)} other runs of it"
+    value = f"{best:.4f} nats better: {name}" if name else f"none of {n} is better"
+    wanted = f"no run of any claim with its schedule better by 2 sd ({margin:.4f} nats), same seeds"
+    return Check("R4", f"{baseline.label} beside the best known", wanted, value, best <= margin)
+
+
+def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
+    gains, steps, ends = {}, {}, list[str]()
+    for name, tuning in found.tunings.items():
+        bracket = tuning.brackets.get(WARM_UP)
+        if bracket is not None and not bracket.beside(1):
+            ends.append(f"{found.claim.arm(name).label} is best with {bracket.best:.0f} steps, the most that were run")
+        elif bracket is not None and scatter.unit:
+            gains[name] = -bracket.beside(1)[0] / scatter.unit
+            steps[name] = bracket.best
+    label, wanted = "warm-up", f"doubling it gains at most {WARM_UP_GAIN:g} units"
+    if ends:
+        return Check("R5", label, wanted, "; ".join(ends), False)
+    if not gains:
+        return _memories(found.claim)
+    name = max(gains, key=gains.__getitem__)
+    value = f"{found.claim.arm(name).label} gains {max(0.0, gains[name]):.2f} units beyond {steps[name]:.0f} steps"
+    return Check("R5", label, wanted, value, gains[name] <= WARM_UP_GAIN)
+
+
+def _memories(claim: Claim[TrainingFields]) -> Check | None:
+    """Without runs: warm-up of two memories of the slowest moment."""
+    steps = {
+        f"{arm.label} ({key.rpartition('.')[0].rpartition('.')[2] or key})": 2 / (1 - beta)
+        for arm in claim.arms
+        for key in arm.memories
+        if (beta := _number_at(claim, arm, key)) is not None and beta < 1
+    }
+    if not steps:
+        return None
+    name = max(steps, key=steps.__getitem__)
+    ours = claim.fields.warmup_steps
+    value = f"starts at {ours} steps; {name} needs {steps[name]:.0f}"
+    return Check("R5", "warm-up", "at least 2 / (1 - beta) steps of every moment", value, ours >= steps[name] * 0.999)
+
+
+def _schedule(found: Comparison[Any]) -> Check:
+    label, wanted = "shorter runs lose by their tokens alone", "a run of f T ends below the undecayed loss of T at f T"
+    problems, closest = [], math.inf
+    for arm in found.claim.arms:
+        for fraction in sorted(found.claim.fields.fractions):
+            steps = steps_of(found.claim, fraction)
+            ends = records.losses(found.compared, arm.name, steps)
+            if steps == found.claim.fields.budget or steps > decay_begins(found.claim.fields.budget):
+                continue  # the long run decays there itself
+            gaps = [
+                there - end
+                for run in found.compared
+                if (run.plan.arm, run.plan.steps) == (arm.name, found.claim.fields.budget)
+                and (there := records.undecayed(run, steps)) is not None
+                and (end := ends.get(run.plan.seed)) is not None
+            ]
+            if gaps:
+                gap = sum(gaps) / len(gaps)
+                closest = min(closest, gap)
+                problems += [f"{arm.label} at {fraction:g} T: {-gap:+.3f} nats"] if gap <= 0 else []
+    if closest == math.inf:
+        return Check("R5b", label, wanted, "not known", None, "no shorter runs were evaluated there")
+    value = "; ".join(problems) or f"all below, by {closest:.3f} nats or more"
+    return Check("R5b", label, wanted, value, not problems)
+
+
+def _itself(found: Comparison[Any]) -> Check | None:
+    problems, held = list[str](), list[str]()
+    for arm in found.claim.arms:
+        for each in arm.itself:
+            if each.diagnostic:
+                words, ok = _diagnostic(found, arm, each)
+            else:
+                words, ok = _average(found.claim, arm, each, found.points.get(arm.name, ()))
+            (held if ok else problems).append(words)
+    return _itself_check(problems, held)
+
+
+def _settled(claim: Claim[TrainingFields]) -> Check | None:
+    problems, held = list[str](), list[str]()
+    for arm in claim.arms:
+        for each in (each for each in arm.itself if not each.diagnostic):
+            words, ok = _average(claim, arm, each, arm.point(arm.start))
+            (held if ok else problems).append(words)
+    return _itself_check(problems, held)
+
+
+def _itself_check(problems: Sequence[str], held: Sequence[str]) -> Check | None:
+    if not problems and not held:
+        return None
+    wanted = "averages settled, diagnostics within the bounds that their authors give"
+    return Check("R6", "every optimizer is itself at T", wanted, "; ".join(problems or held), not problems)
+
+
+def _average(claim: Claim[TrainingFields], arm: ArmSpec, each: ItselfFields, point: Sequence[str]) -> tuple[str, bool]:
+    beta = _number_at(claim, arm, each.beta, point)
+    every = float(each.every) if each.every.replace(".", "").isdigit() else _number_at(claim, arm, each.every, point)
+    if beta is None or every is None:
+        return f"{arm.label}: {each.beta} or {each.every} is not set", False
+    updates = claim.fields.budget / every
+    share = 1 - beta**updates
+    return f"{arm.label}: {each.label} settled to {share:.3f} ({each.settled:g} wanted)", share >= each.settled
+
+
+def _diagnostic(found: Comparison[Any], arm: ArmSpec, each: ItselfFields) -> tuple[str, bool]:
+    budget = found.claim.fields.budget
+    runs = [run.record for run in found.compared if (run.plan.arm, run.plan.steps) == (arm.name, budget)]
+    values = [record.diagnostics[each.diagnostic] for record in runs if each.diagnostic in record.diagnostics]
+    if not values:
+        return f"{arm.label}: {each.label} is not known", False
+    mean = sum(values) / len(values)
+    low = -math.inf if each.low is None else each.low
+    high = math.inf if each.high is None else each.high
+    return f"{arm.label}: {each.label} {mean:.3f} ({low:g} to {high:g} wanted)", low <= mean <= high
+
+
+def _bigram(found: Comparison[Any], bigram: tuple[float, int] | None) -> Check:
+    label, wanted = (
+        "the baseline beyond a table of pairs",
+        f"{UNDER_BIGRAM:g} nats under a bigram table of the tokens seen",
+    )
+    losses = records.losses(found.compared, found.claim.baseline.name, found.claim.fields.budget).values()
+    known = [loss for loss in losses if loss is not None]
+    if bigram is None or not known:
+        return Check("R7", label, wanted, "not known", None, "the data set is not here")
+    mean = sum(known) / len(known)
+    value = f"{mean:.3f} against {bigram[0]:.3f} (table of {bigram[1]:,} tokens)"
+    return Check("R7", label, wanted, value, mean <= bigram[0] - UNDER_BIGRAM)
+
+
+def _tokens(claim: Claim[TrainingFields], tokens: int | None) -> Check:
+    from reproduce.sizes import sizes  # torch comes with it
+
+    numbers, per_step = sizes(claim)
+    seen = per_step * claim.fields.budget
+    ratio = seen / numbers
+    value = f"{ratio:.1f} tokens a parameter"
+    epochs = None if tokens is None else seen / tokens
+    value += "" if epochs is None else f", {epochs:.2f} epochs"
+    wanted = f"at least {TOKENS_PER_PARAMETER} tokens per parameter of the blocks, at most {EPOCHS} epochs"
+    return Check("R8", "length", wanted, value, ratio >= TOKENS_PER_PARAMETER and (epochs is None or epochs <= EPOCHS))
+
+
+def _counts(found: Comparison[Any], evidence: Evidence) -> Check | None:
+    if not evidence.counts:
+        return None
+    budget = found.claim.fields.budget
+    warm_ups = {
+        name: float((tuning.point or {}).get(WARM_UP, found.claim.fields.warmup_steps))
+        for name, tuning in found.tunings.items()
+    }
+    name = max(warm_ups, key=warm_ups.__getitem__)
+    first = steps_of(found.claim, QUARTER)
+    value = f"from step {first:,} of {budget:,}; {found.claim.arm(name).label} warms up for {warm_ups[name]:.0f}"
+    return Check(
+        "R9", "counts begin after the start", "after warm-up and the first quarter", value, warm_ups[name] <= first
+    )
+
+
+def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdict: str) -> Check | None:
+    from reproduce.sizes import sizes
+
+    paper = claim.fields.paper_batch_tokens
+    if paper is None:
+        return None
+    times = paper / sizes(claim)[1]
+    label, wanted = (
+        "a second batch size",
+        f"the same verdict, where the paper's batch is over {LARGER_BATCH} times ours",
+    )
+    if times <= LARGER_BATCH:
+        return Check("R10", label, wanted, f"the paper's is {times:.1f} times ours", True)
+    if second is None:
+        return Check("R10", label, wanted, f"not run; the paper's is {times:.0f} times ours", None)
+    other, factor = second
+    return Check("R10", label, wanted, f"{other} with {factor:g} times the batch", other == verdict)
+
+
+def _power(power: float | None) -> Check | None:
+    if power is None:
+        return None
+    value = f"{power:.2f}"
+    return Check(
+        "R11", "a true claim would be reproduced", f"with probability {POWER:g} or more", value, power >= POWER
+    )
+
+
+def _number_at(claim: Claim[Any], arm: ArmSpec, key: str, point: Sequence[str] = ()) -> float | None:
+    """A number in an arm's configuration; a part of the key that is a number chooses from a list."""
+    found: Any = composed((*claim.common, *arm.overrides, *(point or arm.point(arm.start))))
+    for part in key.split("."):
+        try:
+            found = found[int(part)] if isinstance(found, list) else _below(found, part)
+        except (KeyError, IndexError, AttributeError, ValueError):
+            return None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _below(found: Any, part: str) -> Any:
+    return found[part] if isinstance(found, Mapping) else getattr(found, part)

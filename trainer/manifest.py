@@ -1,0 +1,54 @@
+"""The files of a checkpoint: which there must be, their sizes and digests."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+from files.reading import leads_out, read_json
+
+STATE, MANIFEST = "state.json", "manifest.json"
+NAME = re.compile(r"step_(\d{6,})")
+UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Returns the folders of all complete checkpoints in a run's folder of checkpoints, oldest first."""
+    found = [(int(m[1]), path) for path in folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Returns the checkpoint's files with their digests, and what is wrong with the folder (None: nothing).
+
+    Wrong: a file too many or too few, or one that cannot be parsed, which the reader would only find out on some rank.
+    """
+    try:
+        files: dict[str, Any] = _object(path / MANIFEST)["files"]
+        entries = list(path.iterdir())
+        if odd := sorted(entry.name for entry in entries if not entry.is_file() or leads_out(entry)):
+            return {}, f"{odd[0]} is no regular file of this folder"
+        there = {entry.name for entry in entries} - {MANIFEST}
+        if odd := sorted(there ^ files.keys()):
+            return {}, f"{odd[0]} is {'not in the manifest' if odd[0] in there else 'missing'}"
+        _object(path / STATE)
+        HuggingFaceStorageReader(str(path)).read_metadata()
+    except UNREADABLE as error:
+        return {}, f"{type(error).__name__}: {error}"
+    return files, None
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    """Returns size and sha256 of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if found is None:
+        raise FileNotFoundError(f"there is no {path.name}")
+    return found
