@@ -24,10 +24,8 @@ from typing import Any
 
 from inference.verdicts import NO_EFFECT, OUT_OF_REGIME, UNDECIDED
 from report.results import Check, Measure
-from reproduce import records, speed_ups
-from reproduce.arms import ArmSpec, ItselfFields
+from reproduce import averages, records, speed_ups
 from reproduce.claim import Claim
-from reproduce.composed import composed
 from reproduce.evidence import Evidence
 from reproduce.protocols import Comparison
 from reproduce.speed_ups import Scatter
@@ -94,7 +92,7 @@ def _rank(check: Check) -> int:
 
 def before(claim: Claim[Any], tokens: int | None = None) -> list[Check]:
     """The checks that need no run: R5 by memories, R6 by averages, R8, R10. tokens: of the training data, if known."""
-    found = [_memories(claim), _settled(claim), _tokens(claim, tokens), _batch(claim, None, "")]
+    found = [averages.memories(claim), averages.settled(claim), _tokens(claim, tokens), _batch(claim, None, "")]
     return [check for check in found if check is not None]
 
 
@@ -108,7 +106,7 @@ def of_runs(found: Comparison[Any], evidence: Evidence, verdict: str, around: Su
         _best_known(found, scatter, around.best_known),
         _warm_up(found, scatter),
         _schedule(found),
-        _itself(found),
+        averages.itself(found),
         _bigram(found, around.bigram),
         _tokens(found.claim, around.training_tokens),
         _counts(found, evidence),
@@ -192,26 +190,10 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
     if ends:
         return Check("R5", label, wanted, "; ".join(ends), False)
     if not gains:
-        return _memories(found.claim)
+        return averages.memories(found.claim)
     name = max(gains, key=gains.__getitem__)
     value = f"{found.claim.arm(name).label} gains {max(0.0, gains[name]):.2f} units beyond {steps[name]:.0f} steps"
     return Check("R5", label, wanted, value, gains[name] <= WARM_UP_GAIN)
-
-
-def _memories(claim: Claim[TrainingFields]) -> Check | None:
-    """Without runs: warm-up of two memories of the slowest moment."""
-    steps = {
-        f"{arm.label} ({key.rpartition('.')[0].rpartition('.')[2] or key})": 2 / (1 - beta)
-        for arm in claim.arms
-        for key in arm.memories
-        if (beta := _number_at(claim, arm, key)) is not None and beta < 1
-    }
-    if not steps:
-        return None
-    name = max(steps, key=steps.__getitem__)
-    ours = claim.fields.warmup_steps
-    value = f"starts at {ours} steps; {name} needs {steps[name]:.0f}"
-    return Check("R5", "warm-up", "at least 2 / (1 - beta) steps of every moment", value, ours >= steps[name] * 0.999)
 
 
 def _schedule(found: Comparison[Any]) -> Check:
@@ -238,56 +220,6 @@ def _schedule(found: Comparison[Any]) -> Check:
         return Check("R5b", label, wanted, "not known", None, "no shorter runs were evaluated there")
     value = "; ".join(problems) or f"all below, by {closest:.3f} nats or more"
     return Check("R5b", label, wanted, value, not problems)
-
-
-def _itself(found: Comparison[Any]) -> Check | None:
-    problems, held = list[str](), list[str]()
-    for arm in found.claim.arms:
-        for each in arm.itself:
-            if each.diagnostic:
-                words, ok = _diagnostic(found, arm, each)
-            else:
-                words, ok = _average(found.claim, arm, each, found.points.get(arm.name, ()))
-            (held if ok else problems).append(words)
-    return _itself_check(problems, held)
-
-
-def _settled(claim: Claim[TrainingFields]) -> Check | None:
-    problems, held = list[str](), list[str]()
-    for arm in claim.arms:
-        for each in (each for each in arm.itself if not each.diagnostic):
-            words, ok = _average(claim, arm, each, arm.point(arm.start))
-            (held if ok else problems).append(words)
-    return _itself_check(problems, held)
-
-
-def _itself_check(problems: Sequence[str], held: Sequence[str]) -> Check | None:
-    if not problems and not held:
-        return None
-    wanted = "averages settled, diagnostics within the bounds that their authors give"
-    return Check("R6", "every optimizer is itself at T", wanted, "; ".join(problems or held), not problems)
-
-
-def _average(claim: Claim[TrainingFields], arm: ArmSpec, each: ItselfFields, point: Sequence[str]) -> tuple[str, bool]:
-    beta = _number_at(claim, arm, each.beta, point)
-    every = float(each.every) if each.every.replace(".", "").isdigit() else _number_at(claim, arm, each.every, point)
-    if beta is None or every is None:
-        return f"{arm.label}: {each.beta} or {each.every} is not set", False
-    updates = claim.fields.budget / every
-    share = 1 - beta**updates
-    return f"{arm.label}: {each.label} settled to {share:.3f} ({each.settled:g} wanted)", share >= each.settled
-
-
-def _diagnostic(found: Comparison[Any], arm: ArmSpec, each: ItselfFields) -> tuple[str, bool]:
-    budget = found.claim.fields.budget
-    runs = [run.record for run in found.compared if (run.plan.arm, run.plan.steps) == (arm.name, budget)]
-    values = [record.diagnostics[each.diagnostic] for record in runs if each.diagnostic in record.diagnostics]
-    if not values:
-        return f"{arm.label}: {each.label} is not known", False
-    mean = sum(values) / len(values)
-    low = -math.inf if each.low is None else each.low
-    high = math.inf if each.high is None else each.high
-    return f"{arm.label}: {each.label} {mean:.3f} ({low:g} to {high:g} wanted)", low <= mean <= high
 
 
 def _bigram(found: Comparison[Any], bigram: tuple[float, int] | None) -> Check:
@@ -359,18 +291,3 @@ def _power(power: float | None) -> Check | None:
     return Check(
         "R11", "a true claim would be reproduced", f"with probability {POWER:g} or more", value, power >= POWER
     )
-
-
-def _number_at(claim: Claim[Any], arm: ArmSpec, key: str, point: Sequence[str] = ()) -> float | None:
-    """A number in an arm's configuration; a part of the key that is a number chooses from a list."""
-    found: Any = composed((*claim.common, *arm.overrides, *(point or arm.point(arm.start))))
-    for part in key.split("."):
-        try:
-            found = found[int(part)] if isinstance(found, list) else _below(found, part)
-        except (KeyError, IndexError, AttributeError, ValueError):
-            return None
-    return float(found) if isinstance(found, int | float) else None
-
-
-def _below(found: Any, part: str) -> Any:
-    return found[part] if isinstance(found, Mapping) else getattr(found, part)
