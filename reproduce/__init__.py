@@ -17,7 +17,8 @@ What the runs say
     records.py          run directories to curves, losses, costs; a diverged run is a failure of its arm, never absent
     speed_ups.py        speed-ups, what tuning leaves uncertain of them, what tuning alone gave
     judging.py          numbers beside what a claim says of them: verdicts
-    regime.py           the checks R1 to R11, which outrank them; averages.py, surroundings.py, tables.py, sizes.py: parts
+    regime.py           the checks R1 to R11, which outrank them; averages.py has two of them
+    surroundings.py, tables.py, sizes.py   what checks need beside the runs
     timing.py, rounds.py, state.py   interleaved step times; bytes of optimizer state at full size
     exhibits.py, evidence.py, findings.py   figures and tables; what all protocols found
     reproduction.py     a claim from start to finish
