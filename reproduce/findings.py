@@ -62,20 +62,25 @@ def of_training(
     )
     verdict = regime.outranked(deciding.verdict, checks)
     found = Findings(verdict, _sentence(verdict, deciding, checks), protocols, checks)
-    for evidence in evidences[::-1]:  # the last one's first figure shows the verdict
+    found.tuning = speed_ups.tuning_sentence(last)
+    found.arms = _arms(claim, comparisons)
+    found.difference = _difference(found.protocols)
+    _show(found, last, evidences)
+    return found
+
+
+def _show(found: Findings, last: Comparison[Any], evidences: Sequence[Evidence]) -> None:
+    """Adds the figures, tables and notes; the first figure, of the last evidence, shows the verdict."""
+    for evidence in evidences[::-1]:
         found.figures += evidence.figures
         found.tables += evidence.tables
         found.notes += evidence.notes
-    found.tuning = speed_ups.tuning_sentence(last)
-    found.arms = _arms(claim, comparisons)
     found.figures += exhibits.cost_figures(last)
     schedule = "The same point with a cosine schedule to 0; one seed, as a check on the schedule that is compared with."
     found.tables += exhibits.besides_table(last, COSINE_CHECK, "Cosine check", schedule)
     found.tables += exhibits.besides_table(last, USUAL, "Usual settings", "What tuning alone gave the baseline.")
     found.tables.append(exhibits.diagnostics_table(last))
     found.notes = list(dict.fromkeys(found.notes))
-    found.difference = _difference(found.protocols)
-    return found
 
 
 def of_measurement(claim: Claim[Any], evidence: Evidence) -> Findings:
