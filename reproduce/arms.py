@@ -66,6 +66,17 @@ class ArmFields:
     itself: list[ItselfFields] = field(default_factory=list)
 
 
+@dataclass
+class CarriedFields:
+    """Where tuning of the rate starts at a scale: at that of another one, times a factor.
+
+    By muP (arXiv:2203.03466) the rate of matrices falls with the width. It is a start: tuning goes on from there.
+    """
+
+    scale: str = limited()
+    factor: float = limited(above=0)
+
+
 class Axis(NamedTuple):
     """See AxisFields; name: for people."""
 
@@ -120,10 +131,13 @@ class ArmSpec:
         return tuple(override for axis in self.axes for override in axis.overrides(coordinates[axis.name]))
 
 
-def merged(name: str, own: Mapping[str, Any], scale: str, folder: Path) -> dict[str, Any]:
+def merged(
+    name: str, own: Mapping[str, Any], scale: str, folder: Path, carried: CarriedFields | None = None
+) -> dict[str, Any]:
     """The fields of an arm: its file's, what that changes at the scale, and the claim's own over them.
 
-    own: may name the file with `of`, else it is that of the arm's own name, if there is one.
+    own: may name the file with `of`, else it is that of the arm's own name, if there is one. carried: where the rate
+    starts, if the file does not say so for the scale.
 
     Raises: ClaimError: if the file does not exist or cannot be read.
     """
@@ -140,10 +154,20 @@ def merged(name: str, own: Mapping[str, Any], scale: str, folder: Path) -> dict[
     except ReadingError as error:
         raise ClaimError(str(error)) from None
     scales = content.pop("scales", None) or {}
-    found = content
+    found = content if carried is None else _carried(content, scales.get(carried.scale) or {}, carried.factor)
     for changes in (scales.get(scale) or {}, rest):
         found = _over(found, changes)
     return found
+
+
+def _carried(content: dict[str, Any], there: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The content with the start of its first axis, the rate, as it is there, times the factor."""
+    axes = _over({"axes": content.get("axes") or {}}, {"axes": there.get("axes") or {}})["axes"]
+    rate = next(iter(axes), None)
+    start = axes[rate].get("start") if rate is not None and isinstance(axes[rate], Mapping) else None
+    if not isinstance(start, int | float):
+        return content  # what is wrong with it is said where the fields are checked
+    return _over(content, {"axes": {rate: {"start": float(f"{start * factor:.4g}")}}})
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from configs.runs import belongs
 from files.errors import ReadingError, shown
 from files.reading import read_yaml
 from reproduce import arms
-from reproduce.arms import ArmFields, ArmSpec, Point
+from reproduce.arms import ArmFields, ArmSpec, CarriedFields, Point
 from reproduce.claim import Claim, Fields
 from reproduce.composed import composed
 from reproduce.fields import ClaimError, nearest, typed
@@ -142,16 +142,23 @@ def _claim(name: str, scale: str, content: dict[str, Any], where: str, arm_folde
     fields: Fields = typed(kind.Fields, content, where, f"a claim of kind {kind.name}")
     fields.rule = " ".join(fields.rule.split())
     _check_evidence(fields, where)
-    more = (fields.warm_up,) if isinstance(fields, TrainingFields) else ()
-    specs = tuple(_arm(arm, given or {}, scale, where, arm_folder, more) for arm, given in fields.arms.items())
+    trains = isinstance(fields, TrainingFields)
+    more, carried = ((fields.warm_up,), fields.rates_from) if trains else ((), None)  # type: ignore[attr-defined]
+    specs = tuple(_arm(arm, given or {}, scale, where, arm_folder, more, carried) for arm, given in fields.arms.items())
     return Claim(id=name, scale=scale, kind=kind, arms=specs, common=tuple(fields.overrides), fields=fields)
 
 
 def _arm(
-    name: str, given: Mapping[str, Any], scale: str, where: str, folder: Path, more: tuple[arms.Axis, ...]
+    name: str,
+    given: Mapping[str, Any],
+    scale: str,
+    where: str,
+    folder: Path,
+    more: tuple[arms.Axis, ...],
+    carried: CarriedFields | None,
 ) -> ArmSpec:
     try:
-        fields = typed(ArmFields, arms.merged(name, given, scale, folder), f"{where}: arm {name}")
+        fields = typed(ArmFields, arms.merged(name, given, scale, folder, carried), f"{where}: arm {name}")
         return arms.spec(name, fields, more)
     except ClaimError as error:
         raise ClaimError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
-from reproduce.arms import Axis
+from reproduce.arms import Axis, CarriedFields
 from reproduce.claim import Claim, F, Fields
 from reproduce.fields import ClaimError, limited
 
@@ -31,6 +31,7 @@ class TrainingFields(Fields):
     seeds: list[int] = MISSING  # of the comparison
     tuning_seeds: list[int] = MISSING
     tuned_axes: int = limited(least=1)  # of every arm, in their order
+    rates_from: CarriedFields | None = None  # None: arms say where their rates start
     worse_by: float = limited(least=0)  # nats, by which rates on either side of the best are worse
     evaluations: int = limited(least=1)  # of a run over T
     paper_batch_tokens: float | None = limited(None, above=0)  # of a step, in the paper

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reproduce import arms, claims
-from reproduce.arms import ArmFields, Axis, merged, spec
+from reproduce.arms import ArmFields, Axis, CarriedFields, merged, spec
 from reproduce.claims import load
 from reproduce.fields import ClaimError, typed
 
@@ -113,3 +113,17 @@ def test_arms_that_shipped_claims_tune_start_from_the_same_settings_in_all_of_th
                 first = tuned.setdefault(arm.overrides, arm)
                 assert (arm.axes, arm.usual) == (first.axes, first.usual), name
     assert len(tuned) > 5
+
+
+def test_a_rate_starts_at_that_of_another_scale_times_a_factor_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    carried = CarriedFields("nano", 0.75)
+    content = {
+        **SOPHIA,
+        "scales": {"nano": {"axes": {"rate": {"start": 1e-3}}}, "large": {"axes": {"rate": {"start": 5e-5}}}},
+    }
+    folder = files(tmp_path, sophiag=content)
+    assert merged("sophiag", {}, "micro", folder, carried)["axes"]["rate"]["start"] == 7.5e-4
+    assert merged("sophiag", {}, "large", folder, carried)["axes"]["rate"]["start"] == 5e-5
+    without = merged("sophiag", {}, "micro", folder)["axes"]
+    assert merged("sophiag", {}, "micro", folder, carried)["axes"] | {"rate": without["rate"]} == without
+    assert merged("sophiag", {}, "micro", folder, CarriedFields("small", 0.5))["axes"]["rate"]["start"] == 0.5
