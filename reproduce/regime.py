@@ -147,7 +147,7 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
         label = found.claim.arm(name).label
         problems += [f"{label}: {axis} at an end" for axis, each in tuning.brackets.items() if not each.is_inside]
         rate = next(iter(tuning.brackets.values()))
-        margin = 2 * (scatter.sd or 0.0)
+        margin = speed_ups.margin(tuning, scatter, len(found.claim.fields.tuning_seeds))
         if not all(any(above > margin for above in rate.beside(side)) for side in (-1, 1)):
             problems.append(f"{label}: rates on both sides are not clearly worse")
         excess = speed_ups.excess(tuning, scatter, len(found.claim.fields.tuning_seeds))
@@ -156,7 +156,9 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
     if worst > EXCESS:
         problems.append(f"excess of {worst:.2f} units")
     value = "; ".join(problems) or f"all inside; at most {worst:.3f} units above the optimum"
-    wanted = f"inside the bracket; rates beside it worse by 2 sd; at most {EXCESS:g} units above the optimum"
+    wanted = (
+        f"inside the bracket; rates beside it worse by 2 standard errors; at most {EXCESS:g} units above the optimum"
+    )
     return Check("R3", "optimum of every arm's tuning", wanted, value, not problems)
 
 

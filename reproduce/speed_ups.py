@@ -53,11 +53,21 @@ def excess(tuning: Tuning, scatter: Scatter, n_seeds: int) -> float | None:
     for bracket in tuning.brackets.values():
         if bracket.around is None:
             return None
-        found = bracket.vertex(scatter.sd or 0.0, n_seeds)
+        found = bracket.vertex(_noise(tuning, scatter), n_seeds)
         if found is not None and found.curvature > 0:
             at = None if tuning.took_vertex else 0.0
             total += min(found.excess(at), min(bracket.around[::2]) - bracket.around[1])
     return total
+
+
+def margin(tuning: Tuning, scatter: Scatter, n_seeds: int) -> float:
+    """Two standard errors of a difference between two points of the tuning, each the mean of n_seeds runs, nats."""
+    return 2 * _noise(tuning, scatter) * math.sqrt(2 / n_seeds)
+
+
+def _noise(tuning: Tuning, scatter: Scatter) -> float:
+    """Sd of a run of the tuning beside others of its seed; that over seeds, which is larger, where it is not known."""
+    return tuning.noise if tuning.noise is not None else scatter.sd or 0.0
 
 
 def speed_up(found: Comparison[Any], candidate: str, baseline: str) -> SpeedUp | None:

@@ -14,6 +14,7 @@ it. The same outcomes give the same answer; nothing is remembered.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import variance
 
 from files.reading import number
 from inference.vertex import Vertex, vertex
@@ -31,13 +32,15 @@ class Bracket:
     """What was run along an axis through the best point.
 
     losses: value -> mean loss over the tuning seeds, inf if one diverged, by rising value. best: the value with the
-    least. around: the losses half and twice as far as it, and its own in the middle; None if it is an end.
+    least. around: the losses half and twice as far as it, and its own in the middle; None if it is an end. noise: sd of
+    a run beside other runs of its seed, from how the differences to the neighbours vary over seeds; None: not known.
     """
 
     axis: Axis
     losses: Mapping[float, float]
     best: float
     around: tuple[float, float, float] | None
+    noise: float | None = None
 
     @property
     def is_inside(self) -> bool:
@@ -72,6 +75,12 @@ class Tuning:
     at_point: Sequence[Planned] = ()
     took_vertex: bool = False
 
+    @property
+    def noise(self) -> float | None:
+        """Sd of a run beside other runs of its seed, pooled over the brackets; None if nothing is known of it."""
+        known = [bracket.noise for bracket in self.brackets.values() if bracket.noise is not None]
+        return math.sqrt(sum(each**2 for each in known) / len(known)) if known else None
+
 
 class _WaitingError(Exception):
     """Runs that are asked for have not ended."""
@@ -84,13 +93,13 @@ class _Losses:
         self.wanted, self.seeds, self.outcomes = wanted, seeds, outcomes
         self.asked: dict[str, Planned] = {}
 
-    def of(self, points: Sequence[Coordinates]) -> list[float]:
-        """The losses of the points. Raises: _WaitingError: once all are asked for, if one is not there."""
+    def of(self, points: Sequence[Coordinates]) -> list[list[float]]:
+        """By point, the losses of its runs. Raises: _WaitingError: once all are asked for, if one is not there."""
         runs = [self.runs(point) for point in points]
         self.asked |= {run.config_hash: run for each in runs for run in each}
         if any(run.config_hash not in self.outcomes for each in runs for run in each):
             raise _WaitingError
-        return [_mean([number(self.outcomes[run.config_hash]) for run in each]) for each in runs]
+        return [[_or_worst(number(self.outcomes[run.config_hash])) for run in each] for each in runs]
 
     def runs(self, point: Coordinates) -> list[Planned]:
         """The runs of a point."""
@@ -120,7 +129,7 @@ def tune(
             if not move(axes[1:]) or not move(axes[:1]):
                 break
         vertices = {**point, **{axis.name: _at_vertex(brackets[axis.name]) for axis in axes}}
-        here, there = losses.of([point, vertices])
+        here, there = map(_mean, losses.of([point, vertices]))
     except _WaitingError:
         return Tuning(list(losses.asked.values()))
     took_vertex = there < here
@@ -130,7 +139,7 @@ def tune(
 
 def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float) -> Bracket:
     """Runs along the axis until the best value is inside. Raises: _WaitingError."""
-    start, known = point[axis.name], dict[int, float]()
+    start, known, by_seed = point[axis.name], dict[int, float](), dict[int, list[float]]()
 
     def at(doublings: int) -> float:
         return axis.value(start, doublings)
@@ -138,14 +147,15 @@ def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float) -> 
     wanted = [0, -1, 1]  # the start first: protocols.expected() takes it for the best
     while wanted:
         there = [n for n in wanted if abs(n) <= FURTHEST and axis.holds(at(n)) and _is_new(axis, at, known, n)]
-        for n, loss in zip(there, losses.of([{**point, axis.name: at(n)} for n in there]), strict=True):
-            known[n] = loss
+        by_seed |= zip(there, losses.of([{**point, axis.name: at(n)} for n in there]), strict=True)
+        known |= {n: _mean(by_seed[n]) for n in there}
         best = min(known, key=lambda n: (known[n], abs(n)))
         wanted = [n for n in _missing(known, best, margin) if abs(n) <= FURTHEST and axis.holds(at(n))]
         wanted = [n for n in wanted if _is_new(axis, at, known, n)]
     is_inside = best - 1 in known and best + 1 in known
     around = (known[best - 1], known[best], known[best + 1]) if is_inside else None
-    return Bracket(axis, {at(n): known[n] for n in sorted(known)}, at(best), around)
+    noise = _noise(by_seed[best], [by_seed[n] for n in (best - 1, best + 1) if n in by_seed])
+    return Bracket(axis, {at(n): known[n] for n in sorted(known)}, at(best), around, noise)
 
 
 def _is_new(axis: Axis, at: Callable[[int], float], known: Mapping[int, float], n: int) -> bool:
@@ -168,6 +178,18 @@ def _at_vertex(bracket: Bracket) -> float:
     return bracket.best if found is None else bracket.axis.value(bracket.best, found.offset)
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else math.inf
+def _noise(best: Sequence[float], neighbours: Sequence[Sequence[float]]) -> float | None:
+    """Sd of a run beside others of its seed: the variance of a difference is twice its square."""
+    differences = [[there - here for there, here in zip(each, best, strict=True)] for each in neighbours]
+    known = [each for each in differences if len(each) > 1 and all(map(math.isfinite, each))]
+    if not known:
+        return None
+    return math.sqrt(sum(variance(each) for each in known) / len(known) / 2)
+
+
+def _or_worst(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -120,3 +120,20 @@ def test_every_point_is_run_with_every_tuning_seed_and_once() -> None:
     assert len(hashes) == len(set(hashes)) == 2 * 5  # a start, and two neighbours of each axis
     assert {run.seed for run in found.runs} == {7, 8}
     assert [run.seed for run in found.at_point] == [7, 8]
+
+
+def test_noise_is_that_of_a_run_beside_others_of_its_seed() -> None:
+    # at 1e-3 the seeds have 3.0 and 3.5; beside it the second is worse by .1 more and by .3 more: variances .005, .045
+    by_seed = {0.5e-3: (3.1, 3.7), 1e-3: (3.0, 3.5), 2e-3: (3.1, 3.9)}
+    losses = {(rate, seed): row[n] for rate, row in by_seed.items() for n, seed in enumerate((7, 8))}
+    outcomes, points = dict[str, float | None](), dict[str, tuple[float, int]]()
+
+    def wanted(point: Coordinates, seed: int) -> Planned:
+        run = planned(point, seed)
+        points[run.config_hash] = point["rate"], seed
+        return run
+
+    while (found := tune([RATE], START, wanted, (7, 8), outcomes, 0.0)).point is None:
+        outcomes |= {run.config_hash: losses.get(points[run.config_hash], 4.0) for run in found.runs}
+    assert found.noise == pytest.approx(math.sqrt((0.005 + 0.045) / 2 / 2))
+    assert tuned([RATE], bowl(rate=1e-3), seeds=[7]).noise is None
