@@ -66,8 +66,7 @@ def outranked(verdict: str, checks: Sequence[Check]) -> str:
 
 def failed(checks: Sequence[Check]) -> str:
     """Which checks failed, in words; empty if none did."""
-    found = [f"{check.id} ({check.label}: {check.value})" for check in checks if check.passed is False]
-    return "; ".join(found)
+    return ", ".join(f"{check.id} ({check.label})" for check in checks if check.passed is False)
 
 
 def combined(checks: Sequence[tuple[str, Sequence[Check]]]) -> list[Check]:

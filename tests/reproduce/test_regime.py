@@ -284,7 +284,7 @@ def test_a_failed_check_outranks_the_verdict_but_no_effect_outlives_noise_and_ra
 def test_checks_that_pass_or_are_not_known_leave_the_verdict() -> None:
     assert outranked(UNDECIDED, [check("R3", True), check("R7", None)]) == UNDECIDED
     assert outranked(NO_EFFECT, [check("R2"), check("R3")]) == OUT_OF_REGIME
-    assert regime.failed([check("R2"), check("R3", None), check("R8")]) == "R2 (label: value); R8 (label: value)"
+    assert regime.failed([check("R2"), check("R3", None), check("R8")]) == "R2 (label), R8 (label)"
 
 
 def test_what_is_known_before_any_run_is_the_memories_averages_length_and_batch(claim: Claim) -> None:

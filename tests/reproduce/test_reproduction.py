@@ -164,8 +164,8 @@ def test_a_failed_check_outranks_the_verdict_and_says_why(
     spread = reproduce(claim, tmp_path / "out", simulate(quiet(2.0, 0.001, spread=0.04)))  # a unit is .374 nats
     assert spread.protocols[0].verdict == "reproduced"  # what all runs of a seed share says nothing of the speed-up
     assert spread.verdict == "out of regime"
-    assert spread.sentence.startswith("R2 (scatter of the seeds at T: 0.11 units: ")
-    assert "By the numbers alone: reproduced, 2 of 2 parts reproduced: " in spread.sentence
+    assert spread.sentence.startswith("failed: R2 (scatter of the seeds at T). By the numbers alone, ")
+    assert "2 of 2 parts reproduced: " in spread.sentence
 
 
 def test_no_effect_or_worse_outlives_noise(claim: Claim, simulate: Any, without_report: None, tmp_path: Path) -> None:
