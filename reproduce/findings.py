@@ -113,7 +113,7 @@ def _judged(claim: Claim[Any], name: str, description: str, rows: list[Measure])
 def _sentence(verdict: str, deciding: ProtocolResult, checks: Sequence[Check]) -> str:
     """What the verdict follows from."""
     if verdict != deciding.verdict:
-        return f"failed: {regime.failed(checks)}. By the numbers alone, {deciding.sentence}"
+        return f"Failed: {regime.failed(checks)}. By the numbers alone, {deciding.sentence}"
     more = deciding.more_seeds
     asked = f"; about {more} more seed{'s' if more > 1 else ''} would decide it" if more else ""
     return f"{deciding.sentence}{asked}"

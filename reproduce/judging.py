@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from inference import verdicts
 from inference.intervals import Interval, paired
 from inference.verdicts import REPRODUCED, UNDECIDED
-from report.numbers import NATS, in_words, measured
+from report.numbers import NATS, in_words
 from report.results import Measure
 from reproduce.claim import Claim
 from reproduce.fields import ClaimError, nearest
@@ -166,17 +166,14 @@ def finite(value: float | None) -> float | None:
 
 
 def sentence(verdict: str, parts: Sequence[Measure]) -> str:
-    """The whole claim in words: how many of its parts hold, and every part's number; their table has the rest."""
+    """The whole claim in words: its number, or how many of its parts have which verdict; a table has their numbers."""
     if not parts:
         return "The claim has no number that a rule judges here."
     if len(parts) == 1:
         return f"{verdict}: {in_words(parts[0])}"
     counts = Counter(row.verdict for row in parts)
-    held = f"{counts[REPRODUCED]} of {len(parts)} parts reproduced"
-    if len(counts) == 1:
-        every = "" if counts[REPRODUCED] else f", each {parts[0].verdict}"
-        return f"{held}{every}: {'; '.join(f'{row.label} {measured(row)}' for row in parts)}"
-    return f"{held}: {'; '.join(f'{row.label} {measured(row)}, {row.verdict}' for row in parts)}"
+    others = [f"{counts[each]} {each}" for each in verdicts.VERDICTS if each != REPRODUCED and counts[each]]
+    return ", ".join([f"{counts[REPRODUCED]} of {len(parts)} parts reproduced", *others])
 
 
 def more_seeds(rows: Sequence[Measure], n: int) -> int | None:

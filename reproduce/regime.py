@@ -141,17 +141,19 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
     tuned = {name: tuning for name, tuning in found.tunings.items() if tuning.brackets}
     if not tuned:
         return None
-    problems, worst = [], 0.0
+    by_problem, worst = dict[str, list[str]](), 0.0
     for name, tuning in tuned.items():
         label = found.claim.arm(name).label
-        problems += [f"{label}: {axis} at an end" for axis, each in tuning.brackets.items() if not each.is_inside]
+        for axis in (axis for axis, each in tuning.brackets.items() if not each.is_inside):
+            by_problem.setdefault(f"{axis} at an end", []).append(label)
         rate = next(iter(tuning.brackets.values()))
         margin = speed_ups.margin(tuning, scatter, len(found.claim.fields.tuning_seeds))
         if not all(any(above > margin for above in rate.beside(side)) for side in (-1, 1)):
-            problems.append(f"{label}: rates on both sides are not clearly worse")
+            by_problem.setdefault("rates on both sides are not clearly worse", []).append(label)
         excess = speed_ups.excess(tuning, scatter, len(found.claim.fields.tuning_seeds))
         if scatter.unit and excess is not None:
             worst = max(worst, excess / scatter.unit)
+    problems = [f"{', '.join(labels)}: {problem}" for problem, labels in by_problem.items()]
     if worst > EXCESS:
         problems.append(f"excess of {worst:.2f} units")
     value = "; ".join(problems) or f"all inside; at most {worst:.3f} units above the optimum"

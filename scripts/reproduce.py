@@ -38,7 +38,8 @@ from files.paths import expanded
 from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import stop_signals
-from report.content import verdict_at_scale
+from report.content import parts, verdict_at_scale
+from report.numbers import in_words
 from report.results import Results, ResultsError, Table, read
 from reproduce import claims
 from reproduce.claim import Claim
@@ -192,7 +193,10 @@ def _one(request: Request, claim: Claim[Any]) -> int:
         return FAILED
     if results.tuning:
         print(f"\n{results.tuning}")
-    print(f"\n{verdict_at_scale(results)}: {results.sentence}\n\nreport  {folder / 'report.html'}")
+    print(f"\n{verdict_at_scale(results)}: {results.sentence}")
+    for row in parts(results) if len(parts(results)) > 1 else []:
+        print(f"  {in_words(row)}: {row.verdict}")
+    print(f"\nreport  {folder / 'report.html'}")
     return 0
 
 
