@@ -54,6 +54,7 @@ def excess(tuning: Tuning, scatter: Scatter, n_seeds: int) -> float | None:
         if bracket.around is None:
             return None
         found = bracket.vertex(_noise(tuning, scatter), n_seeds)
+        total += max(0.0, bracket.around[1] - min(bracket.around))  # a move that did not pay
         if found is not None and found.curvature > 0:
             at = None if tuning.took_vertex else 0.0
             total += min(found.excess(at), min(bracket.around[::2]) - bracket.around[1])

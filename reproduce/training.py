@@ -33,6 +33,7 @@ class TrainingFields(Fields):
     tuned_axes: int = limited(least=1)  # of every arm, in their order
     rates_from: CarriedFields | None = None  # None: arms say where their rates start
     worse_by: float = limited(least=0)  # nats, by which rates on either side of the best are worse
+    pays: float = limited(least=0)  # nats, by which another value of the other axes must be better, to move there
     evaluations: int = limited(least=1)  # of a run over T
     paper_batch_tokens: float | None = limited(None, above=0)  # of a step, in the paper
     differs: list[str] = field(default_factory=list)  # keys in which the arms may disagree

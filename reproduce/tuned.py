@@ -103,7 +103,7 @@ class Arms(Generic[T]):
             point = arm.point(coordinates)
             return plan(self.claim, arm, self.protocol, TUNING, seed, fields.budget, point)
 
-        return tune(axes, arm.start, wanted, fields.tuning_seeds, outcomes, fields.worse_by)
+        return tune(axes, arm.start, wanted, fields.tuning_seeds, outcomes, fields.worse_by, fields.pays)
 
     def _point(self, arm: ArmSpec, coordinates: Coordinates | None) -> Point | None:
         if arm.axes:

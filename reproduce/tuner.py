@@ -2,8 +2,9 @@
 
 One axis after the other, the rate first, each varied by factors of 2 around the best point so far, at the full length
 and with the tuning seeds, which no comparison sees:
-    bracket   run both neighbours of the best value, and move there while one is better. Of the first axis also run on
-              until a value on either side is worse by a margin.
+    bracket   run both neighbours of the best value, and move there while one is better; of the other axes than the
+              first, while it pays: is better by more than noise. Of the first axis also run on until a value on either
+              side is worse by a margin.
     again     if another axis has moved the point, bracket the first one again, and if that moves, the others.
     vertex    of the parabola through the best value of each axis and its two neighbours; the point of all vertices is
               run, and taken if it is better.
@@ -32,7 +33,8 @@ class Bracket:
     """What was run along an axis through the best point.
 
     losses: value -> mean loss over the tuning seeds, inf if one diverged, by rising value. best: the value with the
-    least. around: the losses half and twice as far as it, and its own in the middle; None if it is an end. noise: sd of
+    least, or one to move from which did not pay. around: the losses half and twice as far as it, and its own in the
+    middle; None if it is an end. noise: sd of
     a run beside other runs of its seed, from how the differences to the neighbours vary over seeds; None: not known.
     """
 
@@ -44,13 +46,15 @@ class Bracket:
 
     @property
     def is_inside(self) -> bool:
-        """Whether both neighbours of the best value were run, and are not better."""
+        """Whether both neighbours of the best value were run, and it did not pay to move there."""
         return self.around is not None
 
     def vertex(self, sd: float = 0.0, seeds: int = 1) -> Vertex | None:
         """The parabola through the best value and its neighbours; None if there is none. sd, seeds: see vertex.py."""
-        if self.around is None or not all(map(math.isfinite, self.around)) or max(self.around) == self.around[1]:
+        if self.around is None or not all(map(math.isfinite, self.around)):
             return None
+        if min(self.around) < self.around[1] or max(self.around) == self.around[1]:
+            return None  # a plateau
         return vertex(self.around, sd=sd, seeds=seeds)
 
     def beside(self, side: int) -> list[float]:
@@ -107,11 +111,18 @@ class _Losses:
 
 
 def tune(
-    axes: Sequence[Axis], start: Coordinates, wanted: Wanted, seeds: Sequence[int], outcomes: Outcomes, margin: float
+    axes: Sequence[Axis],
+    start: Coordinates,
+    wanted: Wanted,
+    seeds: Sequence[int],
+    outcomes: Outcomes,
+    margin: float,
+    pays: float = 0.0,
 ) -> Tuning:
     """The tuning along the axes, given what is known; start: the values of all axes, of those not tuned too.
 
-    margin: nats by which a value on either side of the first axis's best must be worse.
+    margin: nats by which a value on either side of the first axis's best must be worse. pays: nats by which a value of
+    another axis must be better, to move there.
     """
     losses, brackets, point = _Losses(wanted, seeds, outcomes), dict[str, Bracket](), dict(start)
 
@@ -119,7 +130,8 @@ def tune(
         """Brackets the axes one after the other, and goes to the best; whether that is another point."""
         before = dict(point)
         for axis in along:
-            brackets[axis.name] = found = _bracket(axis, point, losses, margin if axis is axes[0] else 0.0)
+            how = (margin, 0.0) if axis is axes[0] else (0.0, pays)
+            brackets[axis.name] = found = _bracket(axis, point, losses, *how)
             point[axis.name] = found.best
         return point != before
 
@@ -137,20 +149,21 @@ def tune(
     return Tuning(list(losses.asked.values()), point, brackets, losses.runs(point), took_vertex)
 
 
-def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float) -> Bracket:
+def _bracket(axis: Axis, point: Coordinates, losses: _Losses, margin: float, pays: float) -> Bracket:
     """Runs along the axis until the best value is inside. Raises: _WaitingError."""
     start, known, by_seed = point[axis.name], dict[int, float](), dict[int, list[float]]()
 
     def at(doublings: int) -> float:
         return axis.value(start, doublings)
 
-    wanted = [0, -1, 1]  # the start first: protocols.expected() takes it for the best
+    best, wanted = 0, [0, -1, 1]  # the start first: protocols.expected() takes it for the best
     while wanted:
         there = [n for n in wanted if abs(n) <= FURTHEST and axis.holds(at(n)) and _is_new(axis, at, known, n)]
         by_seed |= zip(there, losses.of([{**point, axis.name: at(n)} for n in there]), strict=True)
         known |= {n: _mean(by_seed[n]) for n in there}
-        best = min(known, key=lambda n: (known[n], abs(n)))
-        wanted = [n for n in _missing(known, best, margin) if abs(n) <= FURTHEST and axis.holds(at(n))]
+        least = min(known, key=lambda n: (known[n], abs(n)))
+        best = least if known[least] < known[best] - pays else best
+        wanted = [n for n in _missing(known, best, margin - pays) if abs(n) <= FURTHEST and axis.holds(at(n))]
         wanted = [n for n in wanted if _is_new(axis, at, known, n)]
     is_inside = best - 1 in known and best + 1 in known
     around = (known[best - 1], known[best], known[best + 1]) if is_inside else None

@@ -32,6 +32,7 @@ TRAINING = {  # what a scale's file has
     "tuning_seeds": [7, 8],
     "tuned_axes": 3,
     "worse_by": 0.0,
+    "pays": 0.0,
     "evaluations": 8,
 }
 SPEED_UP = {

@@ -22,7 +22,9 @@ def planned(point: Coordinates, seed: int) -> Planned:
     return Planned(text, "a", "tuned", "tuning", seed, 100, (), (), f"{text} {seed}")
 
 
-def tuned(axes: Sequence[Axis], loss: Loss, *, margin: float = 0.0, seeds: Sequence[int] = (7, 8)) -> Tuning:
+def tuned(
+    axes: Sequence[Axis], loss: Loss, *, margin: float = 0.0, seeds: Sequence[int] = (7, 8), pays: float = 0.0
+) -> Tuning:
     """Runs what is asked for until tuning is through."""
     points: dict[str, Coordinates] = {}
 
@@ -33,7 +35,7 @@ def tuned(axes: Sequence[Axis], loss: Loss, *, margin: float = 0.0, seeds: Seque
 
     outcomes: dict[str, float | None] = {}
     for _ in range(100):
-        found = tune(axes, START, wanted, seeds, outcomes, margin)
+        found = tune(axes, START, wanted, seeds, outcomes, margin, pays)
         missing = [run for run in found.runs if run.config_hash not in outcomes]
         if not missing:
             return found
@@ -137,3 +139,15 @@ def test_noise_is_that_of_a_run_beside_others_of_its_seed() -> None:
         outcomes |= {run.config_hash: losses.get(points[run.config_hash], 4.0) for run in found.runs}
     assert found.noise == pytest.approx(math.sqrt((0.005 + 0.045) / 2 / 2))
     assert tuned([RATE], bowl(rate=1e-3), seeds=[7]).noise is None
+
+
+def test_another_axis_moves_while_it_pays_and_stays_on_a_plateau() -> None:
+    def loss(point: Coordinates) -> float:  # decay: .1 costs .02, .05 .008, .025 .003, and less is worth little more
+        return 3 + 0.05 * math.log2(point["rate"] / 1e-3) ** 2 + max(0.0, 0.2 * point["decay"] - 0.002)
+
+    found = tuned([RATE, DECAY], loss, pays=0.004)
+    bracket = found.brackets["decay"]
+    assert bracket.best == 0.025 and bracket.is_inside and bracket.vertex() is None
+    assert min(bracket.losses) == 0.0125  # it gains .0025, and no more is asked for
+    assert found.point is not None and found.point["decay"] == 0.025
+    assert min(tuned([RATE, DECAY], loss).brackets["decay"].losses) < 0.0125  # without it to the plateau's end
