@@ -292,7 +292,7 @@ def _tables(rows: Sequence[Results], atlas: Path | None) -> list[Table]:
     from reproduce import progress, signs  # import torch
 
     begun = [] if atlas is None else progress.begun(atlas, {(row.claim, row.scale) for row in rows})
-    return [signs.table(rows), *([progress.table(begun)] if begun else [])]
+    return [table for table in (signs.table(rows), progress.table(begun)) if table.rows]
 
 
 def _in_ledger(ledger: Path) -> list[Results]:
