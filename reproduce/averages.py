@@ -9,6 +9,7 @@ from reproduce.arms import ArmSpec, ItselfFields
 from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.protocols import Comparison
+from reproduce.records import of_length
 from reproduce.training import TrainingFields
 
 
@@ -69,9 +70,8 @@ def _average(claim: Claim[TrainingFields], arm: ArmSpec, each: ItselfFields, poi
 
 
 def _diagnostic(found: Comparison[Any], arm: ArmSpec, each: ItselfFields) -> tuple[str, bool]:
-    budget = found.claim.fields.budget
-    runs = [run.record for run in found.compared if (run.plan.arm, run.plan.steps) == (arm.name, budget)]
-    values = [record.diagnostics[each.diagnostic] for record in runs if each.diagnostic in record.diagnostics]
+    runs = of_length(found.compared, arm.name, found.claim.fields.budget)
+    values = [run.record.diagnostics[each.diagnostic] for run in runs if each.diagnostic in run.record.diagnostics]
     if not values:
         return f"{arm.label}: {each.label} is not known", False
     mean = sum(values) / len(values)

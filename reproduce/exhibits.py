@@ -26,8 +26,7 @@ def curves_figure(found: Comparison[Any], lengths: Sequence[int]) -> Figure:
     series, columns = [], []
     for arm in found.claim.arms:
         for steps in sorted(set(lengths)):
-            runs = [run for run in found.compared if (run.plan.arm, run.plan.steps) == (arm.name, steps)]
-            curve = records.mean_curves(runs)
+            curve = records.mean_curves(records.of_length(found.compared, arm.name, steps))
             if not curve["step"]:
                 continue
             rows = [n for n in range(len(curve["step"])) if all(curve[key][n] is not None for key in AXES)]
@@ -70,8 +69,7 @@ def tuning_tables(found: Comparison[Any]) -> list[Table]:
     note = f"Seeds {seeds}, which the comparison does not use."
     rows, brackets = [], []
     for plan, record in found.tuned:
-        loss = "diverged" if record.loss is None else numbers.loss(record.loss)
-        rows.append([found.claim.arm(plan.arm).label, str(plan.seed), " ".join(plan.point), loss])
+        rows.append([found.claim.arm(plan.arm).label, str(plan.seed), " ".join(plan.point), _loss(record.loss)])
     for name, tuning in found.tunings.items():
         for axis, bracket in tuning.brackets.items():
             losses = ", ".join(f"{value:g}: {_loss(loss)}" for value, loss in bracket.losses.items())
@@ -104,8 +102,8 @@ def besides_table(found: Comparison[Any], purpose: str, title: str, note: str) -
     rows = []
     for plan, record in (run for run in found.besides if run.plan.purpose == purpose):
         own = records.losses(found.compared, plan.arm, plan.steps).get(plan.seed)
-        loss = "diverged" if record.loss is None else numbers.loss(record.loss)
-        rows.append([found.claim.arm(plan.arm).label, str(plan.seed), loss, "" if own is None else numbers.loss(own)])
+        arm, compared = found.claim.arm(plan.arm).label, "" if own is None else numbers.loss(own)
+        rows.append([arm, str(plan.seed), _loss(record.loss), compared])
     return [Table(title, ["arm", "seed", "val/loss", "as compared"], rows, note)] if rows else []
 
 
@@ -209,8 +207,8 @@ def _of(found: Comparison[Any], arm: str) -> list[Recorded]:
     return [run for run in found.compared if run.plan.arm == arm]
 
 
-def _loss(value: float) -> str:
-    return numbers.loss(value) if math.isfinite(value) else "diverged"
+def _loss(value: float | None) -> str:
+    return numbers.loss(value) if value is not None and math.isfinite(value) else "diverged"
 
 
 def _ratio_text(ratio: Interval) -> str:

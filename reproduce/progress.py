@@ -58,7 +58,7 @@ def progress(claim: Claim[Any], root: Path) -> Progress | None:
     if not done:
         return None
     per_step = [record.seconds / run.steps for run, record in done if record.seconds]
-    rest = _rest(wanted, outcomes)
+    rest = protocols.expected(wanted, outcomes)
     hours_left = sum(run.own_steps for run in rest) * median(per_step) / 3600 if per_step else None
     return Progress(claim.id, claim.scale, len(done), len(rest), _hours(done), hours_left)
 
@@ -89,16 +89,6 @@ def _finished(atlas: Atlas, planned: Planned) -> Record | None:
         return None
     record = atlas.read(planned)
     return record if record.status in ("finished", "diverged") else None
-
-
-def _rest(wanted: Sequence[protocols.Protocol[Any]], outcomes: dict[str, float | None]) -> list[Planned]:
-    """The runs that are still to come, as protocols.expected counts them."""
-    known, runs = dict(outcomes), list[Planned]()
-    worst = max((loss for loss in known.values() if loss is not None), default=0.0)
-    while batch := protocols.next_runs(wanted, known):
-        runs += batch
-        known |= {run.config_hash: worst + len(known) + n + 1 for n, run in enumerate(batch)}
-    return runs
 
 
 def _hours(done: Sequence[tuple[Planned, Record]]) -> float:

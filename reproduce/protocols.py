@@ -96,12 +96,6 @@ class Comparison(Generic[F]):
         hashes = {run.config_hash for run in self.tunings[arm].at_point} if arm in self.tunings else set()
         return [run for run in self.tuned if run.plan.config_hash in hashes]
 
-    @property
-    def all_runs(self) -> list[Recorded]:
-        """Every run once."""
-        runs = [*self.compared, *self.besides, *self.tuned]
-        return list({run.plan.config_hash: run for run in reversed(runs)}.values())[::-1]
-
 
 def of(claim: Claim[Any]) -> list[Protocol[Any]]:
     """The protocols of a claim, the one that its verdict follows last; none for a claim that trains nothing."""
@@ -113,15 +107,16 @@ def next_runs(protocols: Sequence[Protocol[Any]], outcomes: Outcomes) -> list[Pl
     return unique([run for protocol in protocols for run in protocol.next_runs(outcomes)])
 
 
-def expected(protocols: Sequence[Protocol[Any]]) -> list[Planned]:
-    """All runs there will be if tuning starts at its optimum: of each axis the start and both neighbours.
+def expected(protocols: Sequence[Protocol[Any]], known: Outcomes | None = None) -> list[Planned]:
+    """All runs there will be, beside the known, if tuning starts at its optimum: of each axis it and both neighbours.
 
     An optimum elsewhere takes as many more as it is doublings away.
     """
-    outcomes: dict[str, float | None] = {}
+    outcomes = dict(known or {})
+    worst = max((loss for loss in outcomes.values() if loss is not None), default=0.0)
     runs: list[Planned] = []
     while batch := next_runs(protocols, outcomes):
-        losses = {run.config_hash: float(len(outcomes) + n) for n, run in enumerate(batch)}
+        losses = {run.config_hash: worst + len(outcomes) + n for n, run in enumerate(batch, 1)}
         runs += batch
         outcomes |= losses
     return runs

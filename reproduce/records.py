@@ -114,9 +114,14 @@ def check_same_data(checksums: Mapping[str, Mapping[str, str]]) -> None:
             )
 
 
+def of_length(runs: Sequence[Recorded], arm: str, steps: int) -> list[Recorded]:
+    """An arm's runs over so many steps."""
+    return [run for run in runs if (run.plan.arm, run.plan.steps) == (arm, steps)]
+
+
 def losses(runs: Sequence[Recorded], arm: str, steps: int) -> dict[int, float | None]:
     """Final losses of an arm's runs over so many steps, by seed."""
-    return {run.plan.seed: run.record.loss for run in runs if (run.plan.arm, run.plan.steps) == (arm, steps)}
+    return {run.plan.seed: run.record.loss for run in of_length(runs, arm, steps)}
 
 
 def budgets(runs: Sequence[Recorded], arm: str) -> dict[int, list[tuple[float, float | None]]]:

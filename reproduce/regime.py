@@ -210,10 +210,8 @@ def _schedule(found: Comparison[Any]) -> Check:
                 continue  # the long run decays there itself
             gaps = [
                 there - end
-                for run in found.compared
-                if (run.plan.arm, run.plan.steps) == (arm.name, found.claim.fields.budget)
-                and (there := records.undecayed(run, steps)) is not None
-                and (end := ends.get(run.plan.seed)) is not None
+                for run in records.of_length(found.compared, arm.name, found.claim.fields.budget)
+                if (there := records.undecayed(run, steps)) is not None and (end := ends.get(run.plan.seed)) is not None
             ]
             if gaps:
                 gap = sum(gaps) / len(gaps)

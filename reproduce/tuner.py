@@ -34,8 +34,8 @@ class Bracket:
 
     losses: value -> mean loss over the tuning seeds, inf if one diverged, by rising value. best: the value with the
     least, or one to move from which did not pay. around: the losses half and twice as far as it, and its own in the
-    middle; None if it is an end. noise: sd of
-    a run beside other runs of its seed, from how the differences to the neighbours vary over seeds; None: not known.
+    middle; None if it is an end. noise: sd of a run beside other runs of its seed, from how the differences to the
+    neighbours vary over seeds; None: not known.
     """
 
     axis: Axis

@@ -108,12 +108,17 @@ class SpeedUp(Kind[SpeedUpFields]):
 
     @override
     def power(self, found: Comparison[SpeedUpFields], evidence: Evidence) -> float | None:
-        known = [each for row in found.claim.fields.comparisons for each in _power(_Contest.of(found, row))]
-        return min(known, default=None)
+        fitted = {(candidate, baseline): each for candidate, baseline, each in evidence.speed_ups}
+        rows = found.claim.fields.comparisons
+        contests = [_Contest.of(found, row, fitted.get((row.candidate, row.baseline))) for row in rows]
+        return min((each for contest in contests for each in _power(contest)), default=None)
 
     @override
     def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
-        contests = [_Contest.of(found, row) for row in found.claim.fields.comparisons]
+        contests = [
+            _Contest.of(found, row, speed_ups.speed_up(found, row.candidate, row.baseline))
+            for row in found.claim.fields.comparisons
+        ]
         lengths = [steps_of(found.claim, HALF), steps_of(found.claim, FULL)]
         fitted = [(each, each.speed_up) for each in contests if each.speed_up is not None]
         return Evidence(
@@ -164,10 +169,9 @@ class _Contest(NamedTuple):
     speed_up: Found | None  # in steps; None: too few lengths
 
     @classmethod
-    def of(cls, found: Comparison[SpeedUpFields], row: Pair) -> "_Contest":
+    def of(cls, found: Comparison[SpeedUpFields], row: Pair, speed_up: Found | None) -> "_Contest":
         """The contest of a row of `comparisons`."""
-        candidate, baseline = found.claim.arm(row.candidate), found.claim.arm(row.baseline)
-        return cls(found, candidate, baseline, row, speed_ups.speed_up(found, candidate.name, baseline.name))
+        return cls(found, found.claim.arm(row.candidate), found.claim.arm(row.baseline), row, speed_up)
 
     @property
     def name(self) -> str:
@@ -246,8 +250,7 @@ def _speed_ups(contest: _Contest) -> list[Measure]:
     for key, cost in contest.costs.items():
         expected = part(contest.row.claims.get(key), NO_EFFECT[key], log_scale=True)
         label = f"speed-up in {WORDS[key]}, {contest.name}"
-        bound = found.interval._replace(estimate=found.bound) if found.censored else found.interval
-        interval = divided(bound, cost)
+        interval = divided(speed_ups.interval(found), cost)
         note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
         sign = speed_ups.sign(found)
         rows.append(judged(f"speed_up_{key}", label, "x", interval, expected, n=contest.n, note=note, censored=sign))

@@ -191,8 +191,7 @@ QUANTITIES: dict[str, tuple[Quantity, str, str]] = {  # beside the diagnostics: 
 
 def _full(found: Comparison[SweepFields], arm: str) -> list[Recorded]:
     """An arm's compared runs over T."""
-    budget = found.claim.fields.budget
-    return [run for run in found.compared if (run.plan.arm, run.plan.steps) == (arm, budget)]
+    return records.of_length(found.compared, arm, found.claim.fields.budget)
 
 
 def _by_seed(found: Comparison[SweepFields], arm: str) -> dict[int, list[tuple[float, float | None]]]:

@@ -140,7 +140,7 @@ def _pair(claim: Claim[TrendFields], candidate: str, baseline: str) -> str:
 
 def _shown(found: Comparison[TrendFields], change: Change, each: SpeedUp) -> Measure:
     name = _pair(found.claim, change.candidate, change.baseline)
-    interval = each.interval._replace(estimate=each.bound) if each.censored else each.interval
+    interval = speed_ups.interval(each)
     label = f"speed-up in steps, {name}, {found.protocol.name}"
     n, note, sign = len(found.claim.fields.seeds), speed_ups.note(each), speed_ups.sign(each)
     name = f"speed_up_steps_{change.candidate}_{change.baseline}"
