@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from inference.intervals import Interval
@@ -84,15 +85,22 @@ def tuning_tables(found: Comparison[Any]) -> list[Table]:
     ]
 
 
+def lines(found: Comparison[Any], points: Callable[[str], Iterable[tuple[float, float | None]]]) -> list[Series]:
+    """A series of (x, y) for every arm that has any; points: those of an arm by its name."""
+    series = [points_series(arm.label, arm.name, points(arm.name)) for arm in found.claim.arms]
+    return [each for each in series if each.x]
+
+
+def bars(found: Comparison[Any], values: Callable[[str], Iterable[float | None]]) -> list[Series]:
+    """A bar for every arm that has values: their mean and extremes; values: those of an arm by its name."""
+    series = lines(found, lambda arm: [(0.0, value) for value in values(arm)])
+    return [replace(each, x=[each.name]) for each in series]
+
+
 def losses_figure(found: Comparison[Any]) -> Figure:
     """Bars of every arm's final loss over T."""
-    series = []
-    for arm in found.claim.arms:
-        values = records.losses(found.compared, arm.name, found.claim.fields.budget).values()
-        bar = points_series(arm.label, arm.name, [(0.0, value) for value in values])
-        if bar.x:
-            bar.x = [arm.label]
-            series.append(bar)
+    budget = found.claim.fields.budget
+    series = bars(found, lambda arm: records.losses(found.compared, arm, budget).values())
     caption = f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes."
     return Figure("losses", "Final loss", "bars", Axis("arm"), Axis(LOSS), series, caption=caption)
 
@@ -111,22 +119,16 @@ def cost_figures(found: Comparison[Any]) -> list[Figure]:
     """Bars of what the arms cost and of the diagnostics that the claim shows; no figure of what no arm has."""
     figures = [_step_time_figure(found)] if found.ratios else []
     megabytes, caption = "MB (10^6 bytes)", f"Mean and extremes of the compared runs, protocol {found.protocol.name}."
-    bars: list[tuple[str, str, str, Callable[[Record], float | None]]] = [
+    quantities: list[tuple[str, str, str, Callable[[Record], float | None]]] = [
         ("state-memory", "Optimizer state", megabytes, lambda record: _mega(record.state_bytes)),
         ("peak-memory", "Peak memory of the process", megabytes, lambda record: _mega(record.peak_bytes)),
         ("clipped", "Steps with a clipped gradient", "share of steps", lambda record: record.clipped_share),
     ]
     for key in found.claim.fields.shows:
         name = diagnostic_name(key)
-        bars.append((file_name(name), name.capitalize(), f"{name}, mean over the last half", diagnostic(key)))
-    for file, title, unit, value in bars:
-        series = []
-        for arm in found.claim.arms:
-            own = [(0.0, value(run.record)) for run in _of(found, arm.name)]
-            bar = points_series(arm.label, arm.name, own)
-            if bar.x:
-                bar.x = [arm.label]
-                series.append(bar)
+        quantities.append((file_name(name), name.capitalize(), f"{name}, mean over the last half", diagnostic(key)))
+    for file, title, unit, value in quantities:
+        series = bars(found, lambda arm, value=value: [value(run.record) for run in _of(found, arm)])  # type: ignore[misc]  # mypy#12557
         figures.append(Figure(file, title, "bars", Axis("arm"), Axis(unit), series, caption=caption))
     return [figure for figure in figures if figure.series]
 

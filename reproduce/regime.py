@@ -30,6 +30,7 @@ from reproduce.evidence import Evidence
 from reproduce.protocols import Comparison
 from reproduce.speed_ups import Scatter
 from reproduce.training import QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
+from reproduce.tuned import warm_up_steps
 
 SD, EXCESS, WARM_UP_GAIN = 0.1, 0.05, 0.1  # units
 UNDER_BIGRAM = 0.3  # nats
@@ -254,13 +255,10 @@ def _counts(found: Comparison[Any], evidence: Evidence) -> Check | None:
     if not evidence.counts:
         return None
     budget = found.claim.fields.budget
-    warm_ups = {
-        name: float((tuning.point or {}).get(WARM_UP, found.claim.fields.warmup_steps))
-        for name, tuning in found.tunings.items()
-    }
+    warm_ups = {name: warm_up_steps(found.claim, tuning) for name, tuning in found.tunings.items()}
     name = max(warm_ups, key=warm_ups.__getitem__)
     first = steps_of(found.claim, QUARTER)
-    value = f"from step {first:,} of {budget:,}; {found.claim.arm(name).label} warms up for {warm_ups[name]:.0f}"
+    value = f"from step {first:,} of {budget:,}; {found.claim.arm(name).label} warms up for {warm_ups[name]}"
     return Check(
         "R9", "counts begin after the start", "after warm-up and the first quarter", value, warm_ups[name] <= first
     )

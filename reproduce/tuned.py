@@ -78,7 +78,7 @@ class Arms(Generic[T]):
             for arm in self.claim.arms
             for seed in fields.seeds
             for run in trunk_and_branches(
-                self.claim, arm, self.protocol, seed, points[arm.name], self._warm_up(tunings[arm.name])
+                self.claim, arm, self.protocol, seed, points[arm.name], warm_up_steps(self.claim, tunings[arm.name])
             )
         ]
 
@@ -110,9 +110,10 @@ class Arms(Generic[T]):
             return None if coordinates is None else arm.point(coordinates)
         return (*_start_warm_up(self.claim), *arm.fixed)
 
-    def _warm_up(self, tuning: Tuning) -> int:
-        point = tuning.point or {}
-        return int(point.get(WARM_UP, self.claim.fields.warmup_steps))
+
+def warm_up_steps(claim: Claim[T], tuning: Tuning) -> int:
+    """The steps of warm-up that tuning chose; those where it starts, if it chose none."""
+    return int((tuning.point or {}).get(WARM_UP, claim.fields.warmup_steps))
 
 
 def _start_warm_up(claim: Claim[T]) -> Point:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from inference.curves import SpeedUp as Found
 from inference.intervals import Interval, divided, gap_closed
 from inference.power import power
-from report.results import Axis, Figure, Measure, Series
+from report.results import Axis, Figure, Measure
 from reproduce import exhibits, records, speed_ups
 from reproduce.arms import ArmSpec, Point
 from reproduce.claim import Claim
@@ -302,11 +302,9 @@ def _speed_ups_figure(found: Comparison[SpeedUpFields], fitted: Sequence[tuple[_
 def _lengths_figure(found: Comparison[SpeedUpFields]) -> Figure:
     """Final loss against the number of steps, each point a run with a schedule of its own."""
     claim, protocol = found.claim, found.protocol.name
-    series: list[Series] = []
-    for arm in claim.arms:
-        points = [point for seed in records.budgets(found.compared, arm.name).values() for point in seed]
-        line = exhibits.points_series(arm.label, arm.name, points)
-        series += [line] if line.x else []
+    series = exhibits.lines(
+        found, lambda arm: [point for seed in records.budgets(found.compared, arm).values() for point in seed]
+    )
     at_end = records.losses(found.compared, claim.baseline.name, claim.fields.budget)
     level = exhibits.average(list(at_end.values()))
     return Figure(

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from inference.power import power_of_difference
 from report.numbers import NATS, loss
-from report.results import Axis, Figure, Measure, Series, Table, diagnostic_name
+from report.results import Axis, Figure, Measure, Table, diagnostic_name
 from reproduce import exhibits, records
 from reproduce.arms import ArmSpec, Point
 from reproduce.claim import Claim
@@ -205,11 +205,7 @@ def _by_seed(found: Comparison[SweepFields], arm: str) -> dict[int, list[tuple[f
 
 def _axis_figure(found: Comparison[SweepFields], over: SweepOver) -> Figure:
     """Every arm's losses over the axis."""
-    series: list[Series] = []
-    for arm in found.claim.arms:
-        points = [row for rows in _by_seed(found, arm.name).values() for row in rows]
-        line = exhibits.points_series(arm.label, arm.name, points)
-        series += [line] if line.x else []
+    series = exhibits.lines(found, lambda arm: [row for rows in _by_seed(found, arm).values() for row in rows])
     caption = (
         f"After {found.claim.fields.budget:,} steps; mean over seeds, and the extremes. Diverged runs are left out."
     )
