@@ -11,8 +11,9 @@ import pytest
 
 from inference.intervals import Interval
 from report.results import Measure
-from reproduce import findings, protocols
+from reproduce import findings, forecast, protocols
 from reproduce.claims import load
+from reproduce.composed import composed
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError
 from reproduce.kinds.trend import ratio
@@ -141,3 +142,13 @@ def test_a_change_that_is_only_shown_has_no_verdict(write_claim: Write, walk: Ca
     _, together = measured(claim, walk, {4: 1.2, 16: 1.5, 64: 1.8})
     row: Measure = together.measures[0]
     assert row.verdict is None and row.estimate == pytest.approx(1.5, rel=0.15)
+
+
+def test_the_usual_settings_of_each_place_are_forecast_with_its_batch(write_claim: Write) -> None:
+    claim = trend(write_claim)
+    lines = {line.protocol: line for line in forecast.forecast(claim, dict).lines if line.purpose == "usual settings"}
+    runs = [run for run in protocols.expected(protocols.of(claim)) if run.purpose == "usual settings"]
+    assert len({run.point for run in runs}) == 1 < len(lines)  # the same settings at several places
+    for protocol, line in lines.items():
+        own = [forecast.flops_of(composed(run.overrides))(run.steps) for run in runs if run.protocol == protocol]
+        assert line.flops == sum(own)
