@@ -42,6 +42,7 @@ class Adafactor(RuleOptimizer):
         *,
         relative_step: bool = True,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -52,7 +53,7 @@ class Adafactor(RuleOptimizer):
             "weight_decay": weight_decay,
             "relative_step": relative_step,
         }
-        super().__init__(params, defaults, execution)
+        super().__init__(params, defaults, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -66,9 +67,9 @@ class Adafactor(RuleOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape)}
+        momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape, moment="signed")}
         if len(shape) != 2:
-            return {"exp_avg_sq": Spec(shape), **momentum}
+            return {"exp_avg_sq": Spec(shape, moment="positive"), **momentum}
         return {"exp_avg_sq_row": Spec(shape[:1], by_row=True), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
 
     @override

@@ -29,9 +29,10 @@ class AdamW(RuleOptimizer):
         weight_decay: float = 1e-2,
         *,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, execution)
+        super().__init__(params, defaults, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:

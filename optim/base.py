@@ -23,7 +23,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
-from .execution import EXECUTIONS, Compiled, as_tensors, restore, uncompiled, update_pieces
+from .execution import EXECUTIONS, Compiled, as_tensors, decode_all, encode_all, restore, uncompiled, update_pieces
+from .formats import MAXIMA, coded, narrow, widened
 from .member import step_where
 from .pieces import Piece, flat_pieces, full_tensors, owned_tensors, stacked_tensors
 from .rule import Hyper, Rule, Shape, Spec, State, within, working_dtype
@@ -47,19 +48,19 @@ class RuleOptimizer(SavedRule):
     parameter is not real. From step(): if a gradient is sparse.
     """
 
-    def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto") -> None:
-        super().__init__(params, defaults)
+    def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto", state: str = "fp32") -> None:
+        super().__init__(params, defaults, state)
         if execution not in EXECUTIONS:
             raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
         self.execution = execution
         self.measures = False  # whether steps note what diagnostics() then says about updates
         self.found_inf: Tensor | None = None  # as torch's fused optimizers: a step does nothing where it is not 0
         self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
-        self._compiled: Compiled | None = None
+        self._compiled: dict[Callable[..., Any], Compiled] = {}
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": None}  # compiled code is made anew
+        return {**super().__getstate__(), "_compiled": {}}  # compiled code is made anew
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -156,11 +157,13 @@ class RuleOptimizer(SavedRule):
         update = self._update(hp, is_compiled)
         if self.measures:
             update = self._measured(update, getattr(hp, groups.ROLE, "all"))
-        for pieces in self._pieces(params, is_compiled):
+        for kept in self._pieces(params, is_compiled):
+            pieces = self._opened(kept, is_compiled)
             if self._refreshes_state:
                 self._refresh(pieces, hp)
             if moves:
                 update(pieces)
+            self._keep(pieces, kept, hp.t, is_compiled)
 
     def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
         if self.elementwise:
@@ -179,8 +182,37 @@ class RuleOptimizer(SavedRule):
         for param, grad, state, _, rows in pieces:
             dtype = working_dtype(param)
             before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
-            self.refresh(grad.to(dtype), param.to(dtype), state, hp.with_rows(rows))
+            wide = widened(state, dtype)
+            self.refresh(grad.to(dtype), param.to(dtype), wide, hp.with_rows(rows))
+            narrow(wide, state)
             restore(before, state, self.found_inf)
+
+    def _opened(self, kept: Sequence[Piece], is_compiled: bool) -> Sequence[Piece]:
+        """The pieces with what is kept as codes as numbers; those without any as they are."""
+        names = [coded(piece.state) for piece in kept]
+        if not any(names):
+            return kept
+        codes, maxima = _codes(kept, names)
+        numbers = iter(self._fast(decode_all, is_compiled)(codes, maxima))
+        found = []
+        for piece, own in zip(kept, names, strict=True):
+            exact = {n: t for n, t in piece.state.items() if n.removesuffix(MAXIMA) not in own}
+            dtype = working_dtype(piece.param)
+            rows = None if self.elementwise else piece.rows
+            found.append(piece._replace(state=exact | {n: next(numbers).to(dtype) for n in own}, rows=rows))
+        return found
+
+    def _keep(self, pieces: Sequence[Piece], kept: Sequence[Piece], t: int, is_compiled: bool) -> None:
+        """Writes what became of opened pieces back."""
+        names = [coded(piece.state) for piece in kept]
+        numbers = [piece.state[name] for piece, own in zip(pieces, names, strict=True) for name in own]
+        places = [self.place(piece.rows, t) for piece, own in zip(kept, names, strict=True) for _ in own]
+        if numbers:
+            self._fast(encode_all, is_compiled)(numbers, *_codes(kept, names), places, self.found_inf)
+
+    def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
+        """The function, compiled if that is wanted."""
+        return self._compiled.setdefault(function, Compiled(function)) if is_compiled else function
 
     def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
         """The step of some pieces, for this step's numbers."""
@@ -191,10 +223,9 @@ class RuleOptimizer(SavedRule):
         numbers = self.coefficients(hp) | {"lr": lr, "shrink": 1 - lr * hp.weight_decay}
         hidden = ("lr", "t", "gate", *groups.MOVING)
         settings = {name: value for name, value in vars(hp).items() if name not in hidden} | numbers
-        function: Callable[..., None] = update_pieces
+        function = self._fast(update_pieces, is_compiled)
         if is_compiled:
-            self._compiled = self._compiled or Compiled(update_pieces)
-            function, settings = self._compiled, as_tensors(settings)
+            settings = as_tensors(settings)
         lr, shrink, found_inf = settings.pop("lr"), settings.pop("shrink"), self.found_inf
         visible = Hyper(settings)
         return lambda pieces: function(self, pieces, visible, lr, shrink, found_inf)
@@ -213,9 +244,19 @@ class RuleOptimizer(SavedRule):
         return measured
 
     def _is_compiled(self) -> bool:
-        if self._compiled is not None and not self._compiled.works:
+        if not all(each.works for each in self._compiled.values()):
             return False
         if self.execution == "auto":
             numbers: int = sum(param.numel() for group in self.param_groups for param in group["params"])
             return numbers >= COMPILED_FROM
         return self.execution == "compiled"
+
+
+def _codes(pieces: Sequence[Piece], names: Sequence[Sequence[str]]) -> tuple[list[Tensor], list[Tensor]]:
+    """The codes of the named state of each piece, and their maxima."""
+    found = [
+        (piece.state[name], piece.state[name + MAXIMA])
+        for piece, own in zip(pieces, names, strict=True)
+        for name in own
+    ]
+    return [codes for codes, _ in found], [maxima for _, maxima in found]

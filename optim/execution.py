@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from .formats import Place, decoded, encode, narrow, widened
 from .pieces import Piece
 from .rule import Hyper, Rule, State, working_dtype
 
@@ -20,7 +21,6 @@ UNCOMPILED = (
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Update = Callable[..., None]
 
 
 def update_pieces(
@@ -41,7 +41,9 @@ def update_pieces(
         dtype = working_dtype(param)
         working = param.to(dtype)
         direction = torch.vmap(rule.direction, in_dims=(0, 0, 0, None)) if is_stack else rule.direction
-        update = direction(grad.to(dtype), working, state, hp.with_rows(rows))
+        wide = widened(state, dtype)
+        update = direction(grad.to(dtype), working, wide, hp.with_rows(rows))
+        narrow(wide, state)
         if not rule.decays_after_update:
             working.mul_(shrink)
         working.sub_(update * lr)
@@ -50,6 +52,26 @@ def update_pieces(
         if dtype != param.dtype:
             param.copy_(working)
         restore(before, changed, found_inf)
+
+
+def decode_all(codes: Sequence[Tensor], maxima: Sequence[Tensor]) -> list[Tensor]:
+    """The fp32 numbers of several tensors that are kept as codes."""
+    return [decoded(*each) for each in zip(codes, maxima, strict=True)]
+
+
+def encode_all(
+    numbers: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    maxima: Sequence[Tensor],
+    places: Sequence[Place | None],
+    found_inf: Tensor | None = None,
+) -> None:
+    """Keeps the numbers of several tensors as codes. found_inf: as in update_pieces."""
+    for each, code, most, place in zip(numbers, codes, maxima, places, strict=True):
+        own = {"codes": code, "maxima": most}
+        before = {} if found_inf is None else {name: tensor.clone() for name, tensor in own.items()}
+        encode(each, code, most, place)
+        restore(before, own, found_inf)
 
 
 def restore(before: State, changed: State, found_inf: Tensor | None) -> None:
@@ -65,24 +87,23 @@ class Compiled:
     What cannot be compiled, for lack of a C++ compiler above all, runs as it is from then on, after one warning.
     """
 
-    def __init__(self, update: Update) -> None:
+    def __init__(self, update: Callable[..., Any]) -> None:
         # The compiled variants of a function are counted per code object, so each gets one of its own: optimizers do
         # not use up each other's.
         own = FunctionType(update.__code__.replace(), update.__globals__, update.__name__)
         self._plain, self._fast, self.works = update, torch.compile(own, dynamic=True, fullgraph=True), True
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: Any) -> Any:
         """Runs the function; where compiling fails, which comes before anything is changed, as it is."""
         if self.works:
             try:
                 with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-                    self._fast(*arguments)
-                return
+                    return self._fast(*arguments)
             except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
                 self.works = False
                 cause = getattr(error, "inner_exception", error)
                 warnings.warn(f"{UNCOMPILED}: {type(cause).__name__}: {str(cause).splitlines()[0]}", stacklevel=2)
-        self._plain(*arguments)
+        return self._plain(*arguments)
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:

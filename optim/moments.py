@@ -9,7 +9,7 @@ from .rule import Shape, Spec, State
 
 def moments_spec(shape: Shape) -> dict[str, Spec]:
     """exp_avg and exp_avg_sq, of the parameter's shape."""
-    return {"exp_avg": Spec(shape), "exp_avg_sq": Spec(shape)}
+    return {"exp_avg": Spec(shape, moment="signed"), "exp_avg_sq": Spec(shape, moment="positive")}
 
 
 def update_moments(state: State, grad: Tensor, betas: tuple[Any, Any]) -> tuple[Tensor, Tensor]:

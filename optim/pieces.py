@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .formats import coded
 from .rule import State
 from .sharding import Owners, Rows, is_sharded, local, rows_of
 
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
+CODED = 1 << 20  # numbers per piece of state that is kept as codes, in compiled code
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 
@@ -38,7 +40,7 @@ def full_tensors(
     apart: state that is not handed on, beside the step.
     """
     for param in params:
-        yield [_piece(param, states, apart)._replace(rows=rows_of(param))]
+        yield [_piece(param, states, apart)]
 
 
 def owned_tensors(
@@ -75,7 +77,8 @@ def flat_pieces(
 ) -> Iterator[list[Piece]]:
     """The parameters' numbers as 1-D pieces, in lists to update at once; a pack is written back at the next list.
 
-    compiled: long tensors come unsplit, and together. Otherwise, on a CPU, in parts of at most CACHED numbers.
+    compiled: long tensors come unsplit, and together. Otherwise, on a CPU, in parts of at most CACHED numbers. A
+    parameter whose state is kept as codes comes in parts of some rows, 2-D.
     """
     packs: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     sizes: dict[tuple[torch.device, torch.dtype], int] = {}
@@ -83,6 +86,9 @@ def flat_pieces(
     for param in params:
         held = local(param)
         size = held.numel()
+        if coded(states[param]):
+            yield from _row_pieces(_piece(param, states, apart), CODED if compiled else CACHED)
+            continue
         if size >= PACKED_BELOW and held.is_contiguous():
             on_cpu = held.device.type == "cpu"
             views += _views(_piece(param, states, apart), CACHED if on_cpu and not compiled else size)
@@ -107,6 +113,18 @@ def _views(piece: Piece, size: int) -> list[Piece]:
     flat = [piece.param.view(-1), piece.grad.reshape(-1), *(tensor.view(-1) for tensor in piece.state.values())]
     parts_of = zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
     return [Piece(p, g, dict(zip(piece.state, parts, strict=True))) for p, g, *parts in parts_of]
+
+
+def _row_pieces(piece: Piece, size: int) -> Iterator[list[Piece]]:
+    m = len(piece.param)
+    matrix = piece.param.reshape(m, -1)
+    rows, first = max(1, size // max(1, matrix.shape[1])), 0 if piece.rows is None else piece.rows.first
+    all_of_it = [matrix, piece.grad.reshape(m, -1), *(tensor.view(m, -1) for tensor in piece.state.values())]
+    for i in range(0, m, rows):
+        p, g, *parts = [tensor[i : i + rows] for tensor in all_of_it]
+        yield [Piece(p, g, dict(zip(piece.state, parts, strict=True)), rows=Rows(first=first + i))]
+    if matrix.data_ptr() != piece.param.data_ptr():  # a copy, of a tensor that is no matrix in memory
+        piece.param.copy_(matrix.view_as(piece.param))
 
 
 class _Columns(NamedTuple):
@@ -169,7 +187,7 @@ def _stacked(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Se
 def _piece(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:
     assert param.grad is not None
     state = {name: local(tensor) for name, tensor in _handed_on(states[param], apart).items()}
-    return Piece(local(param.detach()), local(param.grad), state)
+    return Piece(local(param.detach()), local(param.grad), state, rows=rows_of(param))
 
 
 def _handed_on(state: State, apart: Sequence[str]) -> State:

@@ -39,8 +39,8 @@ class KroneckerOptimizer(RuleOptimizer):
 
     kept: ClassVar[str]
 
-    def __init__(self, params: Params, defaults: dict[str, Any], execution: str) -> None:
-        super().__init__(params, defaults, execution)
+    def __init__(self, params: Params, defaults: dict[str, Any], execution: str, state: str) -> None:
+        super().__init__(params, defaults, execution, state)
         self._refreshes = Refreshes()
         shapes = [(tuple(p.shape), self._hyper(group)) for group in self.param_groups for p in group["params"]]
         if shapes and not any(self.sides(shape, hp) for shape, hp in shapes):

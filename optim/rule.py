@@ -32,7 +32,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -58,12 +58,17 @@ class Hyper:
 
 
 class Spec(NamedTuple):
-    """A tensor of state, zero at first, or ones on the diagonal."""
+    """A tensor of state, zero at first, or ones on the diagonal.
+
+    moment: "signed" or "positive" for an average of one number for each of the parameter's, which tolerates rounding:
+    users choose its format (formats.py). None: it is always kept exactly.
+    """
 
     shape: Shape
     dtype: torch.dtype | None = None  # None: the working dtype
     by_row: bool | None = None  # whether dimension 0 is the parameter's rows; None: yes if it has the parameter's shape
     is_identity: bool = False
+    moment: Literal["signed", "positive"] | None = None
 
 
 class Rule(ABC):

@@ -28,6 +28,7 @@ class SGD(RuleOptimizer):
         *,
         nesterov: bool = False,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -36,7 +37,7 @@ class SGD(RuleOptimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
         }
-        super().__init__(params, defaults, execution)
+        super().__init__(params, defaults, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -48,7 +49,7 @@ class SGD(RuleOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        return {"momentum_buffer": Spec(shape)} if hp.momentum else {}
+        return {"momentum_buffer": Spec(shape, moment="signed")} if hp.momentum else {}
 
     @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:

@@ -50,11 +50,12 @@ class Shampoo(KroneckerOptimizer):
         *,
         sum_statistics: bool = False,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
         settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
         settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
-        super().__init__(params, settings, execution)
+        super().__init__(params, settings, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -67,9 +68,9 @@ class Shampoo(KroneckerOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        sides, spec = self.sides(shape, hp), {"exp_avg": Spec(shape)}
+        sides, spec = self.sides(shape, hp), {"exp_avg": Spec(shape, moment="signed")}
         if not sides or hp.grafting == "adam":
-            spec["exp_avg_sq"] = Spec(shape)
+            spec["exp_avg_sq"] = Spec(shape, moment="positive")
         for side, axis in sides.items():
             square = Spec((shape[axis], shape[axis]))
             spec |= {f"factor_{side}": square, f"root_{side}": square}  # a root of zeros: there is none yet

@@ -30,11 +30,13 @@ ROUND = 1 << 26  # bytes of parameters that an owner updates before it sends the
 class Rows:
     """The rows of a parameter, of which this rank may hold some: sums and means are over those of all ranks.
 
-    group: the ranks that share the rows, and n: how many there are in all; None where this rank holds all.
+    group: the ranks that share the rows, and n: how many there are in all; None where this rank holds all. first: of
+    this rank's.
     """
 
     group: dist.ProcessGroup | None = None
     n: int | None = None
+    first: int = 0
 
     def count(self, tensor: Tensor) -> int:
         """Rows of a tensor with the parameter's rows, those on other ranks included."""
@@ -106,7 +108,10 @@ def groups_of(param: Tensor) -> list[dist.ProcessGroup]:
 def rows_of(param: Tensor) -> Rows | None:
     """The rows of a sharded parameter; None if it is plain."""
     group = group_of(param)
-    return None if group is None else Rows(group, param.shape[0])
+    if group is None:
+        return None
+    each = -(-param.shape[0] // dist.get_world_size(group))
+    return Rows(group, param.shape[0], min(dist.get_rank(group) * each, param.shape[0]))
 
 
 def total(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -24,8 +24,9 @@ class Signum(RuleOptimizer):
         weight_decay: float = 0.0,
         *,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, execution)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -34,7 +35,7 @@ class Signum(RuleOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        return {"exp_avg": Spec(shape)}
+        return {"exp_avg": Spec(shape, moment="signed")}
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:

@@ -52,6 +52,7 @@ class Sophia(RuleOptimizer):
         *,
         curvature: Curvature,
         execution: str = "auto",
+        state: str = "fp32",
     ) -> None:
         if not isinstance(curvature, Curvature):
             raise ValueError(
@@ -62,7 +63,7 @@ class Sophia(RuleOptimizer):
         self._counts: dict[tuple[torch.device, float], Tensor] = {}  # see _share
         rho = curvature.rho if rho is None else rho
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution)
+        super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -72,7 +73,8 @@ class Sophia(RuleOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        return {"exp_avg": Spec(shape), "hessian": Spec(shape), "estimates": Spec((), torch.float32, by_row=False)}
+        own = Spec(shape, moment="signed")
+        return {"exp_avg": own, "hessian": own, "estimates": Spec((), torch.float32, by_row=False)}
 
     @override
     def moves(self, hp: Hyper) -> bool:
@@ -117,8 +119,9 @@ class Sophia(RuleOptimizer):
             weight = 1 - plain(group["betas"])[1]
             for param in (param for param in group["params"] if param in estimates):
                 state = self._state_of(param, group)
-                h, count = local(state["hessian"]), state["estimates"]
-                h.lerp_(torch.where(is_finite, local(estimates[param]).to(h.dtype), h), weight)
+                h, count = self.numbers(param, "hessian"), state["estimates"]
+                estimate = torch.where(is_finite, local(estimates[param]).to(h.dtype), h)
+                self.set_numbers(param, "hessian", h.lerp_(estimate, weight))
                 if count not in counted:
                     counted[count] = count + is_finite
                 state["estimates"] = counted[count]
@@ -165,8 +168,8 @@ class Sophia(RuleOptimizer):
         """Also win_rate, the share of coordinates that are not clipped, overall and by role, and skipped_estimates."""
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
         for group in self.param_groups:
-            for state in (self.state[param] for param in group["params"] if param in self.state):
-                m, h = local(state["exp_avg"]), local(state["hessian"])
+            for param in (param for param in group["params"] if param in self.state):
+                m, h = self.numbers(param, "exp_avg"), self.numbers(param, "hessian")
                 unclipped = (m.abs() < plain(group["rho"]) * h).sum()
                 count = torch.stack([unclipped, torch.tensor(m.numel(), device=m.device)])
                 counts.setdefault(group.get("role", "all"), []).append(count)

@@ -11,9 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
+from .formats import FORMATS, MAXIMA, Place, coded, decoded, encode, kept
 from .groups import Group
 from .rule import Hyper, Rule, Spec, State, working_dtype
-from .sharding import Owners, group_of, groups_of, is_sharded, total, zeros
+from .sharding import Owners, Rows, group_of, groups_of, is_sharded, local, rows_of, total, zeros
 
 COST_STEPS = 1000  # whose mean work decides which rank computes a parameter
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -26,7 +27,10 @@ class StatefulRule(torch.optim.Optimizer, Rule):
     outside its range, a group has a key that is no hyperparameter, or a parameter is not real.
     """
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Params, defaults: dict[str, Any], state_format: str) -> None:
+        if state_format not in FORMATS:
+            raise ValueError(f"{type(self).__name__}: state={state_format!r} must be one of {', '.join(FORMATS)}")
+        self.state_format = state_format
         # What a group may have of its own; other defaults are counts.
         self.settings = [name for name in defaults if name in signature(type(self)).parameters]
         self._owners: Owners | None = None
@@ -116,11 +120,9 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         if settings == self._followed.get(number):
             return
         self._followed[number] = settings
-        hp = self._hyper(group)
         for param in group["params"]:
             if state := self.state.get(param):
-                spec = self.state_spec(tuple(param.shape), hp) if self._keeps_state_of(param) else {}
-                names = {"step", *spec}
+                names = {"step", *(self._spec(param, group) if self._keeps_state_of(param) else {})}
                 if state.keys() != names:
                     self.state[param] = {n: t for n, t in (self._new_state(param, group) | state).items() if n in names}
 
@@ -166,11 +168,37 @@ class StatefulRule(torch.optim.Optimizer, Rule):
                 state[name].fill_diagonal_(1)
         return state
 
+    def numbers(self, param: Tensor, name: str) -> Tensor:
+        """A tensor of a parameter's state in the working dtype, or of one that is sharded this rank's part.
+
+        It may be the state itself, or a copy: see set_numbers.
+        """
+        state: State = self.state[param]
+        held = local(state[name])
+        if name in coded(state):
+            held = decoded(held, local(state[name + MAXIMA]))
+        return held.to(working_dtype(param))
+
+    def set_numbers(self, param: Tensor, name: str, numbers: Tensor) -> None:
+        """Keeps numbers, of the shape that numbers() gave, as that tensor of the state."""
+        state: State = self.state[param]
+        held = local(state[name])
+        if name not in coded(state):
+            held.copy_(numbers)
+            return
+        place = self.place(rows_of(param), int(state["step"]))
+        encode(numbers, held, local(state[name + MAXIMA]), place)
+
+    def place(self, rows: Rows | None, step: int) -> Place | None:
+        """Of rows of a parameter in a step, for stochastic rounding; None where numbers go to the nearest."""
+        return Place(0 if rows is None else rows.first, step) if self.state_format == "int8_stochastic" else None
+
     def _keeps_state_of(self, param: Tensor) -> bool:
         owners = self.owners()
         return owners is None or owners.owns(param)
 
     def _spec(self, param: Tensor, group: Group) -> dict[str, Spec]:
         """The state of a parameter, dtypes filled in."""
-        specs = self.state_spec(tuple(param.shape), self._hyper(group))
+        shape = tuple(param.shape)
+        specs = kept(self.state_spec(shape, self._hyper(group)), shape, self.state_format)
         return {name: spec._replace(dtype=spec.dtype or working_dtype(param)) for name, spec in specs.items()}

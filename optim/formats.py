@@ -1,0 +1,153 @@
+"""How state is kept between steps: as a rule computes it, in bfloat16, or in blocks of 8-bit codes.
+
+A rule never knows. Its spec marks the averages that tolerate rounding (Spec.moment); the engine keeps those in the
+optimizer's state format, and hands the rule numbers of the working dtype. Factors, projectors, sums and counts are kept
+exactly in every format, and so is a tensor that is too small, or whose rows are too short, to gain by codes.
+
+int8 (Dettmers et al., ICLR 2022, arXiv:2110.02861, dynamic quantisation in blocks): a row of a parameter is cut into
+equal blocks of at most BLOCK numbers, and a block is kept as its largest magnitude in fp32 and a code of 8 bits for
+every number's ratio to it. Rows, not flat ranges, so that a rank's rows are whole blocks on any number of ranks. The
+ratios that have a code lie evenly within each power of ten, twice as many in each as in the one below: with signs, 64
+between 0.1 and 1, 32 between 0.01 and 0.1, down to 1e-6; without, 128, 64, down to 1e-7. Differs from the published
+tables: both ends of a power of ten have codes, so that the largest number of a block, of either sign, is kept exactly;
+and what is positive is never rounded to 0, since a second moment of 0 would turn the next update into m / eps.
+Stochastic rounding takes the upper or the lower neighbour, with probabilities that make the mean that of the number
+itself. Its noise is a function of step, row and column alone: the same after a resume, and on any number of ranks.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rule import Spec, State
+
+FORMATS = ("fp32", "bf16", "int8", "int8_stochastic")
+BLOCK = 256  # numbers of a block, at most
+SHORTEST_BLOCK = 64  # numbers; with shorter ones, the blocks' maxima weigh as much as the codes
+SMALLEST = 4096  # numbers of a tensor that is kept as codes
+MAXIMA = "_max"  # what the name of the blocks' maxima adds
+MASK = 0xFFFFFFFF
+
+
+class Place(NamedTuple):
+    """What the noise of stochastic rounding depends on."""
+
+    first_row: int  # of these numbers, in the parameter
+    step: int
+
+
+class Line(NamedTuple):
+    """ratio = slope code + offset, between two powers of ten."""
+
+    slope: float
+    offset: float
+
+
+def _lines(bits: int) -> list[Line]:
+    """Those through (0, 0), (1, 10^(1 - bits)), (3, 10^(2 - bits)), ..., (2^bits - 1, 1)."""
+    ends = [(0, 0.0), *((2**i - 1, 10.0 ** (i - bits)) for i in range(1, bits + 1))]
+    slopes = [((y - y0) / (x - x0), x0, y0) for (x0, y0), (x, y) in pairwise(ends)]
+    return [Line(slope, y0 - slope * x0) for slope, x0, y0 in slopes]
+
+
+LINES = {torch.int8: _lines(7), torch.uint8: _lines(8)}  # by the dtype of the codes
+LARGEST = {torch.int8: 127, torch.uint8: 255}
+
+
+def kept(specs: Mapping[str, Spec], shape: tuple[int, ...], state_format: str) -> dict[str, Spec]:
+    """What is kept of the state of a parameter of this shape: of moments, where that is wanted, codes and maxima."""
+    found: dict[str, Spec] = {}
+    for name, spec in specs.items():
+        found[name] = spec
+        if spec.moment is None or state_format == "fp32":
+            continue
+        if state_format == "bf16":
+            found[name] = spec._replace(dtype=torch.bfloat16)
+        elif (blocks := blocks_of_row(spec.shape)) is not None:
+            found[name] = spec._replace(dtype=torch.int8 if spec.moment == "signed" else torch.uint8)
+            by_row = spec.shape == shape if spec.by_row is None else spec.by_row
+            found[name + MAXIMA] = Spec((spec.shape[0], blocks), torch.float32, by_row=by_row)
+    return found
+
+
+def blocks_of_row(shape: tuple[int, ...]) -> int | None:
+    """How many blocks a row of a tensor of this shape has; None if it is kept exactly."""
+    if len(shape) < 2 or prod(shape) < SMALLEST:
+        return None
+    width = prod(shape[1:])
+    blocks = next(n for n in range(-(-width // BLOCK), width + 1) if width % n == 0)
+    return blocks if width // blocks >= SHORTEST_BLOCK else None
+
+
+def coded(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of what is kept as codes."""
+    return [name for name in state if name + MAXIMA in state]
+
+
+def decoded(codes: Tensor, maxima: Tensor) -> Tensor:
+    """The fp32 numbers of codes (..., m, n), with the maxima (..., m, blocks of a row)."""
+    ratio = _ratio(codes.reshape(*maxima.shape, -1))
+    return (ratio * maxima.unsqueeze(-1)).view(codes.shape)
+
+
+def encode(numbers: Tensor, codes: Tensor, maxima: Tensor, place: Place | None) -> None:
+    """Keeps numbers of codes' shape as codes (..., m, n) and maxima (..., m, blocks of a row).
+
+    place: for stochastic rounding; None: to the nearest.
+    """
+    blocks = numbers.reshape(*maxima.shape, -1)
+    maxima.copy_(blocks.abs().amax(-1))
+    ratio = blocks * (1 / maxima.clamp(min=torch.finfo(torch.float32).tiny)).unsqueeze(-1)
+    shift = 0.5 if place is None else _noise(maxima, blocks.shape[-1], place)
+    code = (_code(ratio.abs(), codes.dtype) + shift).clamp(max=LARGEST[codes.dtype]).floor()
+    if codes.dtype == torch.uint8:
+        code = torch.where(ratio > 0, code.clamp(min=1), code)
+    else:
+        code = torch.where(ratio < 0, -code, code)
+    codes.copy_(code.to(codes.dtype).view(codes.shape))
+
+
+def widened(state: State, dtype: torch.dtype) -> State:
+    """The state with what is kept in bfloat16 as numbers of the working dtype; the rest as it is."""
+    return {name: tensor.to(dtype) if tensor.dtype == torch.bfloat16 else tensor for name, tensor in state.items()}
+
+
+def narrow(working: State, state: State) -> None:
+    """Writes what widened made of a state, and a rule of that, back."""
+    for name, tensor in state.items():
+        if working[name] is not tensor:
+            tensor.copy_(working[name])
+
+
+def _ratio(codes: Tensor) -> Tensor:
+    """The lines are those of a convex function, which is the largest of them."""
+    magnitude, lines = codes.float().abs(), LINES[codes.dtype]
+    found = magnitude * lines[0].slope
+    for slope, offset in lines[1:]:
+        found = torch.maximum(found, magnitude * slope + offset)
+    found = torch.where(magnitude == LARGEST[codes.dtype], 1.0, found)  # exactly, whatever rounding says
+    return torch.where(codes < 0, -found, found) if codes.dtype == torch.int8 else found
+
+
+def _code(ratio: Tensor, dtype: torch.dtype) -> Tensor:
+    """The inverse, not rounded: the smallest of the inverse lines."""
+    lines = LINES[dtype]
+    found = ratio * (1 / lines[0].slope)
+    for slope, offset in lines[1:]:
+        found = torch.minimum(found, ratio * (1 / slope) - offset / slope)
+    return found
+
+
+def _noise(maxima: Tensor, width: int, place: Place) -> Tensor:
+    """Numbers in [0, 1) for each of a block's, (m, blocks of a row, width), the same in all matrices of a stack."""
+    m, blocks = maxima.shape[-2:]
+    rows = torch.arange(place.first_row, place.first_row + m, device=maxima.device)
+    columns = torch.arange(blocks * width, device=maxima.device)
+    mixed = (rows.unsqueeze(1) * (blocks * width) + columns + place.step * 0x3C6EF35F) & MASK
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x297A2D39), (16, 1)):  # odd, below 2^31: products stay below 2^63
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & MASK
+    return ((mixed >> 8).float() / (1 << 24)).view(m, blocks, width)
