@@ -16,6 +16,7 @@ A measured step (diagnostics) copies the pieces of one call, at most pieces.TOGE
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, overload
 
 import torch
@@ -199,20 +200,31 @@ class RuleOptimizer(SavedRule):
             exact = {n: t for n, t in piece.state.items() if n.removesuffix(MAXIMA) not in own}
             dtype = working_dtype(piece.param)
             rows = None if self.elementwise else piece.rows
-            found.append(piece._replace(state=exact | {n: next(numbers).to(dtype) for n in own}, rows=rows))
+            opened = {n: next(numbers).to(dtype).view_as(piece.state[n]) for n in own}
+            found.append(piece._replace(state=exact | opened, rows=rows))
         return found
 
     def _keep(self, pieces: Sequence[Piece], kept: Sequence[Piece], t: int, is_compiled: bool) -> None:
         """Writes what became of opened pieces back."""
         names = [coded(piece.state) for piece in kept]
         numbers = [piece.state[name] for piece, own in zip(pieces, names, strict=True) for name in own]
-        places = [self.place(piece.rows, t) for piece, own in zip(kept, names, strict=True) for _ in own]
         if numbers:
-            self._fast(encode_all, is_compiled)(numbers, *_codes(kept, names), places, self.found_inf)
+            places = [
+                self.place(piece.rows, t, piece.state[name + MAXIMA])
+                for piece, own in zip(kept, names, strict=True)
+                for name in own
+            ]
+            codes, maxima = _codes(kept, names)
+            numbers = [each.view_as(own) for each, own in zip(numbers, codes, strict=True)]
+            self._fast(encode_all, is_compiled)(numbers, codes, maxima, places, self.found_inf)
 
     def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
         """The function, compiled if that is wanted."""
-        return self._compiled.setdefault(function, Compiled(function)) if is_compiled else function
+        if not is_compiled:
+            return function
+        if function not in self._compiled:
+            self._compiled[function] = Compiled(function)
+        return self._compiled[function]
 
     def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
         """The step of some pieces, for this step's numbers."""
@@ -253,10 +265,16 @@ class RuleOptimizer(SavedRule):
 
 
 def _codes(pieces: Sequence[Piece], names: Sequence[Sequence[str]]) -> tuple[list[Tensor], list[Tensor]]:
-    """The codes of the named state of each piece, and their maxima."""
-    found = [
-        (piece.state[name], piece.state[name + MAXIMA])
-        for piece, own in zip(pieces, names, strict=True)
-        for name in own
-    ]
-    return [codes for codes, _ in found], [maxima for _, maxima in found]
+    """The named codes of each piece with a block per row, (..., blocks, width), and their maxima, (..., blocks, 1).
+
+    A width is a constant to compiled code, which could not use vector instructions on blocks of an unknown width.
+    """
+    codes, maxima = [], []
+    for piece, own in zip(pieces, names, strict=True):
+        for code, most in ((piece.state[name], piece.state[name + MAXIMA]) for name in own):
+            *stack, m, blocks = most.shape
+            width = prod(code.shape[len(stack) + 1 :]) // blocks
+            codes.append(code.view(*stack, m * blocks, width))
+            maxima.append(most.view(*stack, m * blocks, 1))
+            torch._dynamo.mark_static(codes[-1], len(stack) + 1)
+    return codes, maxima

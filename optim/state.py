@@ -186,12 +186,13 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         if name not in coded(state):
             held.copy_(numbers)
             return
-        place = self.place(rows_of(param), int(state["step"]))
-        encode(numbers, held, local(state[name + MAXIMA]), place)
+        maxima = local(state[name + MAXIMA])
+        encode(numbers, held, maxima, self.place(rows_of(param), int(state["step"]), maxima))
 
-    def place(self, rows: Rows | None, step: int) -> Place | None:
+    def place(self, rows: Rows | None, step: int, maxima: Tensor) -> Place | None:
         """Of rows of a parameter in a step, for stochastic rounding; None where numbers go to the nearest."""
-        return Place(0 if rows is None else rows.first, step) if self.state_format == "int8_stochastic" else None
+        first = 0 if rows is None else rows.first * maxima.shape[-1]
+        return Place(first, step) if self.state_format == "int8_stochastic" else None
 
     def _keeps_state_of(self, param: Tensor) -> bool:
         owners = self.owners()
