@@ -6,11 +6,46 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
-from .factored import column_means, computed_once
-from .sharding import Rows
+from .factored import clipped, computed_once, factors_spec, over_root, rms, update_factors
+from .rule import Rule
 
 
-class Adafactor(RuleOptimizer):
+class AdafactorRule(Rule):
+    """Adafactor's rule, for Adafactor and for rules that apply it in a space of their own."""
+
+    splits_rows = True
+
+    @override
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape, moment="signed")}
+        if len(shape) != 2:
+            return {"exp_avg_sq": Spec(shape, moment="positive"), **momentum}
+        return factors_spec(shape) | momentum
+
+    @override
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        # rho_t = min(lr, 1 / sqrt(t)) over lr, since the engine multiplies by lr, which a schedule may set to 0.
+        return {"beta2": 1 - float(hp.t) ** hp.beta2_decay, "rho": 1 / max(1.0, hp.lr * math.sqrt(hp.t))}
+
+    @override
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        # Lines of Algorithm 4, for vectors of Algorithm 5.
+        beta2, square = hp.beta2, grad.square() + hp.eps[0]
+        if "exp_avg_sq" in state:
+            v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4
+            u = grad * v.rsqrt()  # l. 5
+        else:
+            update_factors(state, square, beta2, hp.rows)  # Alg. 4, ll. 4-5
+            u = over_root(grad, state, hp.rows)  # ll. 6-7
+        u = clipped(u, hp.clip_threshold, hp.rows)  # l. 8
+        if "exp_avg" in state:
+            u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
+        if hp.relative_step:
+            u = u * computed_once(hp.rho * rms(param, hp.rows).clamp(min=hp.eps[1]))  # l. 3
+        return u
+
+
+class Adafactor(AdafactorRule, RuleOptimizer):
     """Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235, Algorithms 4 and 5).
 
     Adam's second moment of a matrix, as the product of its averages over columns and over rows; the update is clipped
@@ -27,8 +62,6 @@ class Adafactor(RuleOptimizer):
     Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), beta2_decay >= 0, an eps <= 0, clip_threshold <= 0, or
     weight_decay < 0.
     """
-
-    splits_rows = True
 
     def __init__(
         self,
@@ -64,37 +97,3 @@ class Adafactor(RuleOptimizer):
         within(self, "eps[0]", hp.eps[0], 0, math.inf, open_low=True)
         within(self, "eps[1]", hp.eps[1], 0, math.inf, open_low=True)
         within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
-
-    @override
-    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape, moment="signed")}
-        if len(shape) != 2:
-            return {"exp_avg_sq": Spec(shape, moment="positive"), **momentum}
-        return {"exp_avg_sq_row": Spec(shape[:1], by_row=True), "exp_avg_sq_col": Spec(shape[1:]), **momentum}
-
-    @override
-    def coefficients(self, hp: Hyper) -> dict[str, float]:
-        # rho_t = min(lr, 1 / sqrt(t)) over lr, since the engine multiplies by lr, which a schedule may set to 0.
-        return {"beta2": 1 - float(hp.t) ** hp.beta2_decay, "rho": 1 / max(1.0, hp.lr * math.sqrt(hp.t))}
-
-    @override
-    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        # Lines of Algorithm 4, for vectors of Algorithm 5.
-        beta2, square = hp.beta2, grad.square() + hp.eps[0]
-        if "exp_avg_sq" in state:
-            v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4
-            u = grad * v.rsqrt()  # l. 5
-        else:
-            row = state["exp_avg_sq_row"].mul_(beta2).add_((1 - beta2) * square.mean(1))  # Alg. 4, l. 4
-            col = state["exp_avg_sq_col"].mul_(beta2).add_((1 - beta2) * column_means(square, hp.rows))  # l. 5
-            u = grad * computed_once((row / hp.rows.mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())  # ll. 6-7
-        u = u * computed_once(1 / (_rms(u, hp.rows) / hp.clip_threshold).clamp(min=1))  # l. 8
-        if "exp_avg" in state:
-            u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
-        if hp.relative_step:
-            u = u * computed_once(hp.rho * _rms(param, hp.rows).clamp(min=hp.eps[1]))  # l. 3
-        return u
-
-
-def _rms(x: Tensor, rows: Rows) -> Tensor:
-    return rows.mean(x.square()).sqrt()

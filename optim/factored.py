@@ -1,11 +1,45 @@
 """What rules share that keep a matrix's statistics by row and by column."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .rule import Shape, Spec, State
 from .sharding import Rows
 
+SQUARES = "exp_avg_sq"  # the name of what is factored, unless a rule factors something else too
 BLOCK = 64  # rows whose numbers stay in a CPU's cache
+
+
+def factors_spec(shape: Shape, name: str = SQUARES) -> dict[str, Spec]:
+    """name_row (m) and name_col (n), for a matrix (m, n)."""
+    return {f"{name}_row": Spec(shape[:1], by_row=True), f"{name}_col": Spec(shape[1:])}
+
+
+def update_factors(state: State, square: Tensor, beta: Any, rows: Rows, name: str = SQUARES) -> None:
+    """Averages the means over columns and over rows of square (m, n) into the factors, in place, with weight 1 - beta.
+
+    beta: a number, or a 0-dim tensor.
+    """
+    state[f"{name}_row"].mul_(beta).add_((1 - beta) * square.mean(1))
+    state[f"{name}_col"].mul_(beta).add_((1 - beta) * column_means(square, rows))
+
+
+def over_root(x: Tensor, state: State, rows: Rows, name: str = SQUARES) -> Tensor:
+    """x / sqrt(V) for the matrix V = row col / mean(row) of the factors."""
+    row, col = state[f"{name}_row"], state[f"{name}_col"]
+    return x * computed_once((row / rows.mean(row)).rsqrt())[:, None] * computed_once(col.rsqrt())
+
+
+def rms(x: Tensor, rows: Rows) -> Tensor:
+    """The root of the mean square, 0-dim."""
+    return rows.mean(x.square()).sqrt()
+
+
+def clipped(x: Tensor, threshold: Any, rows: Rows) -> Tensor:
+    """x, scaled down where its RMS exceeds the threshold, to have that (Adafactor's update clipping)."""
+    return x * computed_once(1 / (rms(x, rows) / threshold).clamp(min=1))
 
 
 def column_means(matrix: Tensor, rows: Rows) -> Tensor:

@@ -1,10 +1,12 @@
-"""Adam's moments, of whoever keeps them: averages of a gradient and of its square."""
+"""Adam's moments, and the direction that they give: of AdamW, and of rules that apply Adam in a space of their own."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
-from .rule import Shape, Spec, State
+from .rule import Hyper, Rule, Shape, Spec, State
 
 
 def moments_spec(shape: Shape) -> dict[str, Spec]:
@@ -17,3 +19,39 @@ def update_moments(state: State, grad: Tensor, betas: tuple[Any, Any]) -> tuple[
     m = state["exp_avg"].lerp_(grad, 1 - betas[0])
     v = state["exp_avg_sq"].lerp_(grad.square(), 1 - betas[1])
     return m, v
+
+
+class Adam(Rule):
+    """Adam's rule (Kingma & Ba, ICLR 2015, arXiv:1412.6980, Algorithm 1), without a decay."""
+
+    elementwise = True
+    eps_joins_uncorrected_root: ClassVar[bool] = False  # sqrt(v) + eps instead of sqrt(v_hat) + eps
+
+    @override
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        return moments_spec(shape)
+
+    @override
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        return self.corrections(hp, hp.t)
+
+    def corrections(self, hp: Hyper, t: int) -> dict[str, float]:
+        """The coefficients of update t, counted from 1."""
+        # Multiplied, not divided by: beside the root and the last line, divisions would outlast the memory traffic.
+        found = {"correction1": 1 / (1 - hp.betas[0] ** t), "correction2": 1 / math.sqrt(1 - hp.betas[1] ** t)}
+        return found | ({"eps": hp.eps * found["correction2"]} if self.eps_joins_uncorrected_root else {})
+
+    @override
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        # Lines of Algorithm 1.
+        m, v = update_moments(state, grad, hp.betas)  # ll. 7-8
+        m_hat = m * hp.correction1  # l. 9
+        root = v.sqrt() * hp.correction2  # l. 10, of v_hat
+        update: Tensor = m_hat / (root + hp.eps)  # l. 11
+        return update
+
+
+class AdamBesideUncorrectedRoot(Adam):
+    """Adam as SOAP's and GaLore's authors write it: eps is not corrected for bias, and larger in the first steps."""
+
+    eps_joins_uncorrected_root = True

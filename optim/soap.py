@@ -1,6 +1,5 @@
 """SOAP: see the class."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -9,9 +8,10 @@ from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
 from .kronecker import add_outer, eigen, eigen_flops, mirrored, orthonormal_flops, orthonormal_rows
-from .moments import moments_spec, update_moments
+from .moments import AdamBesideUncorrectedRoot
 from .preconditioner import KroneckerOptimizer
 
+ADAM = AdamBesideUncorrectedRoot()
 FIRST_STEPS = ("skip", "adam")
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
@@ -82,7 +82,7 @@ class SOAP(KroneckerOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        spec = moments_spec(shape)
+        spec = ADAM.state_spec(shape, hp)
         for side, axis in self.sides(shape, hp).items():
             square = Spec((shape[axis], shape[axis]))
             spec |= {f"factor_{side}": square, f"basis_{side}": square._replace(is_identity=True)}
@@ -95,15 +95,13 @@ class SOAP(KroneckerOptimizer):
 
     @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        (beta1, beta2), k = hp.betas, max(1, self._updates(hp))
-        return {"correction": math.sqrt(1 - beta2**k) / (1 - beta1**k)}
+        return ADAM.corrections(hp, max(1, self._updates(hp)))
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Symbols of Algorithm 3.
         rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
-        m, v = update_moments(state, rotated, hp.betas)  # M', V
-        n = (m / v.sqrt().add_(hp.eps)).mul_(hp.correction)  # N'
+        n = ADAM.direction(rotated, param, state, hp)  # M', V, N'
         return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
     @override
