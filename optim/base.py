@@ -27,7 +27,15 @@ from . import groups
 from .execution import EXECUTIONS, Compiled, as_tensors, decode_all, encode_all, restore, uncompiled, update_pieces
 from .formats import MAXIMA, coded, narrow, widened
 from .member import step_where
-from .pieces import Piece, flat_pieces, full_tensors, owned_tensors, stacked_tensors
+from .pieces import (
+    PACKED_BELOW,
+    STACKED_BELOW,
+    Piece,
+    flat_pieces,
+    owned_tensors,
+    stacked_tensors,
+    unstacked,
+)
 from .rule import Hyper, Rule, Shape, Spec, State, within, working_dtype
 from .saving import SavedRule
 from .sharding import ALL_ROWS, is_sharded
@@ -169,18 +177,22 @@ class RuleOptimizer(SavedRule):
     def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
         if self.elementwise:
             return flat_pieces(params, self.state, self.apart, compiled=is_compiled)
+        # On a CPU launches are cheap, and products of stacks differ in their last bits from those of matrices, so that
+        # results would depend on the ranks.
+        below = 0 if params[0].device.type == "cpu" else STACKED_BELOW
         if (owners := self.owners()) is not None:
-            return owned_tensors(params, self.state, owners, self.apart)
-        if self.splits_rows and not (is_compiled or is_sharded(params[0]) or self._refreshes_state):
-            return stacked_tensors(params, self.state, self.apart)
-        return full_tensors(params, self.state, self.apart)
+            return owned_tensors(params, self.state, owners, self.apart, stacked_below=below)
+        if self.splits_rows:
+            is_stacked = not (is_compiled or is_sharded(params[0]) or self._refreshes_state)
+            below = PACKED_BELOW if is_stacked else 0
+        return stacked_tensors(params, self.state, self.apart, below=below)
 
     @property
     def _refreshes_state(self) -> bool:
         return type(self).refresh is not Rule.refresh
 
     def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
-        for param, grad, state, _, rows in pieces:
+        for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
             dtype = working_dtype(param)
             before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
             wide = widened(state, dtype)

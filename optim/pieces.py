@@ -5,7 +5,7 @@ short tensors are packed into one. Any other rule gets its tensors in their shap
 this rank's rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
 CODED = 1 << 20  # numbers per piece of state that is kept as codes, in compiled code
+STACKED_BELOW = 1 << 25  # numbers; a longer matrix keeps a device busy alone
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 
@@ -32,44 +33,32 @@ class Piece(NamedTuple):
     rows: Rows | None = None  # of a sharded parameter, whose rows on this rank these are
 
 
-def full_tensors(
-    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = ()
-) -> Iterator[list[Piece]]:
-    """Every parameter in its shape, one at a time; of one that is sharded this rank's rows.
-
-    apart: state that is not handed on, beside the step.
-    """
-    for param in params:
-        yield [_piece(param, states, apart)]
-
-
 def owned_tensors(
-    params: Sequence[Tensor], states: Mapping[Tensor, State], owners: Owners, apart: Sequence[str] = ()
+    params: Sequence[Tensor],
+    states: Mapping[Tensor, State],
+    owners: Owners,
+    apart: Sequence[str] = (),
+    *,
+    stacked_below: int = 0,
 ) -> Iterator[list[Piece]]:
-    """The parameters that this rank computes, in full, one at a time; all ranks have all updates at the end."""
-    for param, values, grad in owners.full_tensors(params):
-        yield [Piece(values, grad, _handed_on(states[param], apart))]
+    """The parameters that this rank computes, in full; all ranks have all updates at the end.
+
+    stacked_below: see stacked_tensors.
+    """
+    for together in owners.full_tensors(params):
+        pieces = (Piece(values, grad, _handed_on(states[param], apart)) for param, values, grad in together)
+        yield from _stacked(pieces, stacked_below)
 
 
 def stacked_tensors(
-    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = ()
+    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = (), *, below: int
 ) -> Iterator[list[Piece]]:
-    """Every parameter in its shape, the short ones of a shape as one piece with one more dimension, the first.
+    """Every parameter in its shape, those of a shape as one piece with one more dimension, the first.
 
-    Not for parameters that are sharded. A stack is written back at the next list.
+    below: a parameter of as many numbers or more comes alone. Not for parameters that are sharded. A stack is written
+    back at the next list.
     """
-    stacks: dict[Any, list[Tensor]] = {}
-    for param in params:
-        if param.numel() >= PACKED_BELOW:
-            yield from full_tensors([param], states, apart)
-            continue
-        kind = (param.device, param.dtype, param.shape)
-        stack = stacks.setdefault(kind, [])
-        stack.append(param)
-        if len(stack) * param.numel() >= PACK:
-            yield from _stacked(stacks.pop(kind), states, apart)
-    for stack in stacks.values():
-        yield from _stacked(stack, states, apart)
+    yield from _stacked((_piece(param, states, apart) for param in params), below)
 
 
 def flat_pieces(
@@ -171,17 +160,40 @@ def _split_into(tensors: list[Tensor], packed: Tensor) -> None:
     torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
 
-def _stacked(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> Iterator[list[Piece]]:
-    if len(params) == 1:
-        yield from full_tensors(params, states, apart)
+def unstacked(piece: Piece) -> list[Piece]:
+    """The pieces of a stack, as views of it; any other piece as it is."""
+    if not piece.is_stack:
+        return [piece]
+    states = [{name: tensor[i] for name, tensor in piece.state.items()} for i in range(len(piece.param))]
+    return [Piece(*each) for each in zip(piece.param, piece.grad, states, strict=True)]
+
+
+def _stacked(pieces: Iterable[Piece], below: int) -> Iterator[list[Piece]]:
+    stacks: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        if piece.param.numel() >= below:
+            yield [piece]
+            continue
+        kind = (piece.param.device, piece.param.dtype, piece.param.shape)
+        stack = stacks.setdefault(kind, [])
+        stack.append(piece)
+        if len(stack) * piece.param.numel() >= PACK:
+            yield from _stack(stacks.pop(kind))
+    for stack in stacks.values():
+        yield from _stack(stack)
+
+
+def _stack(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    if len(pieces) == 1:
+        yield list(pieces)
         return
-    own = _columns(params, states, apart)
-    state = {name: torch.stack(each) for name, each in own.state.items()}
-    stack = Piece(torch.stack(own.params), torch.stack(own.grads), state, is_stack=True)
+    params, grads = [piece.param for piece in pieces], [piece.grad for piece in pieces]
+    own = {name: [piece.state[name] for piece in pieces] for name in pieces[0].state}
+    state = {name: torch.stack(each) for name, each in own.items()}
+    stack = Piece(torch.stack(params), torch.stack(grads), state, is_stack=True)
     yield [stack]
-    torch._foreach_copy_(own.params, list(stack.param.unbind()))
-    for name, tensor in state.items():
-        torch._foreach_copy_(own.state[name], list(tensor.unbind()))
+    for name, each in [("", params), *own.items()]:
+        torch._foreach_copy_(each, list((state[name] if name else stack.param).unbind()))
 
 
 def _piece(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:

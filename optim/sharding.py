@@ -159,8 +159,8 @@ class Owners:
         """Whether this rank computes the parameter."""
         return self.owner[param] == self.rank
 
-    def full_tensors(self, params: Sequence[Tensor]) -> Iterator[Full]:
-        """This rank's among the params, one at a time; what the caller makes of values reaches all ranks by the end.
+    def full_tensors(self, params: Sequence[Tensor]) -> Iterator[list[Full]]:
+        """This rank's among the params, some at a time; what the caller makes of values reaches all ranks by the end.
 
         All ranks must iterate over the same params to the end.
         """
@@ -181,12 +181,10 @@ class Owners:
         rounds = max(len(own) for own in by_rank)
         return [[own[r] if r < len(own) else [] for own in by_rank] for r in range(rounds)]
 
-    def _replicated_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Full]:
+    def _replicated_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[list[Full]]:
         unfinished = None
         for by_rank in plan:
-            for param in by_rank[self.rank]:
-                assert param.grad is not None
-                yield Full(param, param.detach(), param.grad)
+            yield [Full(param, param.detach(), _grad(param)) for param in by_rank[self.rank]]
             sent = self._send_to_all(by_rank)
             if unfinished is not None:
                 self._receive(*unfinished)
@@ -208,7 +206,7 @@ class Owners:
             if rank != self.rank:
                 _copy_out_of(gathered[rank], [_bytes(param.detach()) for param in own])
 
-    def _sharded_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[Full]:
+    def _sharded_rounds(self, plan: Sequence[Sequence[Sequence[Tensor]]]) -> Iterator[list[Full]]:
         """Rows go to the owner and come back; a round's rows travel while the round before is computed."""
         ahead = self._send_to_owners(plan[0])
         unfinished = None
@@ -216,7 +214,7 @@ class Owners:
             (work, received), ahead = ahead, self._send_to_owners(plan[r + 1]) if r + 1 < len(plan) else ahead
             work.wait()
             full = self._assembled(by_rank[self.rank], received)
-            yield from full
+            yield full
             returning = self._send_back(by_rank, full)
             if unfinished is not None:
                 self._receive_back(*unfinished)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, base, execution
 from optim.base import RuleOptimizer
 from optim.factored import BLOCK, column_means
-from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, full_tensors, stacked_tensors
+from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, stacked_tensors
 from optim.sharding import ALL_ROWS
 
 SIZES = [(3,), (PACKED_BELOW,), (2, 5), (1,), (CACHED + 1, 2), (PACKED_BELOW - 1,), ()]
@@ -73,7 +73,7 @@ def test_packs_are_of_one_dtype_and_end_in_time() -> None:
 def test_full_tensors_are_the_parameters_themselves() -> None:
     params = parameters()
     states = {param: {"step": torch.zeros(())} for param in params}
-    for param, (piece,) in zip(params, full_tensors(params, states), strict=True):
+    for param, (piece,) in zip(params, stacked_tensors(params, states, below=0), strict=True):
         assert piece.param.data_ptr() == param.data_ptr() and piece.param.shape == param.shape and piece.state == {}
 
 
@@ -281,7 +281,7 @@ def test_a_stack_ends_in_time() -> None:
     params = made_parameters([(PACKED_BELOW - 1,)] * 40)
     for param in params:
         param.grad = torch.zeros_like(param)
-    pieces = [piece for (piece,) in stacked_tensors(params, {param: {} for param in params})]
+    pieces = [piece for (piece,) in stacked_tensors(params, {p: {} for p in params}, below=PACKED_BELOW)]
     assert sum(piece.param.numel() for piece in pieces) == sum(param.numel() for param in params)
     assert max(piece.param.numel() for piece in pieces) < PACK + PACKED_BELOW
 
