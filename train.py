@@ -39,7 +39,7 @@ from data import Batch
 from launch.statuses import EXIT_STATUS
 from launch.stopping import StopRequest, interruptible
 from model import GPT  # noqa: F401  # a name of this module that others patch, from before models were plug-ins
-from optim.curvature import hashed
+from optim.sampling import hashed
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.clock import Clock

@@ -15,6 +15,7 @@ from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
+from optim import nodes
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
@@ -28,7 +29,7 @@ def open_strategy(config: RunConfig) -> Strategy:
     Raises: ValueError: if the configuration does not allow the run.
     """
     meta_model(config, config.model.get("vocab_size") or 1)
-    optimizers.check(config.optim)
+    nodes.check(config.optim)
     plug_in(config.schedule, max_steps=config.max_steps)
     device = environment.pick_device(config.device)
     strategy: Strategy = plug_in(

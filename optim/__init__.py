@@ -8,7 +8,8 @@ ensemble.py (a model's optimizers as one), member.py (what it asks of each), mem
 
 from .adafactor import Adafactor
 from .adamw import AdamW
-from .curvature import GaussNewtonBartlett, Hutchinson
+from .gauss_newton import GaussNewtonBartlett
+from .hutchinson import Hutchinson
 from .lion import Lion
 from .muon import Muon
 from .sgd import SGD

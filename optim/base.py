@@ -4,8 +4,9 @@ It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u
 * the state (state.py): made from its spec before the first step, plus "step", a 0-dim fp32 tensor in host memory;
 * copies, saving and loading (saving.py), and what parameter groups may hold (groups.py);
 * the working dtype: fp32 for narrower parameters, which get a working copy; float64 stays float64 throughout;
-* the execution: on which pieces (pieces.py), and eager or compiled from the same lines (execution.py), unless there is
-  no compiler;
+* the format of the state (formats.py, coding.py);
+* the execution (engine.py): on which pieces (pieces.py, stacks.py), and eager or compiled from the same lines
+  (execution.py), unless there is no compiler;
 * ranks (sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
 * skipping parameters without gradient or without numbers, closures, and messages about bad values.
 
@@ -15,61 +16,36 @@ for rules that split rows stacks of those of a shape, over which torch.vmap runs
 A measured step (diagnostics) copies the pieces of one call, at most pieces.TOGETHER matrices.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from . import groups
-from .execution import EXECUTIONS, Compiled, as_tensors, decode_all, encode_all, restore, uncompiled, update_pieces
-from .formats import MAXIMA, coded, narrow, widened
-from .member import step_where
-from .pieces import (
-    PACKED_BELOW,
-    STACKED_BELOW,
-    Piece,
-    flat_pieces,
-    owned_tensors,
-    stacked_tensors,
-    unstacked,
-)
-from .rule import Hyper, Rule, Shape, Spec, State, within, working_dtype
-from .saving import SavedRule
-from .sharding import ALL_ROWS, is_sharded
-from .state import Params
+from .engine import Engine
+from .execution import uncompiled
+from .foreign import step_where
+from .grouped import Params
+from .rule import Hyper, Shape, Spec, State, within, working_dtype
+from .sharding import ALL_ROWS
 
 __all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "within", "working_dtype"]
 
-COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
 
-
-class RuleOptimizer(SavedRule):
+class RuleOptimizer(Engine):
     """A torch.optim.Optimizer made of a rule.
 
     execution: "eager"; "compiled", worth its seconds of compilation for large models; "auto", compiled from
-    COMPILED_FROM parameters up. lr and the other numbers of a group may be NumPy's, or 0-dim tensors, which are read in
-    every step.
+    engine.COMPILED_FROM parameters up. state: a format of formats.py; "fp32" is the working dtype. lr and the other
+    numbers of a group may be NumPy's, or 0-dim tensors, which are read in every step.
 
     Raises: ValueError: if a hyperparameter lies outside its range, a group has a key that is no hyperparameter, or a
     parameter is not real. From step(): if a gradient is sparse.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any], execution: str = "auto", state: str = "fp32") -> None:
-        super().__init__(params, defaults, state)
-        if execution not in EXECUTIONS:
-            raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
-        self.execution = execution
-        self.measures = False  # whether steps note what diagnostics() then says about updates
-        self.found_inf: Tensor | None = None  # as torch's fused optimizers: a step does nothing where it is not 0
-        self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
-        self._compiled: dict[Callable[..., Any], Compiled] = {}
-
-    @override
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": {}}  # compiled code is made anew
+        super().__init__(params, defaults, execution, state)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -150,143 +126,3 @@ class RuleOptimizer(SavedRule):
                     found[kind] = self._hyper(group, t=t, gate=gate, rows=ALL_ROWS), []
                 found[kind][1].append(param)
         return list(found.values())
-
-    def _count(self, params: Sequence[Tensor], t: int) -> None:
-        steps = [self.state[param]["step"] for param in params]
-        torch._foreach_copy_(steps, [torch.tensor(float(t))] * len(steps))
-
-    def _advance(self, params: Sequence[Tensor], hp: Hyper, is_compiled: bool) -> None:
-        moves = self.moves(hp)
-        self._count(params, hp.t)
-        params = [param for param in params if param.numel()]
-        if not params:
-            return
-        # Compiled code has no collectives here. Ranks that shard parameters hold small parts of them anyway.
-        is_compiled = is_compiled and not (self.splits_rows and is_sharded(params[0]))
-        update = self._update(hp, is_compiled)
-        if self.measures:
-            update = self._measured(update, getattr(hp, groups.ROLE, "all"))
-        for kept in self._pieces(params, is_compiled):
-            pieces = self._opened(kept, is_compiled)
-            if self._refreshes_state:
-                self._refresh(pieces, hp)
-            if moves:
-                update(pieces)
-            self._keep(pieces, kept, hp.t, is_compiled)
-
-    def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
-        if self.elementwise:
-            return flat_pieces(params, self.state, self.apart, compiled=is_compiled)
-        # On a CPU launches are cheap, and products of stacks differ in their last bits from those of matrices, so that
-        # results would depend on the ranks.
-        below = 0 if params[0].device.type == "cpu" else STACKED_BELOW
-        if (owners := self.owners()) is not None:
-            return owned_tensors(params, self.state, owners, self.apart, stacked_below=below)
-        if self.splits_rows:
-            is_stacked = not (is_compiled or is_sharded(params[0]) or self._refreshes_state)
-            below = PACKED_BELOW if is_stacked else 0
-        return stacked_tensors(params, self.state, self.apart, below=below)
-
-    @property
-    def _refreshes_state(self) -> bool:
-        return type(self).refresh is not Rule.refresh
-
-    def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
-        for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
-            dtype = working_dtype(param)
-            before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
-            wide = widened(state, dtype)
-            self.refresh(grad.to(dtype), param.to(dtype), wide, hp.with_rows(rows))
-            narrow(wide, state)
-            restore(before, state, self.found_inf)
-
-    def _opened(self, kept: Sequence[Piece], is_compiled: bool) -> Sequence[Piece]:
-        """The pieces with what is kept as codes as numbers; those without any as they are."""
-        names = [coded(piece.state) for piece in kept]
-        if not any(names):
-            return kept
-        codes, maxima = _codes(kept, names)
-        numbers = iter(self._fast(decode_all, is_compiled)(codes, maxima))
-        found = []
-        for piece, own in zip(kept, names, strict=True):
-            exact = {n: t for n, t in piece.state.items() if n.removesuffix(MAXIMA) not in own}
-            dtype = working_dtype(piece.param)
-            rows = None if self.elementwise else piece.rows
-            opened = {n: next(numbers).to(dtype).view_as(piece.state[n]) for n in own}
-            found.append(piece._replace(state=exact | opened, rows=rows))
-        return found
-
-    def _keep(self, pieces: Sequence[Piece], kept: Sequence[Piece], t: int, is_compiled: bool) -> None:
-        """Writes what became of opened pieces back."""
-        names = [coded(piece.state) for piece in kept]
-        numbers = [piece.state[name] for piece, own in zip(pieces, names, strict=True) for name in own]
-        if numbers:
-            places = [
-                self.place(piece.rows, t, piece.state[name + MAXIMA])
-                for piece, own in zip(kept, names, strict=True)
-                for name in own
-            ]
-            codes, maxima = _codes(kept, names)
-            numbers = [each.view_as(own) for each, own in zip(numbers, codes, strict=True)]
-            self._fast(encode_all, is_compiled)(numbers, codes, maxima, places, self.found_inf)
-
-    def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
-        """The function, compiled if that is wanted."""
-        if not is_compiled:
-            return function
-        if function not in self._compiled:
-            self._compiled[function] = Compiled(function)
-        return self._compiled[function]
-
-    def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
-        """The step of some pieces, for this step's numbers."""
-        lr = hp.lr
-        if hp.gate is not None:
-            is_open = (hp.gate > 0).double()  # 0-dim
-            lr = lr * (float(is_open) if is_open.device.type == "cpu" else is_open)
-        numbers = self.coefficients(hp) | {"lr": lr, "shrink": 1 - lr * hp.weight_decay}
-        hidden = ("lr", "t", "gate", *groups.MOVING)
-        settings = {name: value for name, value in vars(hp).items() if name not in hidden} | numbers
-        function = self._fast(update_pieces, is_compiled)
-        if is_compiled:
-            settings = as_tensors(settings)
-        lr, shrink, found_inf = settings.pop("lr"), settings.pop("shrink"), self.found_inf
-        visible = Hyper(settings)
-        return lambda pieces: function(self, pieces, visible, lr, shrink, found_inf)
-
-    def _measured(self, update: Callable[[Sequence[Piece]], None], role: str) -> Callable[[Sequence[Piece]], None]:
-        """The step of some pieces that also notes how far it went, at the cost of a copy of them."""
-        found = self._changes.setdefault(role, [])
-
-        def measured(pieces: Sequence[Piece]) -> None:
-            before = [piece.param.to(working_dtype(piece.param), copy=True) for piece in pieces]
-            sizes = [torch.linalg.vector_norm(tensor) for tensor in before]
-            update(pieces)
-            for piece, tensor, size in zip(pieces, before, sizes, strict=True):
-                found.append(torch.stack([torch.linalg.vector_norm(tensor.sub_(piece.param)), size]).square())
-
-        return measured
-
-    def _is_compiled(self) -> bool:
-        if not all(each.works for each in self._compiled.values()):
-            return False
-        if self.execution == "auto":
-            numbers: int = sum(param.numel() for group in self.param_groups for param in group["params"])
-            return numbers >= COMPILED_FROM
-        return self.execution == "compiled"
-
-
-def _codes(pieces: Sequence[Piece], names: Sequence[Sequence[str]]) -> tuple[list[Tensor], list[Tensor]]:
-    """The named codes of each piece with a block per row, (..., blocks, width), and their maxima, (..., blocks, 1).
-
-    A width is a constant to compiled code, which could not use vector instructions on blocks of an unknown width.
-    """
-    codes, maxima = [], []
-    for piece, own in zip(pieces, names, strict=True):
-        for code, most in ((piece.state[name], piece.state[name + MAXIMA]) for name in own):
-            *stack, m, blocks = most.shape
-            width = prod(code.shape[len(stack) + 1 :]) // blocks
-            codes.append(code.view(*stack, m * blocks, width))
-            maxima.append(most.view(*stack, m * blocks, 1))
-            torch._dynamo.mark_static(codes[-1], len(stack) + 1)
-    return codes, maxima

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .formats import Place, decoded, encode, narrow, widened
+from .formats import narrow, widened
 from .pieces import Piece
 from .rule import Hyper, Rule, State, working_dtype
 
@@ -52,26 +52,6 @@ def update_pieces(
         if dtype != param.dtype:
             param.copy_(working)
         restore(before, changed, found_inf)
-
-
-def decode_all(codes: Sequence[Tensor], maxima: Sequence[Tensor]) -> list[Tensor]:
-    """The fp32 numbers of several tensors that are kept as codes."""
-    return [decoded(*each) for each in zip(codes, maxima, strict=True)]
-
-
-def encode_all(
-    numbers: Sequence[Tensor],
-    codes: Sequence[Tensor],
-    maxima: Sequence[Tensor],
-    places: Sequence[Place | None],
-    found_inf: Tensor | None = None,
-) -> None:
-    """Keeps the numbers of several tensors as codes. found_inf: as in update_pieces."""
-    for each, code, most, place in zip(numbers, codes, maxima, places, strict=True):
-        own = {"codes": code, "maxima": most}
-        before = {} if found_inf is None else {name: tensor.clone() for name, tensor in own.items()}
-        encode(each, code, most, place)
-        restore(before, own, found_inf)
 
 
 def restore(before: State, changed: State, found_inf: Tensor | None) -> None:

@@ -37,7 +37,7 @@ MASK = 0xFFFFFFFF
 class Place(NamedTuple):
     """What the noise of stochastic rounding depends on."""
 
-    first: int  # block of these numbers, in the parameter
+    first: int  # row of maxima's of these numbers, in the parameter
     step: int
 
 
@@ -119,7 +119,7 @@ def narrow(working: State, state: State) -> None:
 def _noise(maxima: Tensor, width: int, place: Place) -> Tensor:
     """Numbers in [0, 1) for each of a block's, (m, blocks of a row, width), the same in all matrices of a stack."""
     m, blocks = maxima.shape[-2:]
-    numbers = torch.arange(m * blocks * width, device=maxima.device) + place.first * width
+    numbers = torch.arange(m * blocks * width, device=maxima.device) + place.first * blocks * width
     mixed = (numbers + place.step * 0x3C6EF35F) & MASK
     for shift, factor in ((16, 0x7FEB352D), (15, 0x297A2D39), (16, 1)):  # odd, below 2^31: products stay below 2^63
         mixed = ((mixed ^ (mixed >> shift)) * factor) & MASK

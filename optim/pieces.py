@@ -5,21 +5,20 @@ short tensors are packed into one. Any other rule gets its tensors in their shap
 this rank's rows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .formats import coded
 from .rule import State
-from .sharding import Owners, Rows, is_sharded, local, rows_of
+from .sharding import Rows, is_sharded, local, rows_of
 
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy
 PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
 CODED = 1 << 20  # numbers per piece of state that is kept as codes, in compiled code
-STACKED_BELOW = 1 << 25  # numbers; a longer matrix keeps a device busy alone
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
 
 
@@ -31,34 +30,6 @@ class Piece(NamedTuple):
     state: State
     is_stack: bool = False  # whether all have one more dimension, the first, over parameters
     rows: Rows | None = None  # of a sharded parameter, whose rows on this rank these are
-
-
-def owned_tensors(
-    params: Sequence[Tensor],
-    states: Mapping[Tensor, State],
-    owners: Owners,
-    apart: Sequence[str] = (),
-    *,
-    stacked_below: int = 0,
-) -> Iterator[list[Piece]]:
-    """The parameters that this rank computes, in full; all ranks have all updates at the end.
-
-    stacked_below: see stacked_tensors.
-    """
-    for together in owners.full_tensors(params):
-        pieces = (Piece(values, grad, _handed_on(states[param], apart)) for param, values, grad in together)
-        yield from _stacked(pieces, stacked_below)
-
-
-def stacked_tensors(
-    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = (), *, below: int
-) -> Iterator[list[Piece]]:
-    """Every parameter in its shape, those of a shape as one piece with one more dimension, the first.
-
-    below: a parameter of as many numbers or more comes alone. Not for parameters that are sharded. A stack is written
-    back at the next list.
-    """
-    yield from _stacked((_piece(param, states, apart) for param in params), below)
 
 
 def flat_pieces(
@@ -76,11 +47,11 @@ def flat_pieces(
         held = local(param)
         size = held.numel()
         if coded(states[param]):
-            yield from _row_pieces(_piece(param, states, apart), CODED if compiled else CACHED)
+            yield from _row_pieces(piece_of(param, states, apart), CODED if compiled else CACHED)
             continue
         if size >= PACKED_BELOW and held.is_contiguous():
             on_cpu = held.device.type == "cpu"
-            views += _views(_piece(param, states, apart), CACHED if on_cpu and not compiled else size)
+            views += _views(piece_of(param, states, apart), CACHED if on_cpu and not compiled else size)
             continue
         kind = (param.device, param.dtype)
         packs.setdefault(kind, []).append(param)
@@ -126,7 +97,7 @@ class _Columns(NamedTuple):
 
 def _columns(params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str]) -> _Columns:
     found = [states[param] for param in params]
-    names = _handed_on(found[0], apart)
+    names = handed_on(found[0], apart)
     grads = [param.grad for param in params if param.grad is not None]
     columns = [list(params), grads, *([state[name] for state in found] for name in names)]
     if is_sharded(params[0]):
@@ -160,48 +131,13 @@ def _split_into(tensors: list[Tensor], packed: Tensor) -> None:
     torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
 
-def unstacked(piece: Piece) -> list[Piece]:
-    """The pieces of a stack, as views of it; any other piece as it is."""
-    if not piece.is_stack:
-        return [piece]
-    states = [{name: tensor[i] for name, tensor in piece.state.items()} for i in range(len(piece.param))]
-    return [Piece(*each) for each in zip(piece.param, piece.grad, states, strict=True)]
-
-
-def _stacked(pieces: Iterable[Piece], below: int) -> Iterator[list[Piece]]:
-    stacks: dict[Any, list[Piece]] = {}
-    for piece in pieces:
-        if piece.param.numel() >= below:
-            yield [piece]
-            continue
-        kind = (piece.param.device, piece.param.dtype, piece.param.shape)
-        stack = stacks.setdefault(kind, [])
-        stack.append(piece)
-        if len(stack) * piece.param.numel() >= PACK:
-            yield from _stack(stacks.pop(kind))
-    for stack in stacks.values():
-        yield from _stack(stack)
-
-
-def _stack(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    if len(pieces) == 1:
-        yield list(pieces)
-        return
-    params, grads = [piece.param for piece in pieces], [piece.grad for piece in pieces]
-    own = {name: [piece.state[name] for piece in pieces] for name in pieces[0].state}
-    state = {name: torch.stack(each) for name, each in own.items()}
-    stack = Piece(torch.stack(params), torch.stack(grads), state, is_stack=True)
-    yield [stack]
-    for name, each in [("", params), *own.items()]:
-        torch._foreach_copy_(each, list((state[name] if name else stack.param).unbind()))
-
-
-def _piece(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:
+def piece_of(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:
+    """A parameter in its shape; of one that is sharded this rank's rows."""
     assert param.grad is not None
-    state = {name: local(tensor) for name, tensor in _handed_on(states[param], apart).items()}
+    state = {name: local(tensor) for name, tensor in handed_on(states[param], apart).items()}
     return Piece(local(param.detach()), local(param.grad), state, rows=rows_of(param))
 
 
-def _handed_on(state: State, apart: Sequence[str]) -> State:
+def handed_on(state: State, apart: Sequence[str]) -> State:
     """The state that direction sees."""
     return {name: tensor for name, tensor in state.items() if name != "step" and name not in apart}

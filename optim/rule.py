@@ -60,8 +60,8 @@ class Hyper:
 class Spec(NamedTuple):
     """A tensor of state, zero at first, or ones on the diagonal.
 
-    moment: "signed" or "positive" for an average of one number for each of the parameter's, which tolerates rounding:
-    users choose its format (formats.py). None: it is always kept exactly.
+    moment: "signed" or "positive" for an average of one number for each of the parameter's, kept in the format that
+    users choose (formats.py); None: kept exactly.
     """
 
     shape: Shape
@@ -135,6 +135,11 @@ class Rule(ABC):
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which a parameter's update is computed and its state kept: fp32, or float64 as it is."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In the working dtype: a softmax in bf16 is another distribution, a square another number."""
+    return tensor.to(working_dtype(tensor))
 
 
 def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from . import groups
+from . import groups, saved_groups
 from .execution import uncompiled
 from .groups import Group
 from .rule import Shape, State
@@ -67,13 +67,13 @@ class SavedRule(StatefulRule):
         Raises: ValueError: if groups or state do not belong to these parameters; then nothing has changed.
         """
         owner = type(self).__name__
-        groups.check_form(owner, state_dict)
+        saved_groups.check_form(owner, state_dict)
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-            groups.check_form(owner, state_dict)
+            saved_groups.check_form(owner, state_dict)
         saved, states = state_dict["param_groups"], state_dict["state"]
-        groups.check_same(owner, self.param_groups, saved, self.settings)
+        saved_groups.check_same(owner, self.param_groups, saved, self.settings)
         saved_ids = [i for group in saved for i in group["params"]]
         if odd := [i for i in states if i not in saved_ids]:
             raise ValueError(f"{owner}: the saved optimizer state has state {odd[0]!r}, which belongs to no group")
@@ -99,8 +99,8 @@ class SavedRule(StatefulRule):
         dtypes of a state are not those of the spec.
         """
         for ours, theirs in zip(self.param_groups, saved, strict=True):
-            groups.check_kinds(type(self).__name__, ours, theirs)
-        fresh = [groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
+            saved_groups.check_kinds(type(self).__name__, ours, theirs)
+        fresh = [saved_groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
         for ours, group in zip(self.param_groups, fresh, strict=True):
             groups.check_keys(type(self).__name__, group, self.settings, also=ours)
             self.check(self._hyper(group))
@@ -131,22 +131,15 @@ class SavedRule(StatefulRule):
         self._check_fit(param, group, saved, keeps=True)
         return self._new_state(param, group)
 
-    def _check_fit(
-        self,
-        param: Tensor,
-        group: Group,
-        found: Mapping[str, object],
-        keeps: bool,
-    ) -> None:
+    def _check_fit(self, param: Tensor, group: Group, found: Mapping[str, object], keeps: bool) -> None:
         specs = self._spec(param, group) if keeps else {}
         expected = {name: (spec.shape, spec.dtype) for name, spec in specs.items()} | {"step": ((), torch.float32)}
         if found != expected:
             names = sorted(found.keys() | expected.keys())
             odd = [name for name in names if found.get(name, "absent") != expected.get(name, "absent")]
-            raise ValueError(
-                f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)} should be "
-                f"{expected.get(odd[0], 'absent')}, is {found.get(odd[0], 'absent')}"
-            )
+            where = f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)}"
+            wanted, came = expected.get(odd[0], "absent"), found.get(odd[0], "absent")
+            raise ValueError(f"{where} should be {wanted}, is {came}")
 
 
 def _kind(tensor: object) -> object:

@@ -78,10 +78,7 @@ class Shampoo(KroneckerOptimizer):
 
     @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        return {
-            "correction1": 1 / (1 - hp.betas[0] ** hp.t),
-            "correction2": _correction(hp),
-        }
+        return {"correction1": 1 / (1 - hp.betas[0] ** hp.t), "correction2": _correction(hp)}
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:

@@ -1,19 +1,17 @@
 """SOAP: see the class."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import add_outer, eigen, eigen_flops, mirrored, orthonormal_flops, orthonormal_rows
+from .eigenbasis import refresh_bases, rotate, rotate_back
+from .kronecker import add_outer, eigen_flops, orthonormal_flops
 from .moments import AdamBesideUncorrectedRoot
 from .preconditioner import KroneckerOptimizer
 
 ADAM = AdamBesideUncorrectedRoot()
 FIRST_STEPS = ("skip", "adam")
-SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
 class SOAP(KroneckerOptimizer):
@@ -100,9 +98,9 @@ class SOAP(KroneckerOptimizer):
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Symbols of Algorithm 3.
-        rotated = _rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
+        rotated = rotate(grad, state, hp.bf16_rotations)  # G' = Q_L^T G Q_R
         n = ADAM.direction(rotated, param, state, hp)  # M', V, N'
-        return _rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
+        return rotate_back(n, state, hp.bf16_rotations)  # N = Q_L N' Q_R^T
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
@@ -111,7 +109,7 @@ class SOAP(KroneckerOptimizer):
         sides = self.sides(tuple(grad.shape), hp)
         if sides and self.is_due(hp):
             with self._refreshes:
-                _refresh_bases(sides, state, hp)
+                refresh_bases(sides, state, is_first=hp.t == 2, in_bf16=hp.bf16_rotations)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
@@ -150,61 +148,3 @@ class SOAP(KroneckerOptimizer):
     def _updates(self, hp: Hyper) -> int:
         """Updates up to and including this step's, which Adam's bias corrections and the frequency count."""
         return int(hp.t - (hp.first_step == "skip"))
-
-
-def _refresh_bases(sides: Mapping[str, int], state: State, hp: Hyper) -> None:
-    m = _rotate_back(state["exp_avg"], state, hp.bf16_rotations)
-    for side, axis in sides.items():
-        factor, basis = mirrored(state[f"factor_{side}"]), state[f"basis_{side}"]
-        product = basis @ factor  # (P Q)^T of Alg. 4
-        values = (product * basis).sum(1)  # diagonal of Q^T P Q
-        energy = product.square().sum()
-        rest = (energy - values.square().sum()) / energy.clamp(min=torch.finfo(energy.dtype).tiny)
-        state[f"off_diagonal_{side}"].copy_(rest)
-        if hp.t == 2:
-            failed = _first_basis(factor, basis)
-        else:
-            failed = _next_basis(product, values, basis, state["exp_avg_sq"], axis)
-        state["kept_bases"].add_(failed)
-    rotated, v = _rotate(m, state, hp.bf16_rotations), state["exp_avg_sq"]
-    if hp.t == 2:
-        # Both moments are of one gradient, or zero, and V = (1 - b2) (M / (1 - b1))^2 in every basis. The factor is
-        # taken from the norms, which rotations keep, so that it is that of the step before whatever the betas are now.
-        size = rotated.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
-        v.copy_(rotated.square() * (v.sum() / size))
-    state["exp_avg"].copy_(rotated)
-
-
-def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:
-    """Eigenvectors by descending eigenvalue into basis; whether there are none."""
-    found = eigen(factor)
-    if found is None:
-        return True
-    basis.copy_(found[1].flip(1).mT)
-    return False
-
-
-def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis: int) -> Tensor:
-    """A step of power iteration, in order of eigenvalues, into basis and the order of v; whether it was not finite."""
-    order = values.argsort(descending=True, stable=True)
-    shifted = product.addcmul_(basis, values.mean(), value=SHIFT)
-    fresh = orthonormal_rows(shifted[order])  # Alg. 4
-    is_finite = fresh.isfinite().all()
-    basis.copy_(torch.where(is_finite, fresh, basis))
-    v.copy_(torch.where(is_finite, v.index_select(axis, order), v))
-    return is_finite.logical_not()
-
-
-def _rotate(x: Tensor, state: State, in_bf16: bool) -> Tensor:
-    """Into the eigenbasis."""
-    x = _product(state["basis_left"], x, in_bf16) if "basis_left" in state else x
-    return _product(x, state["basis_right"].mT, in_bf16) if "basis_right" in state else x
-
-
-def _rotate_back(x: Tensor, state: State, in_bf16: bool) -> Tensor:
-    x = _product(state["basis_left"].mT, x, in_bf16) if "basis_left" in state else x
-    return _product(x, state["basis_right"], in_bf16) if "basis_right" in state else x
-
-
-def _product(a: Tensor, b: Tensor, in_bf16: bool) -> Tensor:
-    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if in_bf16 else a @ b

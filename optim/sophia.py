@@ -1,23 +1,21 @@
 """Sophia: see the class."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .base import Hyper, Params, Shape, Spec, State, within
 from .curvature import Curvature
-from .execution import uncompiled
-from .groups import Group, plain
-from .sharding import local
+from .curvature_average import CurvatureOptimizer, curvature_spec
+from .groups import plain
 
 WIN_RATE = (0.1, 0.5)
 
 
-class Sophia(RuleOptimizer):
+class Sophia(CurvatureOptimizer):
     """Sophia (Liu et al., ICLR 2024, arXiv:2305.14342, Algorithm 3).
 
     Momentum over an average of a curvature diagonal, clipped to [-1, 1] per coordinate; the estimator makes it
@@ -39,7 +37,6 @@ class Sophia(RuleOptimizer):
     """
 
     elementwise = True
-    apart = ("estimates",)
 
     def __init__(
         self,
@@ -60,10 +57,9 @@ class Sophia(RuleOptimizer):
                 "Hutchinson(every=10) for Sophia-H"
             )
         self.curvature = curvature
-        self._counts: dict[tuple[torch.device, float], Tensor] = {}  # see _share
         rho = curvature.rho if rho is None else rho
         defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "curvature_updates": 0, "skipped_estimates": 0}, execution, state)
+        super().__init__(params, defaults, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -73,8 +69,7 @@ class Sophia(RuleOptimizer):
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        own = Spec(shape, moment="signed")
-        return {"exp_avg": own, "hessian": own, "estimates": Spec((), torch.float32, by_row=False)}
+        return {"exp_avg": Spec(shape, moment="signed"), **curvature_spec(shape)}
 
     @override
     def moves(self, hp: Hyper) -> bool:
@@ -98,70 +93,6 @@ class Sophia(RuleOptimizer):
         m.lerp_(grad, 1 - hp.betas[0])  # l. 6
         update: Tensor = (m / (h * hp.rho).clamp(min=hp.eps)).clamp(-1, 1)  # l. 12
         return update
-
-    @uncompiled
-    @torch.no_grad()
-    def update_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
-        """Averages new estimates of the curvature's diagonal (by parameter, of its shape) into the state, l. 9.
-
-        If a number of any of them is not finite, on any rank, it only counts as a skipped estimate, on all ranks. No
-        host waits for that.
-
-        Raises: ValueError: if an estimate is not of its parameter's shape.
-        """
-        for param, estimate in estimates.items():
-            if estimate.shape != param.shape:
-                shapes = f"{tuple(estimate.shape)} for a parameter of shape {tuple(param.shape)}"
-                raise ValueError(f"Sophia: an estimate of the curvature has shape {shapes}")
-        is_finite = self._is_finite(estimates)
-        counted: dict[Tensor, Tensor] = {}  # by the count before
-        for group in self.param_groups:
-            weight = 1 - plain(group["betas"])[1]
-            for param in (param for param in group["params"] if param in estimates):
-                state = self._state_of(param, group)
-                h, count = self.numbers(param, "hessian"), state["estimates"]
-                estimate = torch.where(is_finite, local(estimates[param]).to(h.dtype), h)
-                self.set_numbers(param, "hessian", h.lerp_(estimate, weight))
-                if count not in counted:
-                    counted[count] = count + is_finite
-                state["estimates"] = counted[count]
-            group["curvature_updates"] += 1
-            group["skipped_estimates"] = group["skipped_estimates"] + is_finite.logical_not()
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Returns torch's state_dict with a tensor per count: a shared one would be filled several times on loading."""
-        found = super().state_dict()
-        own = {i: state | {"estimates": state["estimates"].clone()} for i, state in found["state"].items() if state}
-        return found | {"state": own}
-
-    @override
-    def take_over(self, fresh: Sequence[Group], states: Mapping[Tensor, State]) -> None:
-        super().take_over(fresh, states)
-        for state in states.values():
-            self._share(state, float(state["estimates"]))
-
-    def _is_finite(self, estimates: Mapping[Tensor, Tensor]) -> Tensor:
-        """Whether all numbers are, on all ranks; a 0-dim bool on the device."""
-        parts = [part for part in map(local, estimates.values()) if part.numel()]
-        found = torch.zeros((), device=self.device)
-        if parts:  # the largest of each, NaN if there is one
-            largest = torch.stack([norm.to(self.device) for norm in torch._foreach_norm(parts, math.inf)])
-            found += largest.isfinite().logical_not().sum()
-        return self.total_of_all(found) == 0
-
-    @override
-    def _state_of(self, param: Tensor, group: Group) -> State:
-        is_new = not self.state.get(param)
-        state = super()._state_of(param, group)
-        if is_new:
-            self._share(state, 0.0)
-        return state
-
-    def _share(self, state: State, value: float) -> None:
-        """Makes equal counts one tensor, so that parameters with the same past are updated together."""
-        count = state["estimates"]
-        state["estimates"] = self._counts.setdefault((count.device, value), count)
 
     @override
     def diagnostics(self) -> dict[str, Tensor]:

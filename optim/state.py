@@ -1,8 +1,5 @@
 """A rule's parameter groups and state: which tensors each parameter has, and which rank keeps them."""
 
-from collections import Counter
-from collections.abc import Iterable
-from inspect import signature
 from typing import Any
 
 import torch
@@ -10,33 +7,34 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
-from . import groups
 from .formats import FORMATS, MAXIMA, Place, coded, decoded, encode, kept
+from .grouped import GroupedRule, Params
 from .groups import Group
-from .rule import Hyper, Rule, Spec, State, working_dtype
-from .sharding import Owners, Rows, group_of, groups_of, is_sharded, local, rows_of, total, zeros
+from .owners import Owners
+from .rule import Spec, State, working_dtype
+from .sharding import Rows, group_of, groups_of, is_sharded, local, rows_of, total, zeros
 
 COST_STEPS = 1000  # whose mean work decides which rank computes a parameter
-Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
-class StatefulRule(torch.optim.Optimizer, Rule):
-    """A torch.optim.Optimizer that knows the state of a rule's parameters.
-
-    defaults: of a group's settings, and of counts that rules keep there. Raises: ValueError: if a hyperparameter lies
-    outside its range, a group has a key that is no hyperparameter, or a parameter is not real.
-    """
+class StatefulRule(GroupedRule):
+    """A GroupedRule that knows the state of its parameters. state_format: one of FORMATS."""
 
     def __init__(self, params: Params, defaults: dict[str, Any], state_format: str) -> None:
         if state_format not in FORMATS:
             raise ValueError(f"{type(self).__name__}: state={state_format!r} must be one of {', '.join(FORMATS)}")
         self.state_format = state_format
-        # What a group may have of its own; other defaults are counts.
-        self.settings = [name for name in defaults if name in signature(type(self)).parameters]
         self._owners: Owners | None = None
         self._followed: dict[int, dict[str, Any]] = {}  # settings by group, as of the last step
         self._group: dist.ProcessGroup | None = None  # of ranks with the same plain parameters and gradients
         super().__init__(params, defaults)
+
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if self._owners is not None:
+            group = self.param_groups[-1]
+            self._owners.add({param: self._cost(param, group) for param in group["params"]})
 
     def distribute(self, group: dist.ProcessGroup | None) -> None:
         """Shares the work among the ranks of a group that have the same plain parameters and gradients, as under DDP.
@@ -46,60 +44,11 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         """
         self._group = group
 
-    @classmethod
-    def check_parameter(cls, name: str, param: Tensor) -> None:
-        """Raises ValueError for a parameter that is not real; its imaginary part would be lost without a message."""
-        if not param.is_floating_point():
-            raise ValueError(
-                f"{cls.__name__}: {name} is {param.dtype}; optimizers here take real floating-point parameters: "
-                "optimize torch.view_as_real of a complex one"
-            )
-
-    @override
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group as torch does; a group that is refused is not added.
-
-        Raises: ValueError: as the constructor.
-        """
-        super().add_param_group(param_group)
-        group, number = self.param_groups[-1], len(self.param_groups) - 1
-        group |= {key: groups.without_numpy(value) for key, value in group.items() if key not in groups.NO_SETTINGS}
-        try:
-            groups.check_keys(type(self).__name__, group, self.settings, also=self.defaults)
-            for index, param in enumerate(group["params"]):
-                self.check_parameter(groups.name_of(group, number, index), param)
-            self.check(self._hyper(group))
-        except ValueError:
-            self.param_groups.pop()
-            raise
-        if self._owners is not None:
-            self._owners.add({param: self._cost(param, group) for param in group["params"]})
-
-    def refresh_intervals(self) -> list[int]:
-        """Steps between expensive refreshes, of every group that has them."""
-        found = [self.refresh_interval(self._hyper(group)) for group in self.param_groups]
-        return [interval for interval in found if interval is not None]
-
-    def flops_of_all(self, steps: int) -> float:
-        """FLOPs of the first `steps` steps of all parameters, see Rule.flops."""
-        if type(self).flops is Rule.flops:
-            return 0.0  # asked for in every step, of optimizers whose steps may be short
-        found = 0.0
-        for group in self.param_groups:
-            hp, shapes = self._hyper(group), Counter(tuple(param.shape) for param in group["params"])
-            found += sum(n * self.flops(shape, hp, steps) for shape, n in shapes.items())
-        return found
-
     def init_state(self) -> None:
         """Makes the state of every parameter that has none yet, as the first step would."""
         for group in self.param_groups:
             for param in group["params"]:
                 self._state_of(param, group)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the first parameter; the CPU if there is none."""
-        return next((param.device for group in self.param_groups for param in group["params"]), torch.device("cpu"))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks that keep parts of the state; where this rank keeps all, the tensor itself."""
@@ -144,11 +93,6 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         """The work of a step, in operations, to the precision that sharing it needs."""
         return param.numel() + self.flops(tuple(param.shape), self._hyper(group), COST_STEPS) / COST_STEPS
 
-    def _hyper(self, group: Group, **more: Any) -> Hyper:
-        """A group as attributes, its settings as numbers of Python's."""
-        plain = {name: groups.plain(group[name]) for name in self.settings}
-        return Hyper({name: value for name, value in group.items() if name not in groups.NO_SETTINGS} | plain | more)
-
     def _state_of(self, param: Tensor, group: Group) -> State:
         if not self.state[param]:
             self.state[param] = self._new_state(param, group)
@@ -186,12 +130,11 @@ class StatefulRule(torch.optim.Optimizer, Rule):
         if name not in coded(state):
             held.copy_(numbers)
             return
-        maxima = local(state[name + MAXIMA])
-        encode(numbers, held, maxima, self.place(rows_of(param), int(state["step"]), maxima))
+        encode(numbers, held, local(state[name + MAXIMA]), self.place(rows_of(param), int(state["step"])))
 
-    def place(self, rows: Rows | None, step: int, maxima: Tensor) -> Place | None:
+    def place(self, rows: Rows | None, step: int) -> Place | None:
         """Of rows of a parameter in a step, for stochastic rounding; None where numbers go to the nearest."""
-        first = 0 if rows is None else rows.first * maxima.shape[-1]
+        first = 0 if rows is None else rows.first
         return Place(first, step) if self.state_format == "int8_stochastic" else None
 
     def _keeps_state_of(self, param: Tensor) -> bool:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from configs import compose
 from model import GPT
-from optim.build import build, check
+from optim.build import build
 from optim.curvature import Curvature
 from optim.ensemble import OptimizerSet
-from optim.member import step_where
+from optim.foreign import step_where
+from optim.nodes import check
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1}
 LION_LIKE = {"_target_": "torch.optim.SGD", "lr": 0.1}

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import Batch
 from model import GPT
 from optim import GaussNewtonBartlett, Hutchinson
-from optim.curvature import Curvature, draw_labels, sub_batch, uniforms
+from optim.curvature import Curvature
+from optim.sampling import draw_labels, sub_batch, uniforms
 from trainer.parallel import Single
 
 G, T, V = 6, 3, 5

@@ -18,11 +18,12 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, base, execution
+from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, engine, execution
 from optim.base import RuleOptimizer
 from optim.factored import BLOCK, column_means
-from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces, stacked_tensors
+from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces
 from optim.sharding import ALL_ROWS
+from optim.stacks import stacked_tensors
 
 SIZES = [(3,), (PACKED_BELOW,), (2, 5), (1,), (CACHED + 1, 2), (PACKED_BELOW - 1,), ()]
 
@@ -289,9 +290,9 @@ def test_a_stack_ends_in_time() -> None:
 def test_auto_compiles_from_a_size_up(compilations: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     params = parameters([(100,)])
     numbers = sum(param.numel() for param in params)
-    assert base.COMPILED_FROM > 5_000_000  # nano, and every test, stays eager
+    assert engine.COMPILED_FROM > 5_000_000  # nano, and every test, stays eager
     for limit, compiles in ((numbers + 1, False), (numbers, True)):
-        monkeypatch.setattr("optim.base.COMPILED_FROM", limit)
+        monkeypatch.setattr("optim.engine.COMPILED_FROM", limit)
         Lion(params).step()
         assert bool(compilations) == compiles
 

@@ -16,9 +16,10 @@ from configs import compose
 from data import Batch
 from model import GPT
 from optim.base import RuleOptimizer
-from optim.build import build, check
+from optim.build import build
 from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
+from optim.nodes import check
 from trainer.parallel import Single
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))

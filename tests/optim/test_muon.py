@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from optim import Muon, pieces
+from optim import Muon, stacks
 from optim.kronecker import symmetric_product
 from optim.muon import orthogonal
 
@@ -141,11 +141,11 @@ def test_stacks_of_a_shape_are_as_each_alone(options: dict[str, Any], monkeypatc
         calls: list[int] = []
 
         def stacked(*arguments: Any, below: int, limit: int = below, seen: list[int] = calls) -> Any:
-            for each in pieces.stacked_tensors(*arguments, below=limit):
+            for each in stacks.stacked_tensors(*arguments, below=limit):
                 seen.append(len(each[0].param))
                 yield each
 
-        monkeypatch.setattr("optim.base.stacked_tensors", stacked)
+        monkeypatch.setattr("optim.engine.stacked_tensors", stacked)
         for step in range(3):
             for n, param in enumerate(params):
                 generator = torch.Generator().manual_seed(10 * step + n)

@@ -1,0 +1,71 @@
+"""SOAP's eigenbases: rotations into them, and their refresh."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .kronecker import eigen, mirrored, orthonormal_rows
+from .rule import State
+
+SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
+
+
+def refresh_bases(sides: Mapping[str, int], state: State, *, is_first: bool, in_bf16: bool) -> None:
+    """Renews the bases of a matrix's sides (name to axis) from its factors, and turns its moments into them."""
+    m = rotate_back(state["exp_avg"], state, in_bf16)
+    for side, axis in sides.items():
+        factor, basis = mirrored(state[f"factor_{side}"]), state[f"basis_{side}"]
+        product = basis @ factor  # (P Q)^T of Alg. 4
+        values = (product * basis).sum(1)  # diagonal of Q^T P Q
+        energy = product.square().sum()
+        rest = (energy - values.square().sum()) / energy.clamp(min=torch.finfo(energy.dtype).tiny)
+        state[f"off_diagonal_{side}"].copy_(rest)
+        if is_first:
+            failed = _first_basis(factor, basis)
+        else:
+            failed = _next_basis(product, values, basis, state["exp_avg_sq"], axis)
+        state["kept_bases"].add_(failed)
+    rotated, v = rotate(m, state, in_bf16), state["exp_avg_sq"]
+    if is_first:
+        # Both moments are of one gradient, or zero, and V = (1 - b2) (M / (1 - b1))^2 in every basis. The factor is
+        # taken from the norms, which rotations keep, so that it is that of the step before whatever the betas are now.
+        size = rotated.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
+        v.copy_(rotated.square() * (v.sum() / size))
+    state["exp_avg"].copy_(rotated)
+
+
+def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:
+    """Eigenvectors by descending eigenvalue into basis; whether there are none."""
+    found = eigen(factor)
+    if found is None:
+        return True
+    basis.copy_(found[1].flip(1).mT)
+    return False
+
+
+def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis: int) -> Tensor:
+    """A step of power iteration, in order of eigenvalues, into basis and the order of v; whether it was not finite."""
+    order = values.argsort(descending=True, stable=True)
+    shifted = product.addcmul_(basis, values.mean(), value=SHIFT)
+    fresh = orthonormal_rows(shifted[order])  # Alg. 4
+    is_finite = fresh.isfinite().all()
+    basis.copy_(torch.where(is_finite, fresh, basis))
+    v.copy_(torch.where(is_finite, v.index_select(axis, order), v))
+    return is_finite.logical_not()
+
+
+def rotate(x: Tensor, state: State, in_bf16: bool) -> Tensor:
+    """Into the eigenbasis."""
+    x = _product(state["basis_left"], x, in_bf16) if "basis_left" in state else x
+    return _product(x, state["basis_right"].mT, in_bf16) if "basis_right" in state else x
+
+
+def rotate_back(x: Tensor, state: State, in_bf16: bool) -> Tensor:
+    """Out of the eigenbasis."""
+    x = _product(state["basis_left"].mT, x, in_bf16) if "basis_left" in state else x
+    return _product(x, state["basis_right"], in_bf16) if "basis_right" in state else x
+
+
+def _product(a: Tensor, b: Tensor, in_bf16: bool) -> Tensor:
+    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if in_bf16 else a @ b

@@ -1,0 +1,135 @@
+"""How the engine steps some parameters: which pieces, which code, and what it notes of them. See base.py."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from . import groups
+from .coding import decode_all, encode_all, keep, opened
+from .execution import EXECUTIONS, Compiled, as_tensors, restore, update_pieces
+from .formats import narrow, widened
+from .grouped import Params
+from .pieces import PACKED_BELOW, Piece, flat_pieces
+from .rule import Hyper, Rule, working_dtype
+from .saving import SavedRule
+from .sharding import is_sharded
+from .stacks import STACKED_BELOW, owned_tensors, stacked_tensors, unstacked
+
+COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
+
+
+class Engine(SavedRule):
+    """Steps of parameters that are due; RuleOptimizer decides which."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any], execution: str, state_format: str) -> None:
+        super().__init__(params, defaults, state_format)
+        if execution not in EXECUTIONS:
+            raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
+        self.execution = execution
+        self.measures = False  # whether steps note what diagnostics() then says about updates
+        self.found_inf: Tensor | None = None  # as torch's fused optimizers: a step does nothing where it is not 0
+        self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
+        self._compiled: dict[Callable[..., Any], Compiled] = {}
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": {}}  # compiled code is made anew
+
+    def _count(self, params: Sequence[Tensor], t: int) -> None:
+        steps = [self.state[param]["step"] for param in params]
+        torch._foreach_copy_(steps, [torch.tensor(float(t))] * len(steps))
+
+    def _advance(self, params: Sequence[Tensor], hp: Hyper, is_compiled: bool) -> None:
+        moves = self.moves(hp)
+        self._count(params, hp.t)
+        params = [param for param in params if param.numel()]
+        if not params:
+            return
+        # Compiled code has no collectives here. Ranks that shard parameters hold small parts of them anyway.
+        is_compiled = is_compiled and not (self.splits_rows and is_sharded(params[0]))
+        update = self._update(hp, is_compiled)
+        if self.measures:
+            update = self._measured(update, getattr(hp, groups.ROLE, "all"))
+        for kept in self._pieces(params, is_compiled):
+            pieces = opened(kept, self._fast(decode_all, is_compiled), elementwise=self.elementwise)
+            if self._refreshes_state:
+                self._refresh(pieces, hp)
+            if moves:
+                update(pieces)
+            if pieces is not kept:
+                places = [self.place(piece.rows, hp.t) for piece in kept]
+                keep(pieces, kept, places, self._fast(encode_all, is_compiled), self.found_inf)
+
+    def _pieces(self, params: Sequence[Tensor], is_compiled: bool) -> Iterator[list[Piece]]:
+        if self.elementwise:
+            return flat_pieces(params, self.state, self.apart, compiled=is_compiled)
+        # On a CPU launches are cheap, and products of stacks differ in their last bits from those of matrices, so that
+        # results would depend on the ranks.
+        below = 0 if params[0].device.type == "cpu" else STACKED_BELOW
+        if (owners := self.owners()) is not None:
+            return owned_tensors(params, self.state, owners, self.apart, stacked_below=below)
+        if self.splits_rows:
+            is_stacked = not (is_compiled or is_sharded(params[0]) or self._refreshes_state)
+            below = PACKED_BELOW if is_stacked else 0
+        return stacked_tensors(params, self.state, self.apart, below=below)
+
+    @property
+    def _refreshes_state(self) -> bool:
+        return type(self).refresh is not Rule.refresh
+
+    def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
+        for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
+            dtype = working_dtype(param)
+            before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
+            wide = widened(state, dtype)
+            self.refresh(grad.to(dtype), param.to(dtype), wide, hp.with_rows(rows))
+            narrow(wide, state)
+            restore(before, state, self.found_inf)
+
+    def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
+        """The function, compiled if that is wanted."""
+        if not is_compiled:
+            return function
+        if function not in self._compiled:
+            self._compiled[function] = Compiled(function)
+        return self._compiled[function]
+
+    def _update(self, hp: Hyper, is_compiled: bool) -> Callable[[Sequence[Piece]], None]:
+        """The step of some pieces, for this step's numbers."""
+        lr = hp.lr
+        if hp.gate is not None:
+            is_open = (hp.gate > 0).double()  # 0-dim
+            lr = lr * (float(is_open) if is_open.device.type == "cpu" else is_open)
+        numbers = self.coefficients(hp) | {"lr": lr, "shrink": 1 - lr * hp.weight_decay}
+        hidden = ("lr", "t", "gate", *groups.MOVING)
+        settings = {name: value for name, value in vars(hp).items() if name not in hidden} | numbers
+        function = self._fast(update_pieces, is_compiled)
+        if is_compiled:
+            settings = as_tensors(settings)
+        lr, shrink, found_inf = settings.pop("lr"), settings.pop("shrink"), self.found_inf
+        visible = Hyper(settings)
+        return lambda pieces: function(self, pieces, visible, lr, shrink, found_inf)
+
+    def _measured(self, update: Callable[[Sequence[Piece]], None], role: str) -> Callable[[Sequence[Piece]], None]:
+        """The step of some pieces that also notes how far it went, at the cost of a copy of them."""
+        found = self._changes.setdefault(role, [])
+
+        def measured(pieces: Sequence[Piece]) -> None:
+            before = [piece.param.to(working_dtype(piece.param), copy=True) for piece in pieces]
+            sizes = [torch.linalg.vector_norm(tensor) for tensor in before]
+            update(pieces)
+            for piece, tensor, size in zip(pieces, before, sizes, strict=True):
+                found.append(torch.stack([torch.linalg.vector_norm(tensor.sub_(piece.param)), size]).square())
+
+        return measured
+
+    def _is_compiled(self) -> bool:
+        if not all(each.works for each in self._compiled.values()):
+            return False
+        if self.execution == "auto":
+            numbers: int = sum(param.numel() for group in self.param_groups for param in group["params"])
+            return numbers >= COMPILED_FROM
+        return self.execution == "compiled"

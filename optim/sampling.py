@@ -1,0 +1,63 @@
+"""Which sequences an estimate of the curvature uses, and the random numbers that it draws."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = Any  # a NamedTuple, see curvature.py; this package does not know whose
+PADDING = -1  # the index of a sequence that is computed but not counted
+
+
+def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> list[Batch]:
+    """This rank's micro-batches of `sequences` sequences of the global batch, spread evenly over it.
+
+    They are as large as those given, and as many on every rank, since collectives need all ranks: a rank that has too
+    few sequences gets one that is PADDING.
+    """
+    indices = [index for batch in batches for index in batch.indices]
+    chosen = [
+        i
+        for i, index in enumerate(indices)
+        if index * sequences // global_batch < (index + 1) * sequences // global_batch
+    ]
+    if len(chosen) == len(indices):
+        return list(batches)
+    inputs, targets = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets"))
+    size, most = len(batches[0].indices), -(-len(indices) * sequences // global_batch)  # that any rank can have
+    found = []
+    for first in range(0, most, size):
+        part = chosen[first : first + size]
+        taken = part or [0]
+        named = [indices[i] for i in part] or [PADDING]
+        found.append(batches[0]._replace(inputs=inputs[taken], targets=targets[taken], indices=named))
+    return found
+
+
+def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
+    """One number in [0, 1) per token, (B, T) float64: a function of seed, step, index and position alone."""
+    T = batch.inputs.shape[1]
+    drawn = []
+    for index in batch.indices:
+        generator = torch.Generator().manual_seed(hashed(seed, step, index))
+        drawn.append(torch.rand(T, generator=generator, dtype=torch.float64))
+    return torch.stack(drawn).to(batch.inputs.device)
+
+
+def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One label per position from softmax(logits (..., V)), by inverting its distribution at uniform (...); int64.
+
+    Some label where logits are not finite, so that a run that diverges ends as one.
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    total = cumulative[..., -1]  # near 1: rounding
+    wanted = (uniform.to(total.dtype) * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    labels = torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+    return labels.clamp(max=logits.shape[-1] - 1)  # beyond the last if all comparisons with NaN fail
+
+
+def hashed(*numbers: int) -> int:
+    """A 63-bit seed that differs, for all practical purposes, for every tuple of numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
