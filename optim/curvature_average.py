@@ -91,3 +91,15 @@ class CurvatureOptimizer(RuleOptimizer):
         """Makes equal counts one tensor, so that parameters with the same past are updated together."""
         count = state["estimates"]
         state["estimates"] = self._counts.setdefault((count.device, value), count)
+
+    @override
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Also skipped_estimates, those that were not finite."""
+        skipped = [torch.as_tensor(group["skipped_estimates"], device=self.device) for group in self.param_groups]
+        return super().diagnostics() | {"skipped_estimates": torch.stack(skipped).max().float()}
+
+    @override
+    def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
+        if not (skipped := diagnostics.get("skipped_estimates")):
+            return []
+        return [f"{type(self).__name__}: {skipped:.0f} estimates of the curvature were not finite and were skipped"]

@@ -1,6 +1,7 @@
 """SOAP's eigenbases: rotations into them, and their refresh."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,20 @@ from .rule import State
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
-def refresh_bases(sides: Mapping[str, int], state: State, *, is_first: bool, in_bf16: bool) -> None:
-    """Renews the bases of a matrix's sides (name to axis) from its factors, and turns its moments into them."""
+class Refreshed(NamedTuple):
+    """Of a side's basis, 0-dim tensors."""
+
+    energy_left: Tensor  # share of the rotated factor's energy off its diagonal, before
+    failed: Tensor | bool  # whether it was kept
+
+
+def refresh_bases(
+    sides: Mapping[str, int], state: State, *, is_first: bool, in_bf16: bool
+) -> Iterator[tuple[str, Refreshed]]:
+    """Renews the bases of a matrix's sides (name to axis) from its factors, and at the end turns its moments into them.
+
+    Yields what is known of every side.
+    """
     m = rotate_back(state["exp_avg"], state, in_bf16)
     for side, axis in sides.items():
         factor, basis = mirrored(state[f"factor_{side}"]), state[f"basis_{side}"]
@@ -20,12 +33,11 @@ def refresh_bases(sides: Mapping[str, int], state: State, *, is_first: bool, in_
         values = (product * basis).sum(1)  # diagonal of Q^T P Q
         energy = product.square().sum()
         rest = (energy - values.square().sum()) / energy.clamp(min=torch.finfo(energy.dtype).tiny)
-        state[f"off_diagonal_{side}"].copy_(rest)
         if is_first:
             failed = _first_basis(factor, basis)
         else:
             failed = _next_basis(product, values, basis, state["exp_avg_sq"], axis)
-        state["kept_bases"].add_(failed)
+        yield side, Refreshed(rest, failed)
     rotated, v = rotate(m, state, in_bf16), state["exp_avg_sq"]
     if is_first:
         # Both moments are of one gradient, or zero, and V = (1 - b2) (M / (1 - b1))^2 in every basis. The factor is

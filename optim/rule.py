@@ -104,8 +104,7 @@ class Rule(ABC):
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
         """FLOPs of the matrix products and factorisations of the first `steps` steps of a parameter of this shape.
 
-        A multiply-add is two. Operations per number, such as Adam's, do not count, as in the model; nor does it matter
-        on how many ranks they happen.
+        A multiply-add is two. Operations per number, such as Adam's, do not count, nor on how many ranks they happen.
         """
         return 0.0
 

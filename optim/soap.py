@@ -32,8 +32,7 @@ class SOAP(KroneckerOptimizer):
     Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a convolution's
     weight; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,
     which rounding errors would draw anew. It shows in float64: those of float32 exceed it.
-    Memory beyond state: of a step, four copies of the largest matrix; of a refresh, four matrices of the longest side
-    squared.
+    Memory beyond state: four copies of the largest matrix; of a refresh, four matrices of the longest side squared.
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
     """
@@ -104,12 +103,13 @@ class SOAP(KroneckerOptimizer):
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        # The box ends a step with L, R and, when due, new bases from them. The bases wait here for the next step to
-        # begin: nothing in between reads them.
+        # The box ends a step with L, R and, when due, new bases from them, which wait here for the next step to begin.
         sides = self.sides(tuple(grad.shape), hp)
         if sides and self.is_due(hp):
             with self._refreshes:
-                refresh_bases(sides, state, is_first=hp.t == 2, in_bf16=hp.bf16_rotations)
+                for side, found in refresh_bases(sides, state, is_first=hp.t == 2, in_bf16=hp.bf16_rotations):
+                    state[f"off_diagonal_{side}"].copy_(found.energy_left)
+                    state[self.kept].add_(found.failed)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
         for side, axis in sides.items():
             add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R

@@ -96,7 +96,7 @@ class Sophia(CurvatureOptimizer):
 
     @override
     def diagnostics(self) -> dict[str, Tensor]:
-        """Also win_rate, the share of coordinates that are not clipped, overall and by role, and skipped_estimates."""
+        """Also win_rate, the share of coordinates that are not clipped, overall and by role."""
         counts: dict[str, list[Tensor]] = {}  # by role: unclipped, all
         for group in self.param_groups:
             for param in (param for param in group["params"] if param in self.state):
@@ -107,18 +107,15 @@ class Sophia(CurvatureOptimizer):
         sums = {f"win_rate/{role}": self.total(torch.stack(found).sum(0)) for role, found in counts.items()}
         if sums:
             sums["win_rate"] = torch.stack(list(sums.values())).sum(0)
-        skipped = torch.stack([torch.as_tensor(g["skipped_estimates"], device=self.device) for g in self.param_groups])
         found = {name: count[0] / count[1].clamp(min=1) for name, count in sums.items()}
-        return super().diagnostics() | found | {"skipped_estimates": skipped.max().float()}
+        return super().diagnostics() | found
 
     @override
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
         # The paper's advice: tune rho until the win rate lies between 0.1 and 0.5.
         rate, rhos = diagnostics.get("win_rate"), sorted({plain(group["rho"]) for group in self.param_groups})
-        found = []
+        found = super().hints(diagnostics)
         if rate is not None and not WIN_RATE[0] <= rate <= WIN_RATE[1]:
             way = "below 0.1: too many coordinates are clipped, raise" if rate < WIN_RATE[0] else "above 0.5: lower"
             found.append(f"Sophia: win_rate={rate:.3f} is {way} rho={', '.join(map(str, rhos))}")
-        if skipped := diagnostics.get("skipped_estimates"):
-            found.append(f"Sophia: {skipped:.0f} estimates of the curvature were not finite and were skipped")
         return found
