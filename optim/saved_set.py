@@ -29,10 +29,14 @@ class SavedSet:
         """The live groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
-    def state_bytes(self) -> int:
-        """Bytes of all state tensors that exist on this rank; those of one number (steps) aside."""
+    def state_tensors(self) -> list[Tensor]:
+        """All state tensors of this rank but those of one number (steps), its parts of those that are sharded."""
         tensors = (value for _, state in self._states() for value in state.values() if isinstance(value, Tensor))
-        return sum(local(tensor).nbytes for tensor in tensors if tensor.ndim)
+        return [local(tensor) for tensor in tensors if tensor.ndim]
+
+    def state_bytes(self) -> int:
+        """Bytes of state_tensors()."""
+        return sum(tensor.nbytes for tensor in self.state_tensors())
 
     def save_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors, named "<FQN>.<state name>", and all that is JSON: numbers in the state, and the groups.

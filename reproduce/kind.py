@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
+from report.results import Measure
 from reproduce.claim import Claim, F, Fields
 from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, nearest
@@ -52,6 +53,10 @@ class Kind(ABC, Generic[F]):
     def power(self, found: "Comparison[F]", evidence: Evidence) -> float | None:
         """P(reproduced if every part is true), by simulation of what the runs scatter; None: it is not known."""
         return None
+
+    def state_measures(self, claim: Claim[F]) -> list[Measure]:
+        """The parts of the claim about bytes of optimizer state, which are known at once; none in most kinds."""
+        return []
 
     def measure(self, claim: Claim[F]) -> Evidence:
         """What is found without training."""

@@ -1,6 +1,7 @@
 """A claim about bytes of optimizer state: how much of the baseline's an arm saves, at models of full size."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -12,6 +13,9 @@ from reproduce.evidence import Evidence
 from reproduce.fields import ClaimError, limited
 from reproduce.judging import check_arms_exist
 from reproduce.kind import Kind
+
+if TYPE_CHECKING:
+    from reproduce.state import States
 
 ROUNDING = 0.05  # percentage points: papers print one decimal
 
@@ -64,14 +68,23 @@ class Memory(Kind[MemoryFields]):
     def measure(self, claim: Claim[MemoryFields]) -> Evidence:
         from reproduce import state  # torch comes with it
 
-        settings = claim.fields.settings
-        found = state.states(claim, settings.sizes)
-        rows = [
-            _saved(claim, row, size, found.percent_saved(claim.arm(row.arm), size))
-            for row in settings.claims
-            for size in ([row.size] if row.size else settings.sizes)
-        ]
-        return Evidence(rows, [found.figure()], [found.table()], [state.NOTE])
+        found = state.states(claim, claim.fields.settings.sizes)
+        return Evidence(_rows(claim, found), [found.figure()], [found.table()], [state.NOTE])
+
+    @override
+    def state_measures(self, claim: Claim[MemoryFields]) -> list[Measure]:
+        from reproduce import state
+
+        return _rows(claim, state.states(claim, claim.fields.settings.sizes))
+
+
+def _rows(claim: Claim[MemoryFields], found: "States") -> list[Measure]:
+    settings = claim.fields.settings
+    return [
+        _saved(claim, row, size, found.percent_saved(claim.arm(row.arm), size))
+        for row in settings.claims
+        for size in ([row.size] if row.size else settings.sizes)
+    ]
 
 
 def _saved(claim: Claim[MemoryFields], row: Saving, size: str, saved: float) -> Measure:

@@ -61,6 +61,13 @@ class Overhead(Kind[OverheadFields]):
         rows = [_ratio(claim, row, ratios, states) for row in claim.fields.expect]
         return Evidence(rows, [states.figure()], [states.table()], [state.NOTE])
 
+    @override
+    def state_measures(self, claim: Claim[OverheadFields]) -> list[Measure]:
+        from reproduce import state
+
+        found = state.states(claim, claim.fields.settings.sizes)
+        return [_ratio(claim, row, {}, found) for row in claim.fields.expect if row.quantity != "step_time"]
+
 
 def _ratio(claim: Claim[OverheadFields], row: Expectation, ratios: Ratios, states: "States") -> Measure:
     """One row of `expect`. The state's is exact: the same for every size, or the largest."""
