@@ -22,7 +22,7 @@ SIZES = ["gpt2_small", "gpt2_medium", "gpt2_large", "llama_1b", "llama_7b"]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Reports MB and bytes per parameter, then what papers claim. Raises: RuntimeError: if other bytes are allocated."""
+    """Reports MB and bytes per parameter, then papers. Raises: RuntimeError: if other bytes are allocated."""
     models = {name: _on_meta(name) for name in arguments.model}
     rows, results = [], []
     for option in sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml")):
