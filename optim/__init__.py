@@ -10,6 +10,7 @@ from .adafactor import Adafactor
 from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
+from .rmsprop import RMSprop
 from .sgd import SGD
 from .shampoo import Shampoo
 from .signum import Signum
@@ -24,6 +25,7 @@ __all__ = [
     "GaussNewtonBartlett",
     "Hutchinson",
     "Lion",
+    "RMSprop",
     "Shampoo",
     "Signum",
     "Sophia",
