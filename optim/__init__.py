@@ -7,6 +7,7 @@ ensemble.py (a model's optimizers as one), member.py (what it asks of each), mem
 """
 
 from .adafactor import Adafactor
+from .adalayer import Adalayer
 from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
@@ -21,6 +22,7 @@ __all__ = [
     "SGD",
     "SOAP",
     "Adafactor",
+    "Adalayer",
     "AdamW",
     "GaussNewtonBartlett",
     "Hutchinson",

@@ -66,7 +66,7 @@ def test_a_class_whose_source_says_nothing_is_imported(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("optim.Sofia", "optim has no Sofia; it has Adafactor, AdamW"),
+        ("optim.Sofia", "optim has no Sofia; it has Adafactor, Adalayer, AdamW"),
         ("no_such_package.Class", "cannot be imported: ModuleNotFoundError"),
         ("os.system", "name a class"),
     ],

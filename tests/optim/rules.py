@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, RMSprop, Shampoo, Signum, Sophia
+from optim import SGD, SOAP, Adafactor, Adalayer, AdamW, GaussNewtonBartlett, Lion, RMSprop, Shampoo, Signum, Sophia
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -17,6 +17,8 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "signum": (Signum, {"weight_decay": 0.1}),
     "adafactor": (Adafactor, {"weight_decay": 0.1}),
     "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
+    "adalayer": (Adalayer, {"weight_decay": 0.1}),
+    "adalayer, rows": (Adalayer, {"per_row": True}),
     "rmsprop": (RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
     "rmsprop, plain": (RMSprop, {"alpha": 0.9}),
     "sophia": (Sophia, {}),
