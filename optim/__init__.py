@@ -10,6 +10,7 @@ from .adafactor import Adafactor
 from .adalayer import Adalayer
 from .adamw import AdamW
 from .curvature import GaussNewtonBartlett, Hutchinson
+from .fadam import FAdam
 from .lion import Lion
 from .rmsprop import RMSprop
 from .sgd import SGD
@@ -24,6 +25,7 @@ __all__ = [
     "Adafactor",
     "Adalayer",
     "AdamW",
+    "FAdam",
     "GaussNewtonBartlett",
     "Hutchinson",
     "Lion",

@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import SGD, SOAP, Adafactor, Adalayer, AdamW, GaussNewtonBartlett, Lion, RMSprop, Shampoo, Signum, Sophia
+from optim import (
+    SGD,
+    SOAP,
+    Adafactor,
+    Adalayer,
+    AdamW,
+    FAdam,
+    GaussNewtonBartlett,
+    Lion,
+    RMSprop,
+    Shampoo,
+    Signum,
+    Sophia,
+)
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -19,6 +32,7 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
     "adalayer": (Adalayer, {"weight_decay": 0.1}),
     "adalayer, rows": (Adalayer, {"per_row": True}),
+    "fadam": (FAdam, {"betas": (0.9, 0.9), "weight_decay": 0.1}),
     "rmsprop": (RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
     "rmsprop, plain": (RMSprop, {"alpha": 0.9}),
     "sophia": (Sophia, {}),
