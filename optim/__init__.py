@@ -16,11 +16,13 @@ from .rmsprop import RMSprop
 from .sgd import SGD
 from .shampoo import Shampoo
 from .signum import Signum
+from .sm3 import SM3
 from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
     "SGD",
+    "SM3",
     "SOAP",
     "Adafactor",
     "Adalayer",

@@ -20,7 +20,7 @@ and declares
                                            parameter's shape. The rule then sees flat pieces of many parameters,
                                            otherwise every parameter in its shape
     splits_rows = True                     if, of a parameter whose rows are sharded across ranks, direction may see
-                                           this rank's rows alone: its sums over rows go through hp.rows
+                                           this rank's rows alone: its sums and maxima over rows go through hp.rows
     decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
     decays_in_direction = True             if the box's decay is no multiple of the parameter: direction adds its own
     apart = (name, ...)                    state that direction does not see: counts of a parameter, for the gate
@@ -45,7 +45,7 @@ State = dict[str, Tensor]
 
 
 class Hyper:
-    """Settings as attributes; rows: sums over the parameter's rows, see sharding.Rows."""
+    """Settings as attributes; rows: sums and maxima over the parameter's rows, see sharding.Rows."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.__dict__.update(settings)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from optim import (
     SGD,
+    SM3,
     SOAP,
     Adafactor,
     Adalayer,
@@ -35,6 +36,8 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "fadam": (FAdam, {"betas": (0.9, 0.9), "weight_decay": 0.1}),
     "rmsprop": (RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
     "rmsprop, plain": (RMSprop, {"alpha": 0.9}),
+    "sm3": (SM3, {"weight_decay": 0.1}),
+    "sm3, alone": (SM3, {"momentum": 0.0}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
