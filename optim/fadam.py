@@ -65,8 +65,8 @@ class FAdam(RuleOptimizer):
         beta1, m, f = hp.betas[0], state["exp_avg"], state["fisher"]
         f.mul_(hp.beta2).add_((1 - hp.beta2) * grad.square())  # l. 7
         eps = (hp.eps[1] * rms(grad, hp.rows)).clamp(max=hp.eps[0]).clamp(min=LEAST_EPS)  # l. 8
-        base = f.sqrt() + eps
-        natural = clipped(grad / base, hp.clip, hp.rows)  # ll. 9-10
+        inverse = 1 / (f.sqrt() + eps)
+        natural = clipped(grad * inverse, hp.clip, hp.rows)  # ll. 9-10
+        decay = clipped(param * inverse, hp.clip, hp.rows)  # ll. 12-13
         m.mul_(beta1).add_((1 - beta1) * natural)  # l. 11
-        decay = clipped(param / base, hp.clip, hp.rows)  # ll. 12-13
         return m + hp.weight_decay * decay  # l. 14
