@@ -14,13 +14,13 @@ LEAST_EPS = 1e-15  # where a tensor never had a gradient, the adaptive eps would
 class FAdam(RuleOptimizer):
     """Fisher Adam (Hwang, arXiv:2405.12807, Algorithm 1): Adam as a natural gradient with a diagonal Fisher matrix.
 
-    The gradient is divided by the root of the Fisher information, clipped by its RMS, and only then averaged; the decay
-    goes the same way: it moves a tensor by an RMS of at most lr weight_decay clip, whatever its size, so AdamW's
-    weight_decay does not carry over. Rows that had no gradient yet, whose Fisher information is 0, take most of it.
-    eps: the largest, and its ratio to the gradient's RMS. State for a parameter: exp_avg and fisher, both of its shape.
-    Memory: 2 numbers per parameter. RMS are those of a whole parameter, also of vectors.
-    Differs from the paper: its exponent is its default, 1/2. Differs from the authors' code, where clip is not 1: that
-    divides by max(1, RMS) / clip.
+    The gradient is divided by the root of the Fisher information, clipped by its RMS, and only then averaged. So is the
+    decay, but for the average: it moves a parameter by an RMS of at most lr weight_decay clip, whatever its size, so
+    AdamW's weight_decay does not carry over. Rows that had no gradient yet, whose information is 0, take most of it.
+    State for a parameter: exp_avg and fisher, both of its shape. Memory: 2 numbers per parameter. Vectors are as
+    matrices: every RMS is of a whole parameter. eps: the largest, and its ratio to the gradient's RMS.
+    Differs from the paper: the exponent is its default, 1/2, and the adaptive eps is at least 1e-15.
+    Differs from the published code (lessw2020/FAdam_PyTorch) where clip is not 1: that divides by max(1, RMS) / clip.
 
     Raises: ValueError: if lr < 0, weight_decay < 0, an eps or clip <= 0, or a beta lies outside [0, 1).
     """
@@ -69,4 +69,5 @@ class FAdam(RuleOptimizer):
         natural = clipped(grad * inverse, hp.clip, hp.rows)  # ll. 9-10
         decay = clipped(param * inverse, hp.clip, hp.rows)  # ll. 12-13
         m.mul_(beta1).add_((1 - beta1) * natural)  # l. 11
-        return m + hp.weight_decay * decay  # l. 14
+        update: Tensor = m + hp.weight_decay * decay  # l. 14
+        return update

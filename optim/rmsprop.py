@@ -74,7 +74,7 @@ class RMSprop(RuleOptimizer):
             mean.lerp_(grad, 1 - hp.alpha)  # (39)
         else:
             v = state["square_avg"].lerp_(grad.square(), 1 - hp.alpha)  # (38)
-        update = grad / (v.sqrt() + hp.eps)
+        update: Tensor = grad / (v.sqrt() + hp.eps)
         if "momentum_buffer" in state:
             update = state["momentum_buffer"].mul_(hp.momentum).add_(update)  # (40)
         return update
