@@ -10,26 +10,34 @@ nodes.py, build.py (YAML to optimizers), ensemble.py, saved_set.py (a model's op
 """
 
 from .adafactor import Adafactor
+from .adalayer import Adalayer
 from .adamw import AdamW
+from .fadam import FAdam
 from .gauss_newton import GaussNewtonBartlett
 from .hutchinson import Hutchinson
 from .lion import Lion
 from .muon import Muon
+from .rmsprop import RMSprop
 from .sgd import SGD
 from .shampoo import Shampoo
 from .signum import Signum
+from .sm3 import SM3
 from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
     "SGD",
+    "SM3",
     "SOAP",
     "Adafactor",
+    "Adalayer",
     "AdamW",
+    "FAdam",
     "GaussNewtonBartlett",
     "Hutchinson",
     "Lion",
     "Muon",
+    "RMSprop",
     "Shampoo",
     "Signum",
     "Sophia",

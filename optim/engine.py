@@ -103,7 +103,8 @@ class Engine(SavedRule):
         if hp.gate is not None:
             is_open = (hp.gate > 0).double()  # 0-dim
             lr = lr * (float(is_open) if is_open.device.type == "cpu" else is_open)
-        numbers = self.coefficients(hp) | {"lr": lr, "shrink": 1 - lr * hp.weight_decay}
+        shrink = 1.0 if self.decays_in_direction else 1 - lr * hp.weight_decay
+        numbers = self.coefficients(hp) | {"lr": lr, "shrink": shrink}
         hidden = ("lr", "t", "gate", *groups.MOVING)
         settings = {name: value for name, value in vars(hp).items() if name not in hidden} | numbers
         function = self._fast(update_pieces, is_compiled)

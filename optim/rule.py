@@ -20,8 +20,9 @@ and declares
                                            parameter's shape. The rule then sees flat pieces of many parameters,
                                            otherwise every parameter in its shape
     splits_rows = True                     if, of a parameter whose rows are sharded across ranks, direction may see
-                                           this rank's rows alone: its sums over rows go through hp.rows
+                                           this rank's rows alone: its sums and maxima over rows go through hp.rows
     decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
+    decays_in_direction = True             if the box's decay is no multiple of the parameter: direction adds its own
     apart = (name, ...)                    state that direction does not see: counts of a parameter, for the gate
 hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
 all but direction. There, in compiled code, every float is a 0-dim tensor: settings may change in every step. So
@@ -44,7 +45,7 @@ State = dict[str, Tensor]
 
 
 class Hyper:
-    """Settings as attributes; rows: sums over the parameter's rows, see sharding.Rows."""
+    """Settings as attributes; rows: sums and maxima over the parameter's rows, see sharding.Rows."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.__dict__.update(settings)
@@ -77,6 +78,7 @@ class Rule(ABC):
     elementwise: ClassVar[bool] = False
     splits_rows: ClassVar[bool] = False
     decays_after_update: ClassVar[bool] = False
+    decays_in_direction: ClassVar[bool] = False
     apart: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

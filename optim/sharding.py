@@ -3,7 +3,8 @@
 A parameter may be plain (one process, or DDP: the same on all ranks) or a DTensor whose rows are sharded (FSDP2; with
 HSDP the shards are replicated on groups of ranks). What the engine does with it follows from the rule:
     elementwise    every rank updates the numbers that it holds
-    splits_rows    every rank updates the rows that it holds; sums over rows go through the Rows that direction is given
+    splits_rows    every rank updates the rows that it holds; sums and maxima over rows go through the Rows that
+                   direction is given
     neither        owner computes: owners.py assigns every full parameter to one rank, which alone keeps its state and
                    computes; the others receive the outcome. The arithmetic is that of one process, bit for bit
 State follows its parameter: of its shape, or one number per row, it is a DTensor sharded alike; anything else is the
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a parameter, of which this rank may hold some: sums and means are over those of all ranks.
+    """The rows of a parameter, of which this rank may hold some: sums, means and maxima are over those of all ranks.
 
     group: the ranks that share the rows, and n: how many there are in all; None where this rank holds all. first: of
     this rank's.
@@ -50,6 +51,16 @@ class Rows:
         if tensor.ndim == 0:
             return tensor
         return self.sum(tensor.sum()) / (self.count(tensor) * math.prod(tensor.shape[1:]))
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The maxima over the rows, (n, ...), of a tensor (rows, n, ...) with the parameter's rows.
+
+        Every rank of the group must call this.
+        """
+        part = tensor.amax(0) if len(tensor) else tensor.new_full(tensor.shape[1:], -math.inf)
+        if self.group is not None:
+            dist.all_reduce(part, dist.ReduceOp.MAX, group=self.group)
+        return part
 
 
 ALL_ROWS = Rows()

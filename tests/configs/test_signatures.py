@@ -14,7 +14,8 @@ from configs.signatures import REQUIRED, UNKNOWN, signature
 ROOT = Path(__file__).parents[2]
 CLASSES = [
     *("optim.Adafactor", "optim.AdamW", "optim.GaussNewtonBartlett", "optim.Hutchinson", "optim.Lion", "optim.SGD"),
-    *("optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia"),
+    *("optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia", "optim.Adalayer", "optim.FAdam", "optim.RMSprop"),
+    "optim.SM3",
     *("torch.optim.AdamW", "torch.optim.RAdam", "torch.optim.SGD", "torch.optim.NAdam", "torch.optim.Adafactor"),
     *("trainer.Constant", "trainer.Cosine", "trainer.Linear", "trainer.WSD", "trainer.Single", "trainer.Wandb"),
     *("data.Files", "data.OpenWebText", "data.PySource", "data.Synthetic", "data.BPE", "data.Bytes", "data.GPT2"),
@@ -66,7 +67,7 @@ def test_a_class_whose_source_says_nothing_is_imported(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("optim.Sofia", "optim has no Sofia; it has Adafactor, AdamW"),
+        ("optim.Sofia", "optim has no Sofia; it has Adafactor, Adalayer, AdamW"),
         ("no_such_package.Class", "cannot be imported: ModuleNotFoundError"),
         ("os.system", "name a class"),
     ],

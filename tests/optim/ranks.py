@@ -9,7 +9,7 @@ from hooked import Turning
 from torch import Tensor, nn
 
 from optim import Sophia
-from optim.sharding import local
+from optim.sharding import Rows, local
 
 
 def curvature_that_is_not_finite_on_one_rank(placement: str) -> dict[str, Any]:
@@ -57,6 +57,16 @@ def a_copy_and_a_later_group(placement: str, option: str) -> dict[str, Tensor]:
     found = laws.full_parameters(strategy, twin) | {
         other.names[p]: strategy.full_tensor(p.detach()).clone() for p in late
     }
+    strategy.close()
+    return found
+
+
+def maxima_over_rows() -> dict[str, Tensor]:
+    """Of a tensor, the first rank of which holds one row, the last none."""
+    strategy = laws.open_strategy("ddp")
+    first, last = [(0, 1), (1, 4), (4, 4)][strategy.rank]
+    own = laws._random(torch.empty(4, 3, 2), 0, 0)[first:last]
+    found = {"maxima": Rows(strategy.group, 4, first).max(own), "own": own}
     strategy.close()
     return found
 

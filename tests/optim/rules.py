@@ -6,7 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
+from optim import (
+    SGD,
+    SM3,
+    SOAP,
+    Adafactor,
+    Adalayer,
+    AdamW,
+    FAdam,
+    GaussNewtonBartlett,
+    Lion,
+    RMSprop,
+    Shampoo,
+    Signum,
+    Sophia,
+)
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -17,6 +31,13 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "signum": (Signum, {"weight_decay": 0.1}),
     "adafactor": (Adafactor, {"weight_decay": 0.1}),
     "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
+    "adalayer": (Adalayer, {"weight_decay": 0.1}),
+    "adalayer, rows": (Adalayer, {"per_row": True}),
+    "fadam": (FAdam, {"betas": (0.9, 0.9), "weight_decay": 0.1}),
+    "rmsprop": (RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
+    "rmsprop, plain": (RMSprop, {"alpha": 0.9}),
+    "sm3": (SM3, {"weight_decay": 0.1}),
+    "sm3, alone": (SM3, {"momentum": 0.0}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),

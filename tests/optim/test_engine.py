@@ -58,6 +58,18 @@ def test_an_update_is_decay_then_minus_lr_times_the_direction() -> None:
     torch.testing.assert_close(param.detach(), expected)
 
 
+def test_a_rule_may_have_a_decay_of_its_own() -> None:
+    class Shrinking(Heavyball):
+        decays_in_direction = True
+
+        def direction(self, grad: Tensor, param: Tensor, state: dict[str, Tensor], hp: Hyper) -> Tensor:
+            return grad + hp.weight_decay * param.sign()
+
+    param = parameter()
+    step(Shrinking([param], lr=0.5, weight_decay=0.5), param, 1)
+    torch.testing.assert_close(param.detach(), torch.tensor([1.0 - 0.5 - 0.25, -2.0 - 0.25 + 0.25, 4.0 + 0.125 - 0.25]))
+
+
 @pytest.mark.parametrize(
     ("dtype", "state"),
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],

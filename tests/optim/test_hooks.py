@@ -66,3 +66,5 @@ def test_rows_that_this_rank_holds_alone_are_all_rows() -> None:
     assert ALL_ROWS.sum(sums) is sums and ALL_ROWS.count(matrix) == 5
     torch.testing.assert_close(ALL_ROWS.mean(matrix), matrix.mean())
     torch.testing.assert_close(ALL_ROWS.mean(matrix[:, 0]), matrix[:, 0].mean())
+    assert torch.equal(ALL_ROWS.max(matrix), matrix.amax(0))
+    assert ALL_ROWS.max(matrix[:0]).eq(-math.inf).all()  # as of a rank that holds none
