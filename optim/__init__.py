@@ -8,6 +8,7 @@ ensemble.py (a model's optimizers as one), member.py (what it asks of each), mem
 
 from .adafactor import Adafactor
 from .adamw import AdamW
+from .came import CAME
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .lion import Lion
 from .sgd import SGD
@@ -17,6 +18,7 @@ from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
+    "CAME",
     "SGD",
     "SOAP",
     "Adafactor",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
+from optim import CAME, SGD, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -17,6 +17,7 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "signum": (Signum, {"weight_decay": 0.1}),
     "adafactor": (Adafactor, {"weight_decay": 0.1}),
     "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
+    "came": (CAME, {"weight_decay": 0.1}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
