@@ -14,12 +14,14 @@ from .lion import Lion
 from .sgd import SGD
 from .shampoo import Shampoo
 from .signum import Signum
+from .smmf import SMMF
 from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
     "CAME",
     "SGD",
+    "SMMF",
     "SOAP",
     "Adafactor",
     "AdamW",

@@ -137,10 +137,26 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raises ValueError unless low <= value < high (low < value with open_low); high = inf means no limit."""
+def within(
+    owner: object,
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    closed_high: bool = False,
+) -> None:
+    """Raises ValueError unless low <= value < high (low < value with open_low, value <= high with closed_high).
+
+    high = inf means no limit.
+    """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and (low < value if open_low else low <= value) and value < high):
+    is_in = (
+        is_number and (low < value if open_low else low <= value) and (value <= high if closed_high else value < high)
+    )
+    if not is_in:
         wanted = f"> {low}" if open_low else f">= {low}"
-        wanted = wanted if math.isinf(high) else f"in {'(' if open_low else '['}{low}, {high})"
+        ends = "(" if open_low else "[", "]" if closed_high else ")"
+        wanted = wanted if math.isinf(high) else f"in {ends[0]}{low}, {high}{ends[1]}"
         raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")
