@@ -10,6 +10,7 @@ from .adafactor import Adafactor
 from .adamw import AdamW
 from .came import CAME
 from .curvature import GaussNewtonBartlett, Hutchinson
+from .hfac import HFac
 from .lion import Lion
 from .sgd import SGD
 from .shampoo import Shampoo
@@ -26,6 +27,7 @@ __all__ = [
     "Adafactor",
     "AdamW",
     "GaussNewtonBartlett",
+    "HFac",
     "Hutchinson",
     "Lion",
     "Shampoo",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import CAME, SGD, SMMF, SOAP, Adafactor, AdamW, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
+from optim import CAME, SGD, SMMF, SOAP, Adafactor, AdamW, GaussNewtonBartlett, HFac, Lion, Shampoo, Signum, Sophia
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -18,6 +18,7 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "adafactor": (Adafactor, {"weight_decay": 0.1}),
     "adafactor, momentum": (Adafactor, {"beta1": 0.9, "relative_step": False}),
     "came": (CAME, {"weight_decay": 0.1}),
+    "hfac": (HFac, {"weight_decay": 0.1}),
     "smmf": (SMMF, {"weight_decay": 0.1}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
