@@ -12,8 +12,10 @@ nodes.py, build.py (YAML to optimizers), ensemble.py, saved_set.py (a model's op
 from .adafactor import Adafactor
 from .adalayer import Adalayer
 from .adamw import AdamW
+from .came import CAME
 from .fadam import FAdam
 from .gauss_newton import GaussNewtonBartlett
+from .hfac import HFac
 from .hutchinson import Hutchinson
 from .lion import Lion
 from .muon import Muon
@@ -22,18 +24,22 @@ from .sgd import SGD
 from .shampoo import Shampoo
 from .signum import Signum
 from .sm3 import SM3
+from .smmf import SMMF
 from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
+    "CAME",
     "SGD",
     "SM3",
+    "SMMF",
     "SOAP",
     "Adafactor",
     "Adalayer",
     "AdamW",
     "FAdam",
     "GaussNewtonBartlett",
+    "HFac",
     "Hutchinson",
     "Lion",
     "Muon",

@@ -6,7 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
-from .factored import clipped, computed_once, factors_spec, over_root, rms, update_factors
+from .factored import clipped, computed_once, over_root_of_squares, rms, squares_spec
 from .rule import Rule
 
 
@@ -18,9 +18,7 @@ class AdafactorRule(Rule):
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
         momentum = {} if hp.beta1 is None else {"exp_avg": Spec(shape, moment="signed")}
-        if len(shape) != 2:
-            return {"exp_avg_sq": Spec(shape, moment="positive"), **momentum}
-        return factors_spec(shape) | momentum
+        return squares_spec(shape) | momentum
 
     @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
@@ -30,13 +28,7 @@ class AdafactorRule(Rule):
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Lines of Algorithm 4, for vectors of Algorithm 5.
-        beta2, square = hp.beta2, grad.square() + hp.eps[0]
-        if "exp_avg_sq" in state:
-            v = state["exp_avg_sq"].mul_(beta2).add_((1 - beta2) * square)  # Alg. 5, l. 4
-            u = grad * v.rsqrt()  # l. 5
-        else:
-            update_factors(state, square, beta2, hp.rows)  # Alg. 4, ll. 4-5
-            u = over_root(grad, state, hp.rows)  # ll. 6-7
+        u = over_root_of_squares(grad, state, hp.beta2, hp.eps[0], hp.rows)  # Alg. 4, ll. 4-7; Alg. 5, ll. 4-5
         u = clipped(u, hp.clip_threshold, hp.rows)  # l. 8
         if "exp_avg" in state:
             u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)

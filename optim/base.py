@@ -27,7 +27,8 @@ from .engine import Engine
 from .execution import uncompiled
 from .foreign import step_where
 from .grouped import Params
-from .rule import Hyper, Shape, Spec, State, within, working_dtype
+from .ranges import within
+from .rule import Hyper, Shape, Spec, State, working_dtype
 from .sharding import ALL_ROWS
 
 __all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "within", "working_dtype"]

@@ -17,6 +17,20 @@ def factors_spec(shape: Shape, name: str = SQUARES) -> dict[str, Spec]:
     return {f"{name}_row": Spec(shape[:1], by_row=True), f"{name}_col": Spec(shape[1:])}
 
 
+def squares_spec(shape: Shape) -> dict[str, Spec]:
+    """A second moment: the factors of a matrix, otherwise exp_avg_sq of the parameter's shape."""
+    return factors_spec(shape) if len(shape) == 2 else {SQUARES: Spec(shape, moment="positive")}
+
+
+def over_root_of_squares(grad: Tensor, state: State, beta: Any, eps: Any, rows: Rows) -> Tensor:
+    """g / sqrt(V), after g^2 + eps was averaged into what squares_spec describes, in place, with weight 1 - beta."""
+    square = grad.square() + eps
+    if SQUARES in state:
+        return grad * state[SQUARES].mul_(beta).add_((1 - beta) * square).rsqrt()
+    update_factors(state, square, beta, rows)
+    return over_root(grad, state, rows)
+
+
 def update_factors(state: State, square: Tensor, beta: Any, rows: Rows, name: str = SQUARES) -> None:
     """Averages the means over columns and over rows of square (m, n) into the factors, in place, with weight 1 - beta.
 

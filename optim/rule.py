@@ -38,6 +38,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from .ranges import within
 from .sharding import Rows
 
 Shape = tuple[int, ...]
@@ -141,12 +142,3 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 def widened(tensor: Tensor) -> Tensor:
     """In the working dtype: a softmax in bf16 is another distribution, a square another number."""
     return tensor.to(working_dtype(tensor))
-
-
-def within(owner: object, name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raises ValueError unless low <= value < high (low < value with open_low); high = inf means no limit."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and (low < value if open_low else low <= value) and value < high):
-        wanted = f"> {low}" if open_low else f">= {low}"
-        wanted = wanted if math.isinf(high) else f"in {'(' if open_low else '['}{low}, {high})"
-        raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")

@@ -16,6 +16,7 @@ CLASSES = [
     *("optim.Adafactor", "optim.AdamW", "optim.GaussNewtonBartlett", "optim.Hutchinson", "optim.Lion", "optim.SGD"),
     *("optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia", "optim.Adalayer", "optim.FAdam", "optim.RMSprop"),
     "optim.SM3",
+    *("optim.CAME", "optim.HFac", "optim.SMMF", "optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia"),
     *("torch.optim.AdamW", "torch.optim.RAdam", "torch.optim.SGD", "torch.optim.NAdam", "torch.optim.Adafactor"),
     *("trainer.Constant", "trainer.Cosine", "trainer.Linear", "trainer.WSD", "trainer.Single", "trainer.Wandb"),
     *("data.Files", "data.OpenWebText", "data.PySource", "data.Synthetic", "data.BPE", "data.Bytes", "data.GPT2"),

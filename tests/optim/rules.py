@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from optim import (
+    CAME,
     SGD,
     SM3,
+    SMMF,
     SOAP,
     Adafactor,
     Adalayer,
     AdamW,
     FAdam,
     GaussNewtonBartlett,
+    HFac,
     Lion,
     RMSprop,
     Shampoo,
@@ -38,6 +41,9 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "rmsprop, plain": (RMSprop, {"alpha": 0.9}),
     "sm3": (SM3, {"weight_decay": 0.1}),
     "sm3, alone": (SM3, {"momentum": 0.0}),
+    "came": (CAME, {"weight_decay": 0.1}),
+    "hfac": (HFac, {"weight_decay": 0.1}),
+    "smmf": (SMMF, {"weight_decay": 0.1}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),

@@ -1,0 +1,126 @@
+"""SMMF: see the class."""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+
+SIGN = "exp_avg_sign"
+BITS = 8  # signs in a byte
+
+
+class SMMF(RuleOptimizer):
+    """SMMF (Park & Lee, AAAI 2025, arXiv:2412.08894, Algorithm 1).
+
+    Adam whose moments are kept as a row and a column each, of a matrix (a, b) as square as the number N of values
+    allows, whatever the parameter's shape; the momentum's signs are kept beside. A step restores both, updates them in
+    full, divides them, and keeps their row and column sums.
+    State for N values: exp_avg_row and exp_avg_sq_row (a), exp_avg_col and exp_avg_sq_col (b), exp_avg_sign (N / 8),
+    8 signs to a byte. Memory: 2(a + b) numbers and a bit per value. All shapes are treated alike. A prime N makes
+    (N, 1), which saves nothing: more than Adam's state, by the signs.
+    The momentum's average keeps beta1 growth_rate^(t - 1) of the old, which fades: with the defaults from 0.9 to 0.33
+    in 1000 steps and to 4e-5 in 10,000, as the paper's regret bound wants it; growth_rate=1 stops that. The second
+    moment's keeps 1 - t^beta2_decay; -0.8 is the authors' for Transformers, -0.5 for convolutions. Neither is corrected
+    for bias.
+    weight_decay comes before the update, as with the authors' "adamw". Differs from the authors' code, where a sign
+    takes a byte, and where vectors may be left out. A momentum of exactly 0 counts as negative, as there: restored, it
+    may be other than 0.
+    Memory beyond state: of a step, five copies of the largest parameter.
+
+    Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), growth_rate outside (0, 1], beta2_decay >= 0, eps <= 0, or
+    weight_decay < 0.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        growth_rate: float = 0.999,
+        beta2_decay: float = -0.8,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        execution: str = "auto",
+        state: str = "fp32",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta1": beta1,
+            "growth_rate": growth_rate,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults, execution, state)
+
+    @override
+    def check(self, hp: Hyper) -> None:
+        super().check(hp)
+        within(self, "beta1", hp.beta1, 0, 1)
+        within(self, "growth_rate", hp.growth_rate, 0, 1, open_low=True, closed_high=True)
+        within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
+        within(self, "eps", hp.eps, 0, math.inf, open_low=True)
+
+    @override
+    def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
+        n = math.prod(shape)
+        a, b = square_shape(n)
+        row, col, sign = Spec((a,)), Spec((b,)), Spec((-(-n // BITS),), torch.uint8)
+        return {"exp_avg_row": row, "exp_avg_col": col, SIGN: sign, "exp_avg_sq_row": row, "exp_avg_sq_col": col}
+
+    @override
+    def coefficients(self, hp: Hyper) -> dict[str, float]:
+        return {"beta1": hp.beta1 * hp.growth_rate ** (hp.t - 1), "beta2": 1 - float(hp.t) ** hp.beta2_decay}
+
+    @override
+    def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        # Lines of Algorithm 1, with Algorithms 2 to 5 in the functions below.
+        m, v = restored(state, "exp_avg"), restored(state, "exp_avg_sq")  # decompression
+        m = torch.where(unpacked(state[SIGN], grad.numel()).view(m.shape), m, -m)
+        g = grad.reshape(m.shape)  # square-matricization
+        m = m.mul_(hp.beta1).add_((1 - hp.beta1) * g)
+        v = v.mul_(hp.beta2).add_((1 - hp.beta2) * g.square())
+        keep(m.abs(), state, "exp_avg")  # compression
+        keep(v, state, "exp_avg_sq")
+        state[SIGN].copy_(packed(m.reshape(-1) > 0))
+        u: Tensor = m / (v.sqrt() + hp.eps)
+        return u.view(grad.shape)
+
+
+@cache
+def square_shape(n: int) -> tuple[int, int]:
+    """(a, b), a >= b, of n values: the divisors with a b = n that are nearest to each other."""
+    b = next((b for b in range(math.isqrt(n), 0, -1) if n % b == 0), 1)
+    return n // b, b
+
+
+def restored(state: State, name: str) -> Tensor:
+    """The matrix (a, b) that its row (a) and column (b) stand for."""
+    return state[f"{name}_row"][:, None] * state[f"{name}_col"]
+
+
+def keep(matrix: Tensor, state: State, name: str) -> None:
+    """Keeps a non-negative matrix (a, b) as its sums by row (a) and by column (b), these as shares of all."""
+    state[f"{name}_row"].copy_(matrix.sum(1))
+    col = matrix.sum(0)
+    state[f"{name}_col"].copy_(col / col.sum().clamp(min=torch.finfo(col.dtype).tiny))
+
+
+def packed(is_positive: Tensor) -> Tensor:
+    """Booleans (n) as bits, 8 to a byte, the first one lowest, (n / 8) rounded up, uint8."""
+    bits = torch.nn.functional.pad(is_positive.to(torch.uint8), (0, -len(is_positive) % BITS)).view(-1, BITS)
+    return (bits << _places(bits)).sum(1, dtype=torch.uint8)
+
+
+def unpacked(signs: Tensor, n: int) -> Tensor:
+    """The n booleans that were packed."""
+    return ((signs[:, None] >> _places(signs)) & 1).view(-1)[:n].bool()
+
+
+def _places(signs: Tensor) -> Tensor:
+    return torch.arange(BITS, dtype=torch.uint8, device=signs.device)
