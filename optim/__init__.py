@@ -2,13 +2,14 @@
 
 Writing one: rule.py (what its author writes), base.py (the engine: a step), state.py, saving.py, groups.py (state and
 parameter groups), pieces.py, execution.py (how a rule gets its tensors), sharding.py (ranks). Shared by several papers:
-moments.py, factored.py, kronecker.py, preconditioner.py, projection.py, refreshing.py, curvature.py. Using several:
-build.py (YAML to optimizers), ensemble.py (a model's optimizers as one), member.py (what it asks of each), memory.py
-(bytes of state).
+moments.py, factored.py, kronecker.py, preconditioner.py, projection.py, refreshing.py, noise.py, curvature.py. Using
+several: build.py (YAML to optimizers), ensemble.py (a model's optimizers as one), member.py (what it asks of each),
+memory.py (bytes of state).
 """
 
 from .adafactor import Adafactor
 from .adamw import AdamW
+from .coap import COAP
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .galore import GaLore
 from .lion import Lion
@@ -19,6 +20,7 @@ from .soap import SOAP
 from .sophia import Sophia
 
 __all__ = [
+    "COAP",
     "SGD",
     "SOAP",
     "Adafactor",

@@ -107,8 +107,8 @@ def check_rank(owner: object, hp: Hyper) -> None:
     """Raises ValueError unless hp has either rank or rank_ratio, in its range."""
     if (hp.rank is None) == (hp.rank_ratio is None):
         raise ValueError(
-            f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}: give one of them, and null for the "
-            "other"
+            f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}: give one of them, and null for "
+            "the other"
         )
     if hp.rank is not None:
         within(owner, "rank", hp.rank, 1, math.inf)
