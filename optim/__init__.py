@@ -11,6 +11,7 @@ from .adafactor import Adafactor
 from .adamw import AdamW
 from .coap import COAP
 from .curvature import GaussNewtonBartlett, Hutchinson
+from .flora import Flora
 from .galore import GaLore
 from .lion import Lion
 from .sgd import SGD
@@ -25,6 +26,7 @@ __all__ = [
     "SOAP",
     "Adafactor",
     "AdamW",
+    "Flora",
     "GaLore",
     "GaussNewtonBartlett",
     "Hutchinson",

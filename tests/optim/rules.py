@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import COAP, SGD, SOAP, Adafactor, AdamW, GaLore, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
+from optim import COAP, SGD, SOAP, Adafactor, AdamW, Flora, GaLore, GaussNewtonBartlett, Lion, Shampoo, Signum, Sophia
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -20,6 +20,7 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
+    "flora": (Flora, {"rank": 2, "kappa": 2, "weight_decay": 0.1}),
     "galore": (GaLore, {"rank": 2, "update_interval": 2, "weight_decay": 0.1}),
     "coap": (COAP, {"rank": 2, "update_interval": 1, "svd_factor": 3, "weight_decay": 0.1}),
     "coap, adafactor": (COAP, {"base": "adafactor", "rank": 2, "update_interval": 2, "svd_factor": 2}),
