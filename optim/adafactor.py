@@ -27,14 +27,32 @@ class AdafactorRule(Rule):
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
-        # Lines of Algorithm 4, for vectors of Algorithm 5.
-        u = over_root_of_squares(grad, state, hp.beta2, hp.eps[0], hp.rows)  # Alg. 4, ll. 4-7; Alg. 5, ll. 4-5
-        u = clipped(u, hp.clip_threshold, hp.rows)  # l. 8
+        u = self.scaled_update(grad, state, hp)
         if "exp_avg" in state:
             u = state["exp_avg"].mul_(hp.beta1).add_((1 - hp.beta1) * u)
+        return self.of_relative_size(u, param, hp)
+
+    def scaled_update(self, grad: Tensor, state: State, hp: Hyper) -> Tensor:
+        """The gradient over the root of its second moment, clipped; updates that in place."""
+        # Lines of Algorithm 4, for vectors of Algorithm 5.
+        u = over_root_of_squares(grad, state, hp.beta2, hp.eps[0], hp.rows)  # Alg. 4, ll. 4-7; Alg. 5, ll. 4-5
+        return clipped(u, hp.clip_threshold, hp.rows)  # l. 8
+
+    def of_relative_size(self, u: Tensor, param: Tensor, hp: Hyper) -> Tensor:
+        """The update times the relative step size, if that is wanted."""
         if hp.relative_step:
-            u = u * computed_once(hp.rho * rms(param, hp.rows).clamp(min=hp.eps[1]))  # l. 3
+            u = u * computed_once(hp.rho * rms(param, hp.rows).clamp(min=hp.eps[1]))  # Alg. 4, l. 3
         return u
+
+    @override
+    def check(self, hp: Hyper) -> None:
+        super().check(hp)
+        if hp.beta1 is not None:
+            within(self, "beta1", hp.beta1, 0, 1)
+        within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
+        within(self, "eps[0]", hp.eps[0], 0, math.inf, open_low=True)
+        within(self, "eps[1]", hp.eps[1], 0, math.inf, open_low=True)
+        within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
 
 
 class Adafactor(AdafactorRule, RuleOptimizer):
@@ -79,13 +97,3 @@ class Adafactor(AdafactorRule, RuleOptimizer):
             "relative_step": relative_step,
         }
         super().__init__(params, defaults, execution, state)
-
-    @override
-    def check(self, hp: Hyper) -> None:
-        super().check(hp)
-        if hp.beta1 is not None:
-            within(self, "beta1", hp.beta1, 0, 1)
-        within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
-        within(self, "eps[0]", hp.eps[0], 0, math.inf, open_low=True)
-        within(self, "eps[1]", hp.eps[1], 0, math.inf, open_low=True)
-        within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .noise import mixed
 from .rule import Spec, State
 
 FORMATS = ("fp32", "bf16", "int8", "int8_stochastic")
@@ -31,7 +32,6 @@ BLOCK = 256  # numbers of a block, at most
 SHORTEST_BLOCK = 64  # numbers; with shorter ones, the blocks' maxima weigh as much as the codes
 SMALLEST = 4096  # numbers of a tensor that is kept as codes
 MAXIMA = "_max"  # what the name of the blocks' maxima adds
-MASK = 0xFFFFFFFF
 
 
 class Place(NamedTuple):
@@ -120,7 +120,5 @@ def _noise(maxima: Tensor, width: int, place: Place) -> Tensor:
     """Numbers in [0, 1) for each of a block's, (m, blocks of a row, width), the same in all matrices of a stack."""
     m, blocks = maxima.shape[-2:]
     numbers = torch.arange(m * blocks * width, device=maxima.device) + place.first * blocks * width
-    mixed = (numbers + place.step * 0x3C6EF35F) & MASK
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x297A2D39), (16, 1)):  # odd, below 2^31: products stay below 2^63
-        mixed = ((mixed ^ (mixed >> shift)) * factor) & MASK
-    return ((mixed >> 8).float() / (1 << 24)).view(m, blocks, width)
+    bits = mixed(numbers + place.step * 0x3C6EF35F)
+    return ((bits >> 8).float() / (1 << 24)).view(m, blocks, width)

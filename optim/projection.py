@@ -1,78 +1,159 @@
-"""What GaLore and COAP share: another rule's step in a space of `rank` dimensions on the shorter side of a matrix."""
+"""What rules share that keep moments of matrices in fewer dimensions, `rank`, on their shorter side."""
 
+import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, RuleOptimizer, Shape, Spec, State, within
+from .base import Hyper, Shape, Spec, State, within
+from .refreshing import RefreshingOptimizer
 from .rule import Rule
 
 PROJECTOR = "projector"  # in the state of every matrix that is projected
 
 
-class ProjectedOptimizer(RuleOptimizer):
+class ProjectedOptimizer(RefreshingOptimizer):
     """The inner rule's direction of a projected gradient, projected back and multiplied by hp.scale.
 
-    A matrix (m, n) with min(m, n) > rank has a projector P (min(m, n), rank): its gradient g becomes g P (m, rank) if
-    m >= n, else P^T g (rank, n). All other parameters are the inner rule's as they are. A subclass sets `inner`, has
-    `rank` and `scale` among its settings, and renews projectors in refresh.
+    A matrix (m, n) of a rank, see rank_of, has a projector P (min(m, n), rank): its gradient g becomes g P (m, rank) if
+    m >= n, else P^T g (rank, n). All other parameters are the inner rule's as they are. P is renewed in the first step
+    and every hp.update_interval steps from there. Until that has worked once, P is the first columns of the identity.
     """
 
-    inner: Rule
+    kept = "kept_projectors"
+
+    @abstractmethod
+    def inner(self, hp: Hyper) -> Rule:
+        """The rule that is applied in the smaller space."""
+
+    def inner_hyper(self, hp: Hyper) -> Hyper:
+        """What the inner rule gets for hp."""
+        return hp
 
     @override
     def check(self, hp: Hyper) -> None:
         super().check(hp)
-        within(self, "rank", hp.rank, 1, float("inf"))
-        within(self, "scale", hp.scale, 0, float("inf"), open_low=True)
-
-    def rank_of(self, shape: Shape, hp: Hyper) -> int | None:
-        """The dimensions that a parameter of this shape is projected to; None if it is not."""
-        return int(hp.rank) if len(shape) == 2 and min(shape) > hp.rank else None
+        check_rank(self, hp)
+        within(self, "update_interval", hp.update_interval, 1, math.inf)
+        within(self, "scale", hp.scale, 0, math.inf, open_low=True)
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
-        rank = self.rank_of(shape, hp)
+        rank, inner, own = rank_of(shape, hp), self.inner(hp), self.inner_hyper(hp)
         if rank is None:
-            return dict(self.inner.state_spec(shape, hp))
-        small = (shape[0], rank) if shape[0] >= shape[1] else (rank, shape[1])
-        return {**self.inner.state_spec(small, hp), PROJECTOR: Spec((min(shape), rank))}
+            return dict(inner.state_spec(shape, own))
+        spec = inner.state_spec(projected_shape(shape, rank), own)
+        return {**spec, PROJECTOR: Spec((min(shape), rank), is_identity=True), self.kept: Spec(())}
 
     @override
     def coefficients(self, hp: Hyper) -> dict[str, float]:
-        return self.inner.coefficients(hp)
+        return self.inner(hp).coefficients(self.inner_hyper(hp))
 
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
+        inner, own = self.inner(hp), self.inner_hyper(hp)
         if PROJECTOR not in state:
-            return self.inner.direction(grad, param, state, hp)
+            return inner.direction(grad, param, state, own)
         projector = state[PROJECTOR]
-        update = self.inner.direction(project(grad, projector), param, state, hp)
+        update = inner.direction(project(grad, projector), param, state, own)
         found: Tensor = project_back(update, projector, grad.shape) * hp.scale
         return found
 
     @override
+    def refresh_interval(self, hp: Hyper) -> int | None:
+        return int(hp.update_interval)
+
+    def renewals(self, hp: Hyper, steps: int) -> int:
+        """How many of the first `steps` steps renew the projector."""
+        return len(range(1, steps + 1, int(hp.update_interval)))
+
+    @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        if PROJECTOR in state:
-            self.refresh_projector(grad, state, hp)
+        if PROJECTOR not in state or (hp.t - 1) % int(hp.update_interval):
+            return
+        with self._refreshes:
+            projector, fresh = state[PROJECTOR], self.renewed(upright(grad), state, hp)
+            if fresh is None:
+                state[self.kept].add_(1)
+                return
+            is_finite = fresh.isfinite().all()
+            state[self.kept].add_(is_finite.logical_not())
+            # What comes of a gradient of zeros is no direction of it.
+            projector.copy_(torch.where(is_finite & grad.any(), fresh, projector))
 
     @abstractmethod
-    def refresh_projector(self, grad: Tensor, state: State, hp: Hyper) -> None:
-        """Renews the projector of a matrix when that is due, before its direction of step hp.t."""
+    def renewed(self, grad: Tensor, state: State, hp: Hyper) -> Tensor | None:
+        """A new projector (n, rank) for the gradient (m, n), m >= n, of step hp.t; None if there is none.
 
-    def product_flops(self, shape: Shape, hp: Hyper) -> float:
-        """FLOPs of a step's two projections of a parameter of this shape."""
-        rank = self.rank_of(shape, hp)
-        return 0.0 if rank is None else 4.0 * shape[0] * shape[1] * rank
+        Of a parameter with m < n, the gradient is given transposed; state is the parameter's.
+        """
+
+    @override
+    def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
+        rank = rank_of(shape, hp)
+        if rank is None:
+            return 0.0
+        m, n = max(shape), min(shape)
+        return steps * projection_flops(m, n, rank) + self.renewal_flops(m, n, rank, hp, steps)
+
+    @abstractmethod
+    def renewal_flops(self, m: int, n: int, rank: int, hp: Hyper, steps: int) -> float:
+        """FLOPs of all renewals in the first `steps` steps of a parameter of this shape, m >= n."""
 
 
-def project(grad: Tensor, projector: Tensor) -> Tensor:
-    """g P (m, rank) of a gradient (m, n) with m >= n, else P^T g (rank, n)."""
-    return grad @ projector if grad.shape[0] >= grad.shape[1] else projector.mT @ grad
+def check_rank(owner: object, hp: Hyper) -> None:
+    """Raises ValueError unless hp has either rank or rank_ratio, in its range."""
+    if (hp.rank is None) == (hp.rank_ratio is None):
+        raise ValueError(
+            f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}: give one of them, and null for "
+            "the other"
+        )
+    if hp.rank is not None:
+        within(owner, "rank", hp.rank, 1, math.inf)
+    else:
+        within(owner, "rank_ratio", hp.rank_ratio, 1, math.inf)
 
 
-def project_back(update: Tensor, projector: Tensor, shape: torch.Size) -> Tensor:
-    """An update of project's shape as one of that shape (m, n)."""
-    return update @ projector.mT if shape[0] >= shape[1] else projector @ update
+def rank_of(shape: Shape, hp: Hyper) -> int | None:
+    """The dimensions to which a parameter of this shape is projected: hp.rank, or its shorter side / hp.rank_ratio.
+
+    None if it is no matrix, or its shorter side has fewer.
+    """
+    if len(shape) != 2:
+        return None
+    rank = int(hp.rank) if hp.rank is not None else max(1, int(min(shape) // hp.rank_ratio))
+    return rank if rank <= min(shape) else None
+
+
+def projected_shape(shape: Shape, rank: int) -> Shape:
+    """The shape of what project makes of a matrix of this shape."""
+    m, n = shape
+    return (m, rank) if m >= n else (rank, n)
+
+
+def project(matrix: Tensor, projector: Tensor) -> Tensor:
+    """G P (m, rank) of a matrix G (m, n) with m >= n, else P^T G (rank, n)."""
+    return matrix @ projector if matrix.shape[0] >= matrix.shape[1] else projector.mT @ matrix
+
+
+def project_back(projected: Tensor, projector: Tensor, shape: Shape) -> Tensor:
+    """A matrix of that shape (m, n) from one of project's shape."""
+    return projected @ projector.mT if shape[0] >= shape[1] else projector @ projected
+
+
+def projection_flops(m: int, n: int, rank: int) -> float:
+    """FLOPs of project and project_back for a matrix (m, n)."""
+    return 4.0 * m * n * rank
+
+
+def upright(matrix: Tensor) -> Tensor:
+    """The matrix, or its transpose, whichever has at least as many rows as columns."""
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+
+
+def with_signs(vectors: Tensor) -> Tensor:
+    """The columns, each times the sign of its entry of largest magnitude: one of the two that span the same line."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)

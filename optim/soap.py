@@ -129,7 +129,7 @@ class SOAP(KroneckerOptimizer):
         found += 2 * (updates + refreshes) * self.product_flops(shape, hp)
         first = min(1, refreshes)  # finds eigenvectors, the others orthonormal ones
         for n in (shape[axis] for axis in self.sides(shape, hp).values()):
-            found += refreshes * 2.0 * n**3 + first * eigen_flops(n) + (refreshes - first) * orthonormal_flops(n)
+            found += refreshes * 2.0 * n**3 + first * eigen_flops(n) + (refreshes - first) * orthonormal_flops(n, n)
         return found
 
     @override

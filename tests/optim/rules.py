@@ -8,6 +8,7 @@ from torch import Tensor
 
 from optim import (
     CAME,
+    COAP,
     SGD,
     SM3,
     SMMF,
@@ -16,6 +17,8 @@ from optim import (
     Adalayer,
     AdamW,
     FAdam,
+    Flora,
+    GaLore,
     GaussNewtonBartlett,
     HFac,
     Lion,
@@ -47,6 +50,10 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
+    "flora": (Flora, {"rank": 2, "kappa": 2, "weight_decay": 0.1}),
+    "galore": (GaLore, {"rank": 2, "update_interval": 2, "weight_decay": 0.1}),
+    "coap": (COAP, {"rank": 2, "update_interval": 1, "svd_factor": 3, "weight_decay": 0.1}),
+    "coap, adafactor": (COAP, {"base": "adafactor", "rank": 2, "update_interval": 2, "svd_factor": 2}),
     "shampoo, alone": (Shampoo, {"precondition_frequency": 2, "grafting": None}),
 }
 

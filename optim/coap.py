@@ -1,0 +1,150 @@
+"""COAP: see the class."""
+
+import math
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from .adafactor import AdafactorRule
+from .base import Hyper, Params, State, within
+from .kronecker import eigen, eigen_flops, orthonormal_flops, orthonormal_rows
+from .moments import AdamBesideUncorrectedRoot
+from .noise import SEEDS, gaussians, key_of
+from .projection import ProjectedOptimizer, upright, with_signs
+from .rule import Rule
+
+BASES: dict[str, Rule] = {"adamw": AdamBesideUncorrectedRoot(), "adafactor": AdafactorRule()}
+EPS = 1e-30  # Adafactor's, and below squared norms of rows whose largest entry is 1
+
+
+class COAP(ProjectedOptimizer):
+    """COAP (Xiao et al., CVPR 2025, arXiv:2412.00071, Algorithm 1): a projector that follows the momentum.
+
+    State for a matrix (m, n) with n <= m, or transposed: projector P (n, r) and exp_avg (m, r); with base "adamw"
+    exp_avg_sq (m, r), with "adafactor" exp_avg_sq_row (m) and exp_avg_sq_col (r). Memory: 2mr + nr numbers, or
+    mr + nr + m + r. A parameter that is no matrix, or whose shorter side is below r, is the base's, without scale. r is
+    rank, or the shorter side divided by rank_ratio, of which one is null.
+    P is first found from a random sketch of the gradient, drawn by seed. Every update_interval steps it takes a step of
+    gradient descent, of rate projector_lr, on the loss mse(G P P^T, G) (1 - mean cosine of the rows of M P^T and G);
+    every update_interval svd_factor steps it is recomputed by a small factorisation. The moments stay as they are.
+    eps and betas[1] are Adam's alone; beta2_decay and clip_threshold Adafactor's, whose momentum has betas[0].
+    The rate 0.1 and the bound of 1 on the norm of the loss's gradient are the authors' code's. That gradient scales as
+    the squares of G: of a GPT of 4 million parameters, gradients clipped to norm 1, numbers of P, about 0.04, move by
+    less than 3e-9, their rounding error, so that P stays as it was last recomputed.
+    Differs from the authors' code: matrices with m < n are treated as their transposes, cosines included; of each
+    column of a recomputed P, the entry of largest magnitude is positive; a matrix whose shorter side is the rank is
+    projected too; decay comes before the update; Adafactor's step is lr, not lr times the parameter's RMS; a gradient
+    of zeros, or whose factorisation fails or is not finite, leaves P, the latter counted. Tensors of more dimensions,
+    which the authors decompose, are the base's.
+
+    Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        base: str = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        beta2_decay: float = -0.8,
+        clip_threshold: float = 1.0,
+        weight_decay: float = 0.0,
+        rank: int | None = 128,
+        rank_ratio: float | None = None,
+        update_interval: int = 32,
+        svd_factor: int = 5,
+        projector_lr: float = 0.1,
+        scale: float = 1.0,
+        seed: int = 0,
+        *,
+        execution: str = "auto",
+        state: str = "fp32",
+    ) -> None:
+        settings = {"lr": lr, "base": base, "betas": tuple(betas), "eps": eps, "beta2_decay": beta2_decay}
+        settings |= {"clip_threshold": clip_threshold, "weight_decay": weight_decay, "rank": rank}
+        settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "svd_factor": svd_factor}
+        settings |= {"projector_lr": projector_lr, "scale": scale, "seed": seed}
+        super().__init__(params, settings, execution, state)
+
+    @override
+    def check(self, hp: Hyper) -> None:
+        super().check(hp)
+        if hp.base not in BASES:
+            raise ValueError(f"COAP: base={hp.base!r} must be one of {', '.join(BASES)}")
+        within(self, "eps", hp.eps, 0, math.inf)
+        within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
+        within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
+        within(self, "svd_factor", hp.svd_factor, 1, math.inf)
+        within(self, "projector_lr", hp.projector_lr, 0, math.inf)
+        within(self, "seed", hp.seed, 0, SEEDS)
+
+    @override
+    def inner(self, hp: Hyper) -> Rule:
+        return BASES[hp.base]
+
+    @override
+    def inner_hyper(self, hp: Hyper) -> Hyper:
+        own = {"beta1": hp.betas[0], "eps": (EPS, 0.0), "relative_step": False}
+        return hp if hp.base == "adamw" else Hyper({**vars(hp), **own})
+
+    @override
+    def refresh_interval(self, hp: Hyper) -> int:
+        return int(hp.update_interval) * int(hp.svd_factor)
+
+    @override
+    def renewed(self, grad: Tensor, state: State, hp: Hyper) -> Tensor | None:
+        projector = state["projector"]
+        if (hp.t - 1) % self.refresh_interval(hp) == 0:
+            if hp.t == 1:  # a random sketch
+                projector = gaussians(projector.shape, key_of(int(hp.seed), *grad.shape), grad.dtype, grad.device)
+            return principal(grad, projector)
+        slope = loss_gradient(projector, upright(state["exp_avg"]), grad)
+        return projector.sub(slope / torch.linalg.vector_norm(slope).clamp(min=1), alpha=hp.projector_lr)
+
+    @override
+    def renewal_flops(self, m: int, n: int, rank: int, hp: Hyper, steps: int) -> float:
+        again = len(range(1, steps + 1, self.refresh_interval(hp)))
+        slope = 8.0 * m * n * rank + rank**2 * (6 * m + 8 * n)
+        products = 4.0 * m * n * rank + 4.0 * n * rank**2 + 2.0 * rank**3
+        factorisations = orthonormal_flops(rank, m) + orthonormal_flops(rank, n) + eigen_flops(rank)
+        return again * (products + factorisations) + (self.renewals(hp, steps) - again) * slope
+
+
+def principal(grad: Tensor, start: Tensor) -> Tensor | None:
+    """The right singular vectors (n, r) of Q^T G, for Q of the reduced QR of G P: of grad (m, n) and start P (n, r).
+
+    None if the factorisation fails.
+    """
+    small = orthonormal_rows((grad @ start).mT) @ grad  # Q^T G (r, n)
+    span = orthonormal_rows(small)  # of its rows (r, n), in which its vectors are those of a matrix (r, r)
+    inside = (small @ span.mT).double()
+    found = eigen(inside.mT @ inside)
+    return None if found is None else with_signs(span.mT @ found[1].flip(1).to(grad.dtype))
+
+
+def loss_gradient(projector: Tensor, moment: Tensor, grad: Tensor) -> Tensor:
+    """The derivative of COAP's loss by P (n, r), for the projected momentum M (m, r) and the gradient G (m, n).
+
+    With Y = G P and S = P^T P, the mean squared error is (tr(S Y^T Y) - 2 |Y|^2 + |G|^2) / mn, of derivative
+    2 (G^T Y (S - 2 I) + P Y^T Y) / mn. Of a row with u = g / |g| and x = m / |P m|, the cosine c is u^T P x, of
+    derivative u x^T - c P x x^T.
+    """
+    m, n = grad.shape
+    image, squares = grad @ projector, projector.mT @ projector  # Y, S
+    energy = image.mT @ image
+    error = ((squares * energy).sum() - 2 * energy.trace() + grad.square().sum()).clamp(min=0) / (m * n)
+    shifted = squares - 2 * torch.eye(len(squares), dtype=grad.dtype, device=grad.device)
+    error_slope = (grad.mT @ image @ shifted + projector @ energy) * (2 / (m * n))
+    units, rows = _scaled_rows(grad), _scaled_rows(moment)
+    units = units / units.square().sum(1, keepdim=True).clamp(min=EPS).sqrt()  # u
+    rows = rows / ((rows @ squares) * rows).sum(1, keepdim=True).clamp(min=EPS).sqrt()  # x
+    cosines = (rows * (units @ projector)).sum(1, keepdim=True)
+    cosine_slope = (units.mT @ rows - projector @ (rows.mT @ (cosines * rows))) / m
+    return (1 - cosines.mean()) * error_slope - error * cosine_slope
+
+
+def _scaled_rows(matrix: Tensor) -> Tensor:
+    """The matrix, each row divided by its largest magnitude, so that no square is too small to be a number."""
+    return matrix / matrix.abs().amax(1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
