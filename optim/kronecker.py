@@ -60,20 +60,21 @@ def eigen_flops(n: int) -> float:
 
 
 def orthonormal_rows(matrix: Tensor) -> Tensor:
-    """The rows (n, n), each made orthonormal to those above it: the transposed orthogonal factor of qr(matrixᵀ).
+    """The rows, each made orthonormal to those above it: the transposed orthogonal factor of qr(matrixᵀ).
 
-    Without torch.linalg.qr's triangular factor and copies, which take a third of its time.
+    Of a matrix (k, n), k <= n. Without torch.linalg.qr's triangular factor and copies, which take a third of its time.
     """
     orthogonal: Tensor = torch.linalg.householder_product(*torch.geqrf(matrix.mT))
     return orthogonal.mT
 
 
-def orthonormal_flops(n: int) -> float:
-    """FLOPs of orthonormal_rows for a matrix (n, n): 8/3 n^3.
+def orthonormal_flops(n: int, k: int | None = None) -> float:
+    """FLOPs of orthonormal_rows for a matrix (k, n), k <= n: 4 n k^2 - 4/3 k^3. k: None for n, which makes it 8/3 n^3.
 
-    4/3 n^3 for Householder's reflections and as many for the product of them, Q (Golub & Van Loan, section 5.2).
+    Half for Householder's reflections and half for the product of them, Q (Golub & Van Loan, section 5.2).
     """
-    return 8 / 3 * n**3
+    k = n if k is None else k
+    return 4.0 * n * k**2 - 4 / 3 * k**3
 
 
 def _lower_blocks(n: int) -> Iterator[tuple[slice, slice]]:
