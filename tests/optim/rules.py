@@ -6,7 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import CAME, SGD, SMMF, SOAP, Adafactor, AdamW, GaussNewtonBartlett, HFac, Lion, Shampoo, Signum, Sophia
+from optim import (
+    CAME,
+    SGD,
+    SMMF,
+    SOAP,
+    Adafactor,
+    AdamW,
+    Adapprox,
+    GaussNewtonBartlett,
+    HFac,
+    Lion,
+    Shampoo,
+    Signum,
+    Sophia,
+)
 from optim.base import RuleOptimizer
 
 RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
@@ -20,6 +34,8 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "came": (CAME, {"weight_decay": 0.1}),
     "hfac": (HFac, {"weight_decay": 0.1}),
     "smmf": (SMMF, {"weight_decay": 0.1}),
+    "adapprox": (Adapprox, {"weight_decay": 0.1, "rank_interval": 2}),
+    "adapprox, no momentum": (Adapprox, {"beta1": None, "max_rank_fraction": 0.5}),
     "sophia": (Sophia, {}),
     "soap": (SOAP, {"precondition_frequency": 2}),
     "shampoo": (Shampoo, {"precondition_frequency": 2, "weight_decay": 0.1}),
