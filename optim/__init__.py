@@ -1,8 +1,7 @@
-"""Optimizers, one file per paper; needs torch and the standard library only."""
-
 from .adafactor import Adafactor
 from .adalayer import Adalayer
 from .adamw import AdamW
+from .adapprox import Adapprox
 from .came import CAME
 from .coap import COAP
 from .fadam import FAdam
@@ -32,6 +31,7 @@ __all__ = [
     "Adafactor",
     "Adalayer",
     "AdamW",
+    "Adapprox",
     "FAdam",
     "Flora",
     "GaLore",

@@ -82,14 +82,14 @@ class SMMF(RuleOptimizer):
         # Lines of Algorithm 1, with Algorithms 2 to 5 in the functions below.
         m, v = restored(state, "exp_avg"), restored(state, "exp_avg_sq")  # decompression
         m = torch.where(unpacked(state[SIGN], grad.numel()).view(m.shape), m, -m)
-        g = grad.reshape(m.shape)  # square-matricization
+        g = grad.reshape(-1).view(m.shape)  # square-matricization; through 1-D, compiled code serves all shapes
         m = m.mul_(hp.beta1).add_((1 - hp.beta1) * g)
         v = v.mul_(hp.beta2).add_((1 - hp.beta2) * g.square())
         keep(m.abs(), state, "exp_avg")  # compression
         keep(v, state, "exp_avg_sq")
-        state[SIGN].copy_(packed(m.reshape(-1) > 0))
+        pack(m.view(-1) > 0, state[SIGN])
         u: Tensor = m / (v.sqrt() + hp.eps)
-        return u.view(grad.shape)
+        return u.view(-1).view(grad.shape)
 
 
 @cache
@@ -111,10 +111,11 @@ def keep(matrix: Tensor, state: State, name: str) -> None:
     state[f"{name}_col"].copy_(col / col.sum().clamp(min=torch.finfo(col.dtype).tiny))
 
 
-def packed(is_positive: Tensor) -> Tensor:
-    """Booleans (n) as bits, 8 to a byte, the first one lowest, (n / 8) rounded up, uint8."""
-    bits = torch.nn.functional.pad(is_positive.to(torch.uint8), (0, -len(is_positive) % BITS)).view(-1, BITS)
-    return (bits << _places(bits)).sum(1, dtype=torch.uint8)
+def pack(is_positive: Tensor, signs: Tensor) -> None:
+    """Writes booleans (n) into signs (n / 8, rounded up), uint8, as bits, 8 to a byte, the first one lowest."""
+    bits = torch.zeros(len(signs) * BITS, dtype=torch.uint8, device=signs.device)
+    bits[: len(is_positive)] = is_positive
+    signs.copy_((bits.view(-1, BITS) << _places(signs)).sum(1, dtype=torch.uint8))
 
 
 def unpacked(signs: Tensor, n: int) -> Tensor:

@@ -17,6 +17,8 @@ CLASSES = [
     *("optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia", "optim.Adalayer", "optim.FAdam", "optim.RMSprop"),
     "optim.SM3",
     *("optim.CAME", "optim.HFac", "optim.SMMF", "optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia"),
+    *("optim.SOAP", "optim.Shampoo", "optim.Signum", "optim.Sophia"),
+    *("optim.Adapprox", "optim.CAME", "optim.HFac", "optim.SMMF"),
     *("torch.optim.AdamW", "torch.optim.RAdam", "torch.optim.SGD", "torch.optim.NAdam", "torch.optim.Adafactor"),
     *("trainer.Constant", "trainer.Cosine", "trainer.Linear", "trainer.WSD", "trainer.Single", "trainer.Wandb"),
     *("data.Files", "data.OpenWebText", "data.PySource", "data.Synthetic", "data.BPE", "data.Bytes", "data.GPT2"),

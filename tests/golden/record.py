@@ -34,7 +34,7 @@ SETTINGS = [
     "precision=fp32",
     "device=cpu",
 ]
-INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa")  # 3, so that ten hold several
+INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 
 
 def options() -> list[str]:

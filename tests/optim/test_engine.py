@@ -268,6 +268,7 @@ def test_other_settings_for_the_same_groups_are_replaced_by_the_saved_ones() -> 
     [
         ("sgd", "momentum", [0.9, 0.0, 0.9]),
         ("adafactor", "beta1", [None, 0.9, None]),
+        ("adapprox", "beta1", [0.9, None, 0.9]),
         ("shampoo", "grafting", ["adam", None, "adam"]),
         ("soap", "one_sided", [False, True, False]),
     ],

@@ -33,8 +33,9 @@ def test_a_large_factor_costs_five_eighths_of_its_square() -> None:
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_rows_become_orthonormal_in_order(n: int) -> None:
-    matrix = torch.randn(n, n, dtype=torch.float64)
+@pytest.mark.parametrize("columns", [0, 7])
+def test_rows_become_orthonormal_in_order(n: int, columns: int) -> None:
+    matrix = torch.randn(n, n + columns, dtype=torch.float64)
     rows = orthonormal_rows(matrix)
     torch.testing.assert_close(rows @ rows.mT, torch.eye(n, dtype=torch.float64))
     assert (matrix @ rows.mT).triu(1).abs().max() < 1e-12 * n  # row i is made of the first i directions

@@ -24,7 +24,7 @@ from trainer.parallel import Single
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
 OF_EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
-INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa")
+INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 G, T, V = 4, 5, 11
 
 

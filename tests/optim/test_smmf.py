@@ -9,7 +9,7 @@ from oracles import Array, ema
 from torch import Tensor
 
 from optim import SMMF
-from optim.smmf import packed, square_shape, unpacked
+from optim.smmf import pack, square_shape, unpacked
 
 # Of 35, 36 and 24 values, which make (7, 5), (6, 6) and (6, 4); primes; a square.
 SHAPES = [(7, 5), (5, 7), (6, 6), (3, 12), (11,), (1, 13), (1,), (2, 3, 4), (1, 9), (9, 1)]
@@ -167,8 +167,8 @@ def test_values_make_the_matrix_nearest_to_a_square(n: int, shape: tuple[int, in
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 35])
 def test_signs_are_packed_8_to_a_byte(n: int) -> None:
     is_positive = torch.randn(n, generator=torch.Generator().manual_seed(n)) > 0
-    signs = packed(is_positive)
-    assert signs.dtype == torch.uint8 and signs.shape == (-(-n // 8),)
+    signs = torch.full((-(-n // 8),), 255, dtype=torch.uint8)
+    pack(is_positive, signs)
     assert torch.equal(unpacked(signs, n), is_positive)
 
 

@@ -1,0 +1,53 @@
+"""Approximation of a matrix by one of low rank: randomised subspace iteration, from random numbers that come again."""
+
+import torch
+from torch import Tensor
+
+from .curvature import hashed
+from .kronecker import orthonormal_flops, orthonormal_rows
+
+
+def low_rank(v: Tensor, k: int, iterations: int, seed: int, step: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Q (m, k), of orthonormal columns, and U = V^T Q (n, k), for V (m, n), k <= m, such that Q U^T is near V.
+
+    V Q's columns are made orthonormal in order, so that the first j columns are those of rank j, and
+    |V - Q U^T|^2 = |V|^2 - |U|^2. Also for compiled code, which runs it as it is. step: a whole number in host memory.
+    """
+    if torch.compiler.is_compiling():
+        q, u = _apart(v, k, iterations, seed, step)
+        return q, u
+    return _low_rank(v, k, iterations, seed, int(step))
+
+
+def low_rank_flops(m: int, n: int, k: int, iterations: int) -> float:
+    """FLOPs of low_rank for V (m, n)."""
+    return iterations * (4.0 * m * n * k + orthonormal_flops(k, m))
+
+
+def gaussian(n: int, k: int, seed: int, step: int) -> Tensor:
+    """Numbers from N(0, 1), (n, k), in host memory: a function of these four numbers alone."""
+    return torch.randn(n, k, generator=torch.Generator().manual_seed(hashed(seed, step, n, k)))
+
+
+def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    u = gaussian(v.shape[1], k, seed, step).to(v)
+    for _ in range(iterations):
+        q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
+        u = v.mT @ q
+    return q.contiguous(), u
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """x with 1 as its largest magnitude: products of squared gradients are below float32's range."""
+    return x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+
+
+# Of the package's name, as factored.stored. Compiled code has neither generators nor, in torch 2.13, geqrf.
+@torch.library.custom_op(f"{__name__.replace('.', '_')}::low_rank", mutates_args=())
+def _apart(v: Tensor, k: int, iterations: int, seed: int, step: Tensor) -> tuple[Tensor, Tensor]:
+    return _low_rank(v, k, iterations, seed, int(step))
+
+
+@_apart.register_fake
+def _(v: Tensor, k: int, iterations: int, seed: int, step: Tensor) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape[0], k), v.new_empty(v.shape[1], k)
