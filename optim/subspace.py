@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .curvature import hashed
 from .kronecker import orthonormal_flops, orthonormal_rows
+from .sampling import hashed
 
 
 def low_rank(v: Tensor, k: int, iterations: int, seed: int, step: float | Tensor) -> tuple[Tensor, Tensor]:
