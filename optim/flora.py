@@ -17,13 +17,13 @@ LONGEST = 4  # sides; longer matrices, such as embeddings, are not sketched
 class Flora(AdafactorRule, RuleOptimizer):
     """Flora (Hao et al., ICML 2024, arXiv:2402.03293, Algorithm 2) with Adafactor: momentum in a random sketch.
 
-    State for a matrix (m, n) with n <= m, or transposed: sketch (m, r), the momentum M A of a momentum M; epoch, which
-    draw of A (n, r) that is; exp_avg_sq_row (m), exp_avg_sq_col (n). Memory: mr + m + n numbers. A parameter that is no
-    matrix, whose shorter side is below r, or whose longer side is more than 4 times as long, is Adafactor's with
-    momentum. r is rank, or the shorter side divided by rank_ratio, of which one is null.
-    A has independent normal entries of variance 1 / r, so that A A^T is I on average. It is drawn anew in every step,
-    from seed, m, n and epoch alone, and never stored; every kappa steps a new epoch begins, and the sketch moves to it.
-    The numbers are a hash of their places: compiled code draws them, and the same on all devices.
+    State for a matrix (m, n) with n <= m, or transposed: sketch (m, r), which is M A for the momentum M; epoch, the
+    number of draws of A (n, r) before this one; exp_avg_sq_row (m), exp_avg_sq_col (n). Memory: mr + m + n numbers. A
+    parameter that is no matrix, whose shorter side is below r, or whose longer side is more than 4 times as long, is
+    Adafactor's with momentum. r is rank, or the shorter side divided by rank_ratio, of which one is null.
+    A has independent normal entries of variance 1 / r, so that A A^T is I on average. It is never stored, but drawn in
+    every step from seed, m, n and epoch alone, by a hash, so that compiled code can draw it; every kappa steps a new
+    epoch begins, and the sketch becomes M A A^T A' for the new draw A'.
     What is averaged is Adafactor's update, as in the authors' code; the paper's box, which leaves the rule open, has
     the gradient. relative_step: as Adafactor's.
     Differs from the authors' code: the update is the sketched momentum, as in the box, where theirs takes the current
