@@ -34,7 +34,7 @@ SETTINGS = [
     "precision=fp32",
     "device=cpu",
 ]
-INTERVALS = ("every", "precondition_frequency")  # of three steps, so that ten hold several
+INTERVALS = ("every", "precondition_frequency", "rank_interval")  # of three steps, so that ten hold several
 
 
 def options() -> list[str]:
