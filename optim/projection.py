@@ -96,7 +96,7 @@ class ProjectedOptimizer(RefreshingOptimizer):
         if rank is None:
             return 0.0
         m, n = max(shape), min(shape)
-        return steps * projection_flops(m, n, rank) + self.renewal_flops(m, n, rank, hp, steps)
+        return steps * 4.0 * m * n * rank + self.renewal_flops(m, n, rank, hp, steps)  # there and back
 
     @abstractmethod
     def renewal_flops(self, m: int, n: int, rank: int, hp: Hyper, steps: int) -> float:
@@ -106,14 +106,10 @@ class ProjectedOptimizer(RefreshingOptimizer):
 def check_rank(owner: object, hp: Hyper) -> None:
     """Raises ValueError unless hp has either rank or rank_ratio, in its range."""
     if (hp.rank is None) == (hp.rank_ratio is None):
-        raise ValueError(
-            f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}: give one of them, and null for "
-            "the other"
-        )
-    if hp.rank is not None:
-        within(owner, "rank", hp.rank, 1, math.inf)
-    else:
-        within(owner, "rank_ratio", hp.rank_ratio, 1, math.inf)
+        found = f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}"
+        raise ValueError(f"{found}: give one of them, and null for the other")
+    name = "rank" if hp.rank is not None else "rank_ratio"
+    within(owner, name, getattr(hp, name), 1, math.inf)
 
 
 def rank_of(shape: Shape, hp: Hyper) -> int | None:
@@ -141,11 +137,6 @@ def project(matrix: Tensor, projector: Tensor) -> Tensor:
 def project_back(projected: Tensor, projector: Tensor, shape: Shape) -> Tensor:
     """A matrix of that shape (m, n) from one of project's shape."""
     return projected @ projector.mT if shape[0] >= shape[1] else projector @ projected
-
-
-def projection_flops(m: int, n: int, rank: int) -> float:
-    """FLOPs of project and project_back for a matrix (m, n)."""
-    return 4.0 * m * n * rank
 
 
 def upright(matrix: Tensor) -> Tensor:
