@@ -9,7 +9,7 @@ from typing_extensions import override
 from .adafactor import AdafactorRule
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .noise import SEEDS, gaussians, key_of
-from .projection import check_rank, project, project_back, projected_shape, projection_flops, rank_of
+from .projection import check_rank, project, project_back, projected_shape, rank_of
 
 LONGEST = 4  # sides; longer matrices, such as embeddings, are not sketched
 
@@ -102,7 +102,7 @@ class Flora(AdafactorRule, RuleOptimizer):
         if rank is None or steps < 1:
             return 0.0
         m, n, changes = max(shape), min(shape), (steps - 1) // int(hp.kappa)
-        return steps * projection_flops(m, n, rank) + changes * 2.0 * rank**2 * (m + n)
+        return steps * 4.0 * m * n * rank + changes * 2.0 * rank**2 * (m + n)
 
 
 def _drawn(grad: Tensor, state: State, hp: Hyper) -> Tensor:
