@@ -25,7 +25,7 @@ from reproduce.training import TrainingFields
 START_SECONDS = 6.0  # of a process, until its first step
 Calibrate = Callable[[Sequence[Point]], dict[Point, float]]  # overrides of runs -> seconds per step
 Flops = Callable[[int], int]  # of a run's first steps
-Kind = tuple[str, str, Point]  # protocol, arm and point: runs whose steps cost the same
+Alike = tuple[str, str, Point]  # protocol, arm and point: runs whose steps cost the same
 VOCABULARIES = {"bytes": 257, "gpt2": 50257}  # of tokenizers that are not asked for a size
 
 
@@ -58,7 +58,7 @@ class Forecast:
 def forecast(claim: Claim[TrainingFields], calibrate: Calibrate, *, at_once: int = 1) -> Forecast:
     """The cost of all runs, as if none were done yet; calibrate measures for some seconds."""
     runs = expected(of(claim))
-    alike = {_kind(run): run.overrides for run in runs}
+    alike = {_alike(run): run.overrides for run in runs}
     try:
         measured, note = calibrate(list(alike.values())), ""
     except ValueError as error:  # data that are not there, for instance
@@ -123,14 +123,14 @@ def table(found: Forecast) -> Table:
 def _line(
     claim: Claim[TrainingFields],
     runs: Sequence[Planned],
-    seconds: Mapping[Kind, float],
-    flops: Mapping[Kind, Flops],
+    seconds: Mapping[Alike, float],
+    flops: Mapping[Alike, Flops],
 ) -> Line:
     first, config = runs[0], composed(runs[0].overrides)
     steps = sum(run.own_steps for run in runs)
     model = model_of(config)
     tokens = float(steps * config.global_batch * model.block_size)
-    per_step = [run.own_steps * seconds[_kind(run)] for run in runs if _kind(run) in seconds]
+    per_step = [run.own_steps * seconds[_alike(run)] for run in runs if _alike(run) in seconds]
     return Line(
         first.protocol,
         first.purpose,
@@ -138,13 +138,13 @@ def _line(
         len(runs),
         steps,
         tokens,
-        sum(_own_flops(run, flops[_kind(run)]) for run in runs),
+        sum(_own_flops(run, flops[_alike(run)]) for run in runs),
         sum(per_step) + len(runs) * START_SECONDS if len(per_step) == len(runs) else None,
         len(runs) * config.keep_checkpoints * _checkpoint_bytes(config, model),
     )
 
 
-def _kind(run: Planned) -> Kind:
+def _alike(run: Planned) -> Alike:
     return run.protocol, run.arm, run.point
 
 

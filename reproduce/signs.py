@@ -7,7 +7,7 @@ reason that the claim's file states, in a note that begins with WHY.
 import math
 from collections.abc import Mapping, Sequence
 
-from inference.verdicts import BAND
+from inference.verdicts import BAND, OUT_OF_REGIME
 from report import numbers
 from report.results import Arm, Measure, Published, Results, Table
 from reproduce.speed_ups import IN_STEPS
@@ -20,13 +20,13 @@ def table(results: Sequence[Results]) -> Table:
     """A row for every arm whose speed-up in steps over its claim's baseline was measured, here and by others."""
     found = [(each, arm, row, others) for each in results for arm, row, others in _arms(each)]
     studies = list(dict.fromkeys(study for *_, others in found for study in others))
-    columns = ["optimizer", "over", "here", "verdict", *studies, "beside others"]
+    columns = ["optimizer", "over", "here", "this part of its claim", *studies, "beside others"]
     rows = [
         [
             arm.label,
             _baseline(each).label,
             _here(row),
-            f"{each.verdict} ({each.scale})",
+            _verdict(each, row),
             *(", ".join(f"{x:.2f}×" for x in _numbers(others.get(study, []))) or numbers.MISSING for study in studies),
             _compared(row, others, each.notes),
         ]
@@ -57,6 +57,12 @@ def _arms(results: Results) -> list[tuple[Arm, Measure, dict[str, list[Published
 def _here(row: Measure) -> str:
     interval = numbers.interval(row)
     return numbers.with_unit(numbers.estimate(row), row.unit) + (f" ({interval})" if interval else "")
+
+
+def _verdict(results: Results, row: Measure) -> str:
+    """Of the part that the row is; the whole claim's where that is out of regime, and so is every part."""
+    own = OUT_OF_REGIME if results.verdict == OUT_OF_REGIME else row.verdict or "none"
+    return f"{own} ({results.scale})"
 
 
 def _baseline(results: Results) -> Arm:

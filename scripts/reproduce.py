@@ -194,8 +194,9 @@ def _one(request: Request, claim: Claim[Any]) -> int:
     if results.tuning:
         print(f"\n{results.tuning}")
     print(f"\n{verdict_at_scale(results)}: {results.sentence}")
-    for row in parts(results) if len(parts(results)) > 1 else []:
-        print(f"  {in_words(row)}: {row.verdict}")
+    if len(rows := parts(results)) > 1:
+        for row in rows:
+            print(f"  {in_words(row)}: {row.verdict}")
     print(f"\nreport  {folder / 'report.html'}")
     return 0
 

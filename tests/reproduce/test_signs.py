@@ -48,10 +48,18 @@ def last_cell(each: Results) -> str:
 
 def test_a_row_has_the_number_here_beside_each_studys_from_small_to_large_models() -> None:
     found = table([results(1.3, 1.5, published("W", 1.2, 5e8), published("W", 1.4, 1e8), published("T", 1.6))])
-    assert found.columns == ["optimizer", "over", "here", "verdict", "W", "T", "beside others"]
+    assert found.columns == ["optimizer", "over", "here", "this part of its claim", "W", "T", "beside others"]
     (row,) = found.rows
-    assert (row[0], row[1], row[3], row[4], row[5]) == ("B", "A", "undecided (nano)", "1.40×, 1.20×", "1.60×")
+    assert (row[0], row[1], row[3], row[4], row[5]) == ("B", "A", "none (nano)", "1.40×, 1.20×", "1.60×")
     assert row[2].startswith("1.4") and "1.3" in row[2] and row[6] == "faster, as others find"
+
+
+@pytest.mark.parametrize(("whole", "shown"), [("undecided", "reproduced"), ("out of regime", "out of regime")])
+def test_the_verdict_is_that_of_the_part_unless_all_is_out_of_regime(whole: str, shown: str) -> None:
+    found = results(1.3, 1.5, published("W", 1.2))
+    (part,) = found.protocols[-1].measures
+    part.verdict, found.verdict = "reproduced", whole
+    assert table([found]).rows[0][3] == f"{shown} (nano)"
 
 
 def test_an_arm_without_others_speed_ups_in_steps_has_no_row() -> None:
