@@ -29,7 +29,7 @@ from trainer.parallel import DDP, FSDP2, Single, Strategy
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
 MATRIX_METHODS = ("adapprox", "coap", "coap_adafactor", "flora", "galore", "shampoo", "soap")
-SENSITIVE = ("adapprox", "shampoo", "soap")  # to the last bits of gradients
+SENSITIVE = ("adapprox", "muon", "shampoo", "soap")  # to the last bits of gradients
 INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 G, T, V = 12, 5, 11
 Outcome = dict[str, Tensor] | str  # parameters by name, or the traceback of what went wrong

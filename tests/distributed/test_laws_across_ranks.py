@@ -88,8 +88,9 @@ def test_training_goes_the_same_way(worlds: Worlds, n: int, placement: str, opti
     """Within 1e-5 after 20 steps, but for SENSITIVE ones.
 
     Those magnify the order of sums over ranks: gradients differ in their last bits (1e-7), and directions of
-    rank-deficient factors that no gradient has reached are those bits, normalised. How far that leads is measured on
-    one process, with noise of that size put on its gradients; ranks may not lead farther than ten times that.
+    rank-deficient factors that no gradient has reached are those bits, normalised; Muon rounds to bfloat16. How far
+    that leads is measured on one process, with noise of that size put on its gradients; ranks may not lead farther
+    than ten times that.
     """
     steps = 20
     expected = alone("of_training", option, steps)

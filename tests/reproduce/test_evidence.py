@@ -37,7 +37,7 @@ OTHERS = {
         ("520M", 1): 3.10546,
     },
 }
-STEPS = {"adamw": 5625, "shampoo": 4100, "soap": 3125, "lion": 12250}  # of track 3 to 3.28
+STEPS = {"adamw": 5625, "shampoo": 4100, "soap": 3125, "lion": 12250, "muon": 3250}  # of track 3 to 3.28
 TUNED_ADAMW = 4950
 
 
@@ -96,7 +96,7 @@ def test_a_claim_with_published_speed_ups_says_why_ours_may_differ(name: str, co
 @pytest.mark.parametrize(("name", "content"), CONTENTS, ids=lambda each: each if isinstance(each, str) else "")
 def test_a_claim_is_in_our_words_and_says_whose_its_thresholds_are(name: str, content: dict[str, Any]) -> None:
     assert '"' not in content["source"]["statement"], "a statement is no quotation"
-    of_the_paper = {"soap_40_35", "adamw_tuning_2x"}
+    of_the_paper = {"soap_40_35", "adamw_tuning_2x", "adapprox_memory", "muon_2x", "smmf_96"}
     assert name in of_the_paper or "ours" in content["rule"]
 
 
