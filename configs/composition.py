@@ -258,7 +258,7 @@ def _delete(each: Given, config: DictConfig) -> None:
 def _argument(key: str, config: DictConfig) -> Argument | None:
     """What is known of the key: an argument of a class or a field of a dataclass; None if there is no such key."""
     anything = Argument(None, None)
-    for node in sorted(plug_ins.nodes(config), key=lambda node: -len(node.key)):
+    for node in sorted(plug_ins.nodes(config, around=key), key=lambda node: -len(node.key)):
         if not key.startswith(f"{node.key}."):
             continue
         name, _, below = key.removeprefix(f"{node.key}.").partition(".")

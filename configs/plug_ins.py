@@ -34,9 +34,11 @@ class Node(NamedTuple):
         return str(self.content[TARGET])
 
 
-def nodes(config: Any) -> Iterator[Node]:
-    """All of a configuration, plain or OmegaConf's; those inside others included."""
+def nodes(config: Any, around: str = "") -> Iterator[Node]:
+    """All of a configuration, plain or OmegaConf's, those inside others included; around: those a key may be in."""
     for place, seam in SEAMS.items():
+        if around and not around.startswith(f"{place}."):
+            continue
         found = config
         for part in place.split("."):
             found = found.get(part) if _is_mapping(found) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_option import few_fast
 from remains import ends, metrics, result
 
 import train
@@ -19,7 +20,6 @@ from launch.jobs import Job, run_jobs
 from reproduce import records
 
 ROOT = Path(__file__).parents[1]
-OPTIMIZERS = sorted(path.stem for path in (ROOT / "configs" / "optim").glob("*.yaml"))
 INTERVALS = ("every", "precondition_frequency", "rank_interval")
 # The run of 20 steps is the trunk; one of 10 begins at .8 of its own length, before either decays.
 TRUNK = ["schedule=wsd", "schedule.warmup_steps=2", "max_steps=20", "save_at=[4,8]", "keep_checkpoints=1"]
@@ -87,7 +87,7 @@ def killed_at(step: int, start: Start, *arguments: str) -> None:
         start(*arguments)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@few_fast("optimizer")
 def test_a_branch_ends_bit_for_bit_like_the_run_that_it_replaces(start: Start, tmp_path: Path, optimizer: str) -> None:
     chosen = [f"optim={optimizer}"]
     chosen += [f"{key}=3" for key in flat(compose(chosen)) if key.rpartition(".")[2] in INTERVALS]  # 8 lies within one

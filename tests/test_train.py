@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from every_option import few_fast
 from remains import ends, metrics, result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,7 +33,6 @@ from trainer.metrics import read_rows
 from trainer.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
-OPTIMIZERS = sorted(path.stem for path in (ROOT / "configs" / "optim").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(TokenLoader, "batches", until)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@few_fast("optimizer")
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     run: Callable[..., int], tmp_path: Path, optimizer: str
 ) -> None:
@@ -406,7 +406,7 @@ def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(
     assert f"this run has diverged at step {found['step']}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@few_fast("optimizer")
 def test_a_step_that_is_not_finite_is_skipped_counted_and_forgotten(
     run: Callable[..., int], tmp_path: Path, optimizer: str
 ) -> None:

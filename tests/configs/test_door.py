@@ -10,7 +10,10 @@ from configs import ConfigError, answer
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "train.py",
-    *(f"scripts/{name}.py" for name in ("sample", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers")),
+    *(
+        f"scripts/{name}.py"
+        for name in ("sample", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers")
+    ),
 ]
 
 

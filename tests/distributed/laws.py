@@ -27,7 +27,6 @@ from trainer import parallel
 from trainer.checkpoint import Checkpoint, CheckpointStore
 from trainer.parallel import DDP, FSDP2, Single, Strategy
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
 MATRIX_METHODS = ("adapprox", "coap", "coap_adafactor", "flora", "galore", "shampoo", "soap")
 SENSITIVE = ("adapprox", "muon", "shampoo", "soap")  # to the last bits of gradients
 INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")

@@ -3,20 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import every_option
 import laws
 import pytest
 import torch
 import world
-from laws import MATRIX_METHODS, OPTIONS, SENSITIVE
+from every_option import OPTIONS, slow_unless_few
+from laws import MATRIX_METHODS, SENSITIVE
 from torch import Tensor
 
 pytestmark = pytest.mark.xdist_group("ranks")
 STEPS = 6
-FEW = ["adamw", "adafactor", "soap", "sophiag"]  # of every kind one
-PLACES = [(2, "ddp", OPTIONS), (2, "fsdp2", OPTIONS), (3, "ddp", FEW), (3, "fsdp2", FEW), (4, "hsdp", FEW)]
+KINDS = ["adamw", "adafactor", "soap", "sophiag"]  # of every kind one
+PLACES = [(2, "ddp", OPTIONS), (2, "fsdp2", OPTIONS), (3, "ddp", KINDS), (3, "fsdp2", KINDS), (4, "hsdp", KINDS)]
 NO_SECOND_DERIVATIVE = "fsdp2", "sophiah"  # refused, by a test below
 CASES = [
-    pytest.param(n, p, each, marks=[pytest.mark.slow] if n > 2 else [])
+    pytest.param(n, p, each, marks=[pytest.mark.slow] if n > 2 else slow_unless_few(each))
     for n, p, options in PLACES
     for each in options
     if (p, each) != NO_SECOND_DERIVATIVE
@@ -34,15 +36,17 @@ def one_thread() -> Iterator[None]:
 
 
 class Worlds:
-    """What the ranks of a world found, computed once for all options."""
+    """What the ranks of a world found, computed once for all options, the slow ones apart."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], list[dict[str, laws.Outcome]]] = {}
 
     def outcomes(self, n: int, placement: str, option: str, law: str, *arguments: object) -> list[dict[str, Tensor]]:
-        key = (n, placement, law, *arguments)
+        is_few = option in every_option.FEW
+        key = (n, placement, is_few, law, *arguments)
         if key not in self._found:
             options = next(each for m, p, each in PLACES if (m, p) == (n, placement))
+            options = [each for each in options if (each in every_option.FEW) == is_few]
             options = [each for each in options if (placement, each) != NO_SECOND_DERIVATIVE]
             self._found[key] = world.run(n, getattr(laws, law), placement, options, *arguments)
         outcomes = []

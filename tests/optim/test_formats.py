@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import test_laws as laws
 import torch
+from every_option import OPTIONS, few_fast
 from torch import Tensor
 
 from optim import AdamW, Lion, formats
@@ -14,7 +15,7 @@ from optim.build import build
 from optim.formats import Place, decoded, encode
 from optim.memory import state_bytes
 
-OURS = [option for option in laws.OPTIONS if option != "adamw"]  # which is torch's
+OURS = [option for option in OPTIONS if option != "adamw"]  # which is torch's
 NARROW = [name for name in formats.FORMATS if name != "fp32"]
 CODES = [torch.int8, torch.uint8]
 
@@ -147,7 +148,7 @@ def test_the_state_is_as_small_as_it_says(state: str, share: float) -> None:
 
 @pytest.mark.usefixtures("tiny_blocks")
 @pytest.mark.parametrize("state", NARROW)
-@pytest.mark.parametrize("option", OURS)
+@few_fast("option", OURS)
 def test_laws_hold_in_every_format(option: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laws, "config", functools.partial(_in_format, state=state))
     laws.test_resume_is_bitwise_identical(option, torch.float32, 4)
@@ -170,7 +171,7 @@ laws_config = laws.config
 
 @pytest.mark.usefixtures("tiny_blocks")
 @pytest.mark.parametrize("state", NARROW)
-@pytest.mark.parametrize("option", ["adamw_ours", "sophiag", "soap", "adafactor"])
+@few_fast("option", ["adamw_ours", "sophiag", "shampoo", "adafactor"])
 def test_compiled_code_rounds_alike(option: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     models = []

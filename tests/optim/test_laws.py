@@ -5,11 +5,11 @@ import functools
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from every_option import OPTIONS, few_fast, slow_unless_few
 from torch import Tensor
 
 from configs import compose
@@ -22,8 +22,9 @@ from optim.memory import state_bytes
 from optim.nodes import check
 from trainer.parallel import Single
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
 OF_EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
+NOT_TAKEN = [("eager", option) for option in OPTIONS]
+NOT_TAKEN += [pytest.param("compiled", option, marks=slow_unless_few(option)) for option in OPTIONS]  # type: ignore[misc]
 INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 G, T, V = 4, 5, 11
 
@@ -126,7 +127,7 @@ def test_state_has_the_bytes_that_the_meta_device_tells_beforehand(option: str) 
     assert found == state_bytes(config(option), dict(meta.named_parameters()), meta.roles())
 
 
-@OF_EVERY_OPTION
+@few_fast("option")
 def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without code generation, which takes seconds: what could differ is the tracing of direction.
 
@@ -182,8 +183,7 @@ def test_a_step_of_zeros_with_lr_0_is_safe(option: str) -> None:
     assert all(tensor.isfinite().all() for tensor in optimizer.save_state()[0].values())
 
 
-@OF_EVERY_OPTION
-@pytest.mark.parametrize("execution", ["eager", "compiled"])
+@pytest.mark.parametrize(("execution", "option"), NOT_TAKEN)
 def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
     option: str, execution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,20 @@
+"""The options of configs/optim; laws that take long are checked for a few of them in the fast suite."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "optim").glob("*.yaml"))
+# One of every way in which an optimizer is built: torch's own, elementwise, factored, by matrix, in a rotated and in a
+# projected space, with an estimator.
+FEW = ("adamw", "lion", "adafactor", "muon", "soap", "coap", "sophia", "sophiag")
+
+
+def few_fast(argument: str, values: Iterable[str] = OPTIONS) -> pytest.MarkDecorator:
+    """parametrize, where all but FEW are slow."""
+    return pytest.mark.parametrize(argument, [pytest.param(each, marks=slow_unless_few(each)) for each in values])
+
+
+def slow_unless_few(option: str) -> list[pytest.MarkDecorator]:
+    return [] if option in FEW else [pytest.mark.slow]
