@@ -30,14 +30,16 @@ class Progress:
 def begun(root: Path, done: Collection[tuple[str, str]]) -> list[Progress]:
     """All claims, at every scale, that have runs in the atlases below root but are not among the done (claim, scale).
 
-    Raises: ClaimError, RecordsError, ReadingError: if a claim or a run cannot be read.
+    Those that are nowhere done and have no run anywhere are in it once, with the first of their scales. Raises: ClaimError, RecordsError, ReadingError: if a claim or a run cannot be read.
     """
     found = []
     for name in claims.names():
-        for scale in claims.scales(name):
-            if (name, scale) not in done and any(root.glob(f"{scale}-*")):
-                found.append(progress(claims.load(name, scale), root))
-    return [each for each in found if each is not None]
+        scales = claims.scales(name)
+        open_ = [scale for scale in scales if (name, scale) not in done and any(root.glob(f"{scale}-*"))]
+        known = [each for scale in open_ if (each := progress(claims.load(name, scale), root)) is not None]
+        is_new = not known and not any((name, scale) in done for scale in scales)
+        found += [Progress(name, scales[0], 0, 0, 0.0, None)] if is_new else known
+    return found
 
 
 def progress(claim: Claim[Any], root: Path) -> Progress | None:
@@ -70,7 +72,7 @@ def table(rows: Sequence[Progress]) -> Table:
             each.claim,
             each.scale,
             str(each.done),
-            f"about {each.left}",
+            f"about {each.left}" if each.done else "not begun",
             f"{each.hours_done:.1f}",
             "?" if each.hours_left is None else f"{each.hours_left:.1f}",
         ]

@@ -74,6 +74,10 @@ def test_pysource_of_a_given_size_ignores_what_is_installed(interpreter: Path) -
 
 def test_pysource_default_has_its_size() -> None:
     source = PySource(10)
+    library = Path(sysconfig.get_paths()["stdlib"])
+    own = (path for path in library.rglob("*.py") if "-packages" not in str(path))
+    if sum(path.stat().st_size for path in own) < 11e6:
+        pytest.skip("this interpreter comes with a part of the standard library only, as Debian's does")
     units = source.units()
     assert 9e6 < sum(unit.n_bytes for unit in units) <= 10e6
     assert source.units() == units
