@@ -5,7 +5,7 @@ R2   seeds scatter little beside what doubling the length gains
 R3   every hyperparameter's optimum is inside its bracket, the rate's clearly
 R4   the baseline is as good as the best run of it that is known
 R5   warm-up is long enough
-R5b  the shorter runs lose by their tokens, not by their schedule
+R5b  the shorter runs that a number rests on lose by their tokens, not by their schedule
 R6   every optimizer works as it is meant to at this length
 R7   the baseline is better than a bigram table by .3 nats
 R8   10 tokens per parameter, 4 epochs at most
@@ -105,7 +105,7 @@ def of_runs(found: Comparison[Any], evidence: Evidence, verdict: str, around: Su
         _inside(found, scatter),
         _best_known(found, scatter, around.best_known),
         _warm_up(found, scatter),
-        _schedule(found),
+        _schedule(found, evidence),
         averages.itself(found),
         _bigram(found, around.bigram),
         _tokens(found.claim, around.training_tokens),
@@ -200,10 +200,20 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
     return Check("R5", label, wanted, value, gains[name] <= WARM_UP_GAIN)
 
 
-def _schedule(found: Comparison[Any]) -> Check:
+def _schedule(found: Comparison[Any], evidence: Evidence) -> Check:
+    """Of the baseline, whose shorter runs are the unit of all checks, and of arms on whose curve a speed-up is read.
+
+    A slower candidate's is not: where it ends, the baseline's is read.
+    """
     label, wanted = "shorter runs lose by their tokens alone", "a run of f T ends below the undecayed loss of T at f T"
     problems, closest = [], math.inf
-    for arm in found.claim.arms:
+    faster = {
+        name
+        for candidate, baseline, each in evidence.speed_ups
+        for name, is_read in ((candidate, not each.interval.high < 1), (baseline, not each.interval.low >= 1))
+        if is_read
+    }
+    for arm in (each for each in found.claim.arms if each.name in faster | {found.claim.baseline.name}):
         for fraction in sorted(found.claim.fields.fractions):
             steps = steps_of(found.claim, fraction)
             ends = records.losses(found.compared, arm.name, steps)

@@ -168,6 +168,32 @@ def test_r5b_a_short_run_that_ends_above_the_long_one_undecayed_fails(
         assert check.value == "B at 0.25 T: +0.050 nats; B at 0.5 T: +0.050 nats; B at 0.75 T: +0.050 nats"
 
 
+@pytest.mark.parametrize(("speed_up", "passed"), [(0.6, True), (1.0, False), (1.6, False)])
+def test_r5b_does_not_count_the_short_runs_of_a_slower_candidate_which_no_number_rests_on(
+    speed_up: float, passed: bool, claim: Claim, walk: Walk
+) -> None:
+    def moved(run: Recorded) -> dict[str, Any]:
+        curve = dict(run.record.curve)
+        if run.plan.arm == "b":
+            curve["val/loss"] = [loss - 0.25 for loss in curve["val/loss"]]
+        return curve
+
+    check = checks(walk(claim, speed_up=speed_up).comparison(curve=moved))["R5b"]
+    assert check.passed is passed
+    assert ("B at 0.25 T" in check.value) is not passed
+
+
+def test_r5b_always_counts_the_baselines_short_runs_in_which_the_unit_is_measured(claim: Claim, walk: Walk) -> None:
+    def moved(run: Recorded) -> dict[str, Any]:
+        curve = dict(run.record.curve)
+        if run.plan.arm == "a":
+            curve["val/loss"] = [loss - 0.25 for loss in curve["val/loss"]]
+        return curve
+
+    for speed_up in (0.6, 1.6):
+        assert checks(walk(claim, speed_up=speed_up).comparison(curve=moved))["R5b"].passed is False
+
+
 def test_r5b_is_not_known_without_evaluations(claim: Claim, walk: Walk) -> None:
     def none(run: Recorded) -> dict[str, Any]:
         return {key: [] for key in run.record.curve}
