@@ -30,7 +30,9 @@ class Progress:
 def begun(root: Path, done: Collection[tuple[str, str]]) -> list[Progress]:
     """All claims, at every scale, that have runs in the atlases below root but are not among the done (claim, scale).
 
-    Those that are nowhere done and have no run anywhere are in it once, with the first of their scales. Raises: ClaimError, RecordsError, ReadingError: if a claim or a run cannot be read.
+    Those that are nowhere done and have no run anywhere are in it once, with the first of their scales.
+
+    Raises: ClaimError, RecordsError, ReadingError: if a claim or a run cannot be read.
     """
     found = []
     for name in claims.names():
