@@ -132,7 +132,8 @@ def test_lion_is_comparable_where_wen_et_al_find_it_and_not_where_track_3_does()
         each.value: judged(each.value, rule.claimed, rule.least, rule.no_effect) for each in evidence("lion_comparable")
     }
     assert verdicts == {1.15: REPRODUCED, 1.0: REPRODUCED, 0.96: REPRODUCED, 0.4: NO_EFFECT}
-    assert judged(0.7, rule.claimed, rule.least, rule.no_effect) == WEAKER
+    assert judged(0.83, rule.claimed, rule.least, rule.no_effect) == WEAKER
+    assert judged(0.75, rule.claimed, rule.least, rule.no_effect) == NO_EFFECT
 
 
 def test_tuning_the_rate_alone_leaves_all_else_at_the_recipe() -> None:
