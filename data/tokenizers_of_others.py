@@ -1,5 +1,6 @@
 """Tokenizers for tokens that others wrote: one saved before, nanoGPT's characters, and ids whose text is not known."""
 
+import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,8 +80,9 @@ class Characters(Recipe):
     def fit(self, sample: Sample) -> Tokenizer:
         try:
             with self.meta.open("rb") as file:
-                found = _PlainUnpickler(file).load() if self.meta.stat().st_size <= MAX_PICKLE_BYTES else None
-            return CharacterIds([found["itos"][i] for i in range(len(found["itos"]))])
+                content = file.read(MAX_PICKLE_BYTES)  # a larger one is then truncated, and no pickle
+            characters = _PlainUnpickler(io.BytesIO(content)).load()["itos"]
+            return CharacterIds([characters[i] for i in range(len(characters))])
         except OSError as error:
             raise unreadable(str(self.meta), error) from error
         except Exception as error:  # pickle raises what a damaged file makes it raise
