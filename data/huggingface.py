@@ -150,23 +150,39 @@ class HuggingFace(Source):
     @cached_property
     def _builder(self) -> Any:
         """What `datasets` makes of the folder, or of the first revision that it can read."""
-        from datasets import load_dataset_builder
-
-        is_local = self._local.is_dir()
-        path = str(self._local) if is_local else self.path
+        if self._local.is_dir():
+            return self._built(str(self._local))
         failures = []
-        for revision in [None] if is_local else self.revisions:
+        for revision in self.revisions:
             try:
-                return load_dataset_builder(path, self.configuration, revision=revision)
-            except Exception as error:  # the library raises what four others raise
-                failures.append(f"{type(error).__name__}: {one_line(error)[:300]}")
-        if is_local:
-            raise DataError(f"data.source.path={self.path} holds nothing that `datasets` can read ({failures[0]})")
+                return self._built(self.path, _commit(self.path, revision))
+            except DataError as error:
+                failures.append(str(error))
         raise DataError(
             f"cannot list {self.path} at {' or '.join(self.revisions)} on the Hugging Face hub "
-            f"({'; '.join(failures)}): a folder of that name is not here; where there is network, fetch the "
-            ".parquet files and pass data.source.folder=<folder with them>"
+            f"({'; '.join(dict.fromkeys(failures))}): a folder of that name is not here; where there is network, fetch "
+            "the .parquet files and pass data.source.folder=<folder with them>"
         )
+
+    def _built(self, path: str, commit: str | None = None) -> Any:
+        from datasets import load_dataset_builder
+
+        try:
+            return load_dataset_builder(path, self.configuration, revision=commit)
+        except Exception as error:  # the library raises what four others raise
+            raise DataError(
+                f"data.source.path={path}: `datasets` cannot read it ({type(error).__name__}: {one_line(error)[:300]})"
+            ) from error
+
+
+def _commit(path: str, revision: str) -> str:
+    """The commit of the hub that a revision stands for; found out first, as `datasets` tries for half a minute."""
+    from huggingface_hub import HfApi  # comes with datasets
+
+    try:
+        return str(HfApi().dataset_info(path, revision=revision, timeout=20).sha)
+    except Exception as error:  # the hub's client raises from four libraries
+        raise DataError(f"{type(error).__name__}: {one_line(error)[:300]}") from error
 
 
 def _parquet_files(folder: str, is_logged: bool) -> list[str]:

@@ -25,7 +25,7 @@ from data.opening import unreadable
 from data.paths import find_files
 from data.progress import progress
 from data.source import DataSource, Request
-from data.tokenizers import Tokenizer
+from data.tokenizers import Recipe, Tokenizer
 from data.verified import describe
 from files.paths import expanded
 
@@ -75,7 +75,7 @@ class TokenFiles(DataSource):
         looked = {path: identity.look(path) for path in self.files()}
         layouts = {path: layout_of(Path(path)) for path in looked}
         dtype = _common_dtype(layouts)
-        tokenizer = request.recipe.fit(lambda n_bytes: iter(()))
+        tokenizer = _tokenizer(request.recipe)
         scans = _scanned(layouts, looked, tokenizer, request)
         splits = {
             split: split_meta([scans[path][0] for path in found], sum(scans[path][1] for path in found))
@@ -146,6 +146,15 @@ def _with_header(path: Path, numbers: Sequence[int], size: int) -> Layout:
             "damaged; fetch or write it again"
         )
     return Layout(HEADER_BYTES, VERSIONS[version])
+
+
+def _tokenizer(recipe: Recipe) -> Tokenizer:
+    try:
+        return recipe.fit(lambda n_bytes: iter(()))
+    except DataError as error:
+        raise DataError(
+            f"{error}. To train without the text of the tokens: data/tokenizer=ids data.tokenizer.vocab_size=<number>"
+        ) from error
 
 
 def _common_dtype(layouts: Mapping[str, Layout]) -> str:

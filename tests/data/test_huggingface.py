@@ -114,7 +114,7 @@ def test_another_number_of_rows_than_expected_is_refused(folder: Path) -> None:
 
 def test_a_folder_without_data_and_a_damaged_set_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"data.source.path=.*empty holds nothing that `datasets` can read") as caught:
+    with pytest.raises(DataError, match=r"data.source.path=.*empty: `datasets` cannot read it \(") as caught:
         texts(HuggingFace(str(tmp_path / "empty")))
     assert len(str(caught.value).splitlines()) == 1
     table().save_to_disk(str(tmp_path / "set"))
@@ -129,7 +129,7 @@ def test_no_code_of_a_folder_is_executed(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "set.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')\n")
     table().to_json(folder / "train.json")
-    with pytest.raises(DataError, match=r"can read \(RuntimeError: Dataset scripts are no longer supported"):
+    with pytest.raises(DataError, match=r"cannot read it \(RuntimeError: Dataset scripts are no longer supported"):
         texts(HuggingFace(str(folder)))
     assert not (tmp_path / "made").exists()
 

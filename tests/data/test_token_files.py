@@ -16,8 +16,9 @@ import data.token_files
 import data.verified
 import train
 from configs import compose
-from data import Characters, DataError, Ids, Saved, TokenDataset, TokenFiles, load_tokenizer, warn_if_changed
+from data import BPE, GPT2, Characters, DataError, Ids, Saved, TokenDataset, TokenFiles, load_tokenizer, warn_if_changed
 from data.errors import MissingSource
+from scripts.doctor import check_data
 
 RNG = np.random.default_rng(0)
 TRAIN = [RNG.integers(0, 50257, n).tolist() for n in (700, 300, 501)]
@@ -159,6 +160,17 @@ def test_files_that_are_not_there_come_with_the_command_that_fetches_them(tmp_pa
     assert str(caught.value).endswith(command)
 
 
+def test_the_doctor_names_the_files_that_are_missing(tmp_path: Path) -> None:
+    finding = check_data(compose(["data=fineweb10b", f"data.root={tmp_path}"]))
+    assert finding.is_fatal and "hf download kjj0/fineweb10B-gpt2" in finding.fix
+
+
+def test_a_tokenizer_that_needs_text_or_network_comes_with_a_way_out(files: Path, tmp_path: Path) -> None:
+    for recipe in (BPE(300), GPT2(str(tmp_path / "nowhere"))):
+        with pytest.raises(DataError, match=r"To train without the text of the tokens: data/tokenizer=ids data.token"):
+            prepared(source(files), tmp_path / "out", recipe, val_fraction=None)
+
+
 def test_files_are_read_once_and_then_known(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     describe = data.verified.describe
@@ -198,7 +210,7 @@ def test_a_new_shard_is_noticed_and_left_out(files: Path, tmp_path: Path, caplog
 
 def test_train_py_trains_on_them_as_first_typed(files: Path, tmp_path: Path, tiny: list[str]) -> None:
     patterns = [f"data.source.train={files}/*_train_*.bin", f"data.source.val={files}/*_val_*.bin"]
-    ids = ["data/tokenizer=ids", "data.tokenizer.vocab_size=50257", "data.order=sequential", "data.prompt='1 2'"]
+    ids = ["data/tokenizer=ids", "data.tokenizer.vocab_size=50257", "data.order=sequential"]
     changes = [*patterns, *ids, f"data.root={tmp_path}/out", f"run_dir={tmp_path}/run", "max_steps=2"]
     settings = [each for each in tiny if not each.startswith("data")]
     assert train.main(compose([*settings, "data=tokens", *changes])) == 0
