@@ -133,6 +133,21 @@ def test_a_file_that_is_not_what_it_says_is_refused_in_one_line(
     assert not [found for found in (tmp_path / "out").iterdir() if found.is_dir()]
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_any_bytes_are_either_ids_or_refused_in_one_line(files: Path, tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    file, content = files / "fineweb_train_000001.bin", bytearray((files / "fineweb_train_000001.bin").read_bytes())
+    for place in rng.integers(0, [12, 1024, len(content)][seed % 3], 1 + seed % 4).tolist():
+        content[place] = rng.integers(256)
+    file.write_bytes(content[: len(content) - seed % 2])
+    try:
+        path = prepared_from(source(files), tmp_path / "out")
+    except DataError as error:
+        assert str(file) in str(error) and len(str(error).splitlines()) == 1
+    else:
+        assert max(tokens_of(path, "train")) < 50257
+
+
 def test_what_is_trained_on_does_not_validate(files: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match="fineweb_val_000000.bin matches both data.source.train=.* and data.source.val="
