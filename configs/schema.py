@@ -51,7 +51,9 @@ class DataConfig:
     split_seed: int = key(MISSING, "of the split", may_differ_in_branch=True)
     shard_tokens: int = key(MISSING, "tokens in a file", may_differ_in_branch=True)
     workers: int | None = key(MISSING, "threads that prepare; null: one per core", is_place=True)
-    order: str = key(MISSING, "random: crops with replacement; shuffled: every window once per epoch")
+    order: str = key(
+        MISSING, "random: crops with replacement; shuffled: every window once per epoch; sequential: so, as they lie"
+    )
     prompt: str = key(MISSING, "what the sample at the end continues, as typed", is_place=True, is_free_text=True)
 
     @property
@@ -170,7 +172,7 @@ SEAMS = {
     "logging": Seam(
         "a sink", ("write", "close"), frozenset({"run_dir", "settings"}), holds_several=True, has_typed_texts=True
     ),
-    "data.source": Seam("a source of documents", ("documents",), has_typed_texts=True),
+    "data.source": Seam("a source of data", ("fill",), has_typed_texts=True),
     "data.tokenizer": Seam("a tokenizer", ("fit",), has_typed_texts=True),
 }
 

@@ -1,24 +1,43 @@
-"""Data: sources of text, tokenizers, prepared token shards, and the loader that reads them.
+"""Data: sources, tokenizers, prepared data sets, and the loader that reads them.
 
-sources.py       where documents come from; paths.py: files of a pattern; text.py: from bytes to text
-tokenizers.py    text to token ids and back; sampling.py: the text that a tokenizer learns from
-preparation.py   from source and tokenizer to a prepared data set; splitting.py: which part is for validation
-shards.py        the prepared data set on disk; metadata.py: its dataset.json; verified.py: which files were checked
+Sources: where tokens come from
+source.py        what a source is; a corpus is divided into units of work
+embedded.py      the interpreter's own Python files, and made-up text; there without network
+text_files.py    .txt, .jsonl, .parquet; opening.py: compressed and remote files; paths.py: files of a pattern
+huggingface.py   data sets of the hub or of `datasets`, read by rows.py and parquet.py; openwebtext.py: one of them
+token_files.py   tokens that others wrote, read where they lie
+mixture.py       prepared data sets with weights
+
+From text to tokens
+tokenizers.py    text to token ids and back; gpt2.py: the usual vocabulary; tokenizers_of_others.py: others'
+preparation.py   the folder of a data set, filled by its source; in_place.py: tokens that lie elsewhere
+encoding.py      from documents to shards; splitting.py: which part is for validation; sampling.py: what a tokenizer
+                 learns from; text.py: from bytes to text
+
+A prepared data set
+shards.py        the data set on disk; metadata.py: its dataset.json; verified.py: which files were checked
 identity.py      whether the source's files have changed since
-loader.py        batches of token windows
-hashing.py, descriptors.py, errors.py: what these share
+loader.py        batches of token windows; windows.py: which windows a step reads
+hashing.py, descriptors.py, progress.py, errors.py: what these share
 
 Importing this package is cheap: it imports torch only with the loader, other heavy packages where they are used.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from data.embedded import PySource, Synthetic
 from data.errors import DataError, missing_dataset
+from data.gpt2 import GPT2
+from data.huggingface import HuggingFace
 from data.identity import warn_if_changed
+from data.mixture import Mixture, OfParts
+from data.openwebtext import OpenWebText
 from data.preparation import dataset_dir, is_prepared, prepare
 from data.shards import TokenDataset
-from data.sources import Files, OpenWebText, PySource, Synthetic
-from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer, read_tokenizer
+from data.text_files import Files
+from data.token_files import TokenFiles
+from data.tokenizers import BPE, Bytes, load_tokenizer, read_tokenizer
+from data.tokenizers_of_others import Characters, Ids, Saved
 
 if TYPE_CHECKING:
     from data.loader import Batch, TokenLoader, eval_batches
@@ -28,12 +47,19 @@ __all__ = [
     "GPT2",
     "Batch",
     "Bytes",
+    "Characters",
     "DataError",
     "Files",
+    "HuggingFace",
+    "Ids",
+    "Mixture",
+    "OfParts",
     "OpenWebText",
     "PySource",
+    "Saved",
     "Synthetic",
     "TokenDataset",
+    "TokenFiles",
     "TokenLoader",
     "dataset_dir",
     "eval_batches",

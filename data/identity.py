@@ -25,7 +25,7 @@ from files.reading import parse_object
 from files.writing import write_bytes
 
 if TYPE_CHECKING:
-    from data.sources import Source
+    from data.source import DataSource
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,11 @@ def hashed(path: str, planned: Status) -> SourceFile:
         sha256 = sha256_of(Path(path))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): make it readable, or leave it out") from error
+    return seen(path, planned, sha256)
+
+
+def seen(path: str, planned: Status, sha256: str) -> SourceFile:
+    """As hashed, for a file whose sha256 is known from reading it."""
     now = look(path)
     # The change time is not compared: it also changes with links and permissions, which do not matter here.
     if (now.size, now.mtime_ns, now.inode) != (planned.size, planned.mtime_ns, planned.inode):
@@ -110,7 +115,7 @@ def write(folder: Path, files: Sequence[SourceFile]) -> dict[str, Any] | None:
     return {"n_files": len(files), "n_bytes": sum(file.size for file in files), "sha256": _content_digest(files)}
 
 
-def difference(source: "Source", folder: Path, *, max_bytes: int | None = None) -> str | None:
+def difference(source: "DataSource", folder: Path, *, max_bytes: int | None = None) -> str | None:
     """Returns how the source's files differ from those that the data set in folder was made from; None if not.
 
     None, too, for a source without files. Reads at most max_bytes of them.
@@ -145,7 +150,7 @@ def difference(source: "Source", folder: Path, *, max_bytes: int | None = None) 
     return None
 
 
-def warn_if_changed(source: "Source", folder: Path) -> None:
+def warn_if_changed(source: "DataSource", folder: Path) -> None:
     """Logs one line if the source's files have changed since the data set in folder was prepared.
 
     Logs nothing if the files are not on this machine, and never fails.

@@ -6,7 +6,7 @@ optimizers see the same tokens in the same order, and a run that continues needs
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from data.errors import DataError
 from data.shards import TokenDataset
+from data.windows import ORDERS, spread, starts
 
-ORDERS = ("random", "shuffled")
 PADDING = -1  # see Batch.indices
-Indices = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 class Batch(NamedTuple):
@@ -32,8 +31,9 @@ class TokenLoader:
     """Reads this rank's micro-batches of every step's global batch.
 
     order: "random" draws windows with replacement from anywhere in the data; "shuffled" visits every window of a
-    gapless grid once per epoch, in another order each epoch. data_rank, data_ranks: which of how many equal shares of
-    the global batch to read. A thread reads the next step ahead.
+    gapless grid once per epoch, in another order each epoch; "sequential" visits them as
+    they lie. See windows.py. data_rank, data_ranks: which of how many equal shares of the global batch to read. A
+    thread reads the next step ahead.
 
     Raises: DataError: if the settings do not fit each other or the data.
     """
@@ -84,24 +84,16 @@ class TokenLoader:
         self._thread.shutdown(cancel_futures=True)
 
     def _read(self, step: int) -> Tensor:
-        starts = self._starts(step)[self._indices.start : self._indices.stop]
-        return _inputs_and_targets(self._dataset, starts, self._seq_len, self._device)
-
-    def _starts(self, step: int) -> Indices:
-        """The first token of every sequence of the global batch, (global_batch,) uint64."""
-        n_tokens = self._dataset.n_tokens
-        if self._order == "random":
-            # Raw 64-bit draws: their stream is fixed for good, that of numpy's distributions is not.
-            # The remainder favours no window by more than n_tokens / 2**64.
-            draws = np.random.Philox(key=[self._seed, step]).random_raw(self._global_batch)
-            return draws % np.uint64(n_tokens - self._seq_len)
-        n_windows = (n_tokens - 1) // self._seq_len
-        epochs, windows = np.divmod(np.arange(self._global_batch) + step * self._global_batch, n_windows)
-        starts = np.empty(self._global_batch, np.uint64)
-        for epoch in np.unique(epochs).tolist():
-            of_epoch = epochs == epoch
-            starts[of_epoch] = permuted(windows[of_epoch].astype(np.uint64), n_windows, self._seed, epoch)
-        return starts * np.uint64(self._seq_len)
+        places = starts(
+            self._dataset.parts,
+            seq_len=self._seq_len,
+            global_batch=self._global_batch,
+            seed=self._seed,
+            order=self._order,
+            step=step,
+        )
+        mine = places[self._indices.start : self._indices.stop]
+        return _inputs_and_targets(self._dataset, mine, self._seq_len, self._device)
 
 
 def eval_batches(
@@ -123,63 +115,28 @@ def eval_batches(
     Raises: DataError: if the split has fewer windows.
     """
     _check_length(dataset, seq_len)
-    available = (dataset.n_tokens - 1) // seq_len
-    if not 1 <= n_sequences <= available:
-        raise DataError(
-            f"evaluation wants {n_sequences} sequences of {seq_len} tokens, but {dataset.split} has {available}: "
-            "evaluate on fewer, shorten block_size, or raise data.val_fraction"
-        )
+    all_places = spread(dataset.parts, seq_len=seq_len, n_sequences=n_sequences, split=dataset.split)
     for start in range(0, n_sequences, data_ranks * micro_batch):
         first = start + data_rank * micro_batch
         indices = range(first, min(first + micro_batch, n_sequences))
-        windows_of = np.arange(indices.start, indices.stop) * available // n_sequences
-        starts = windows_of * seq_len if indices else np.zeros(1, int)
-        windows = _inputs_and_targets(dataset, starts, seq_len, torch.device(device))
+        places = all_places[indices.start : indices.stop] if indices else all_places[:1]
+        windows = _inputs_and_targets(dataset, places, seq_len, torch.device(device))
         inputs, targets = windows.to(device, non_blocking=True)
         yield Batch(inputs, targets, indices or (PADDING,))
 
 
-def permuted(index: Indices, n: int, seed: int, epoch: int) -> Indices:
-    """Returns where a pseudo-random permutation of range(n), one per (seed, epoch), moves each index; uint64.
-
-    A Feistel network over the next power of four, applied again to results outside range(n) (Black and
-    Rogaway 2002, "Ciphers with arbitrary finite domains"): no table, so it costs the same for any n.
-    """
-    half = np.uint64(max((n - 1).bit_length() + 1, 2) // 2)
-    mask = np.uint64((1 << int(half)) - 1)
-    keys = np.random.Philox(key=[seed, epoch]).random_raw(6)
-    index = _feistel(index, keys, half, mask)
-    while len(outside := np.flatnonzero(index >= n)):
-        index[outside] = _feistel(index[outside], keys, half, mask)
-    return index
-
-
-def _feistel(index: Indices, keys: Indices, half: np.uint64, mask: np.uint64) -> Indices:
-    left, right = index >> half, index & mask
-    for key in keys:
-        left, right = right, left ^ (_mix(right + key) & mask)
-    return (left << half) | right
-
-
-def _mix(x: Indices) -> Indices:
-    """SplitMix64's finalizer (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _inputs_and_targets(dataset: TokenDataset, starts: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
-    """(2, len(starts), seq_len) int64 in host memory, pinned for CUDA devices."""
-    windows = dataset.read(starts, seq_len + 1)
+def _inputs_and_targets(dataset: TokenDataset, places: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
+    """(2, len(places), seq_len) int64 in host memory, pinned for CUDA devices."""
+    windows = dataset.read(places, seq_len + 1)
     pair = torch.from_numpy(np.stack([windows[:, :-1], windows[:, 1:]]))
     return pair.pin_memory() if device.type == "cuda" else pair
 
 
 def _check_length(dataset: TokenDataset, seq_len: int) -> None:
-    if dataset.n_tokens < seq_len + 1:
+    if short := [part for part in dataset.parts if part.n_tokens < seq_len + 1]:
         raise DataError(
-            f"block_size={seq_len} is larger than the data: {dataset.split} of {dataset.path} has {dataset.n_tokens} "
-            f"tokens, expected at least {seq_len + 1}"
+            f"block_size={seq_len} is larger than the data: {dataset.split} of {short[0].name} has "
+            f"{short[0].n_tokens} tokens, expected at least {seq_len + 1}"
         )
 
 

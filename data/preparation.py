@@ -1,59 +1,26 @@
-"""Prepares a data set from a source and a tokenizer, in bounded memory; a killed preparation can be continued.
-
-1. Every unit of the source is encoded to a part: its tokens and the length of each document. Worker threads share the
-   units (tiktoken and pyarrow release the GIL, so threads scale like processes, and end with this one). The source's
-   files are hashed as they are read, so that later changes can be noticed (identity.py).
-2. When all documents are counted they are split as `datasets.train_test_split(test_size=val_fraction, seed)` does:
-   the validation set keeps that permutation's order, the training set the source's order. A single document is
-   split by position (splitting.py).
-3. The parts are concatenated to shards; each part is deleted as soon as its tokens are in complete shards.
-4. dataset.json is written last. What a killed run has completed is kept; the result has the same bytes.
-"""
+"""Finds the folder of a data set by its settings, and has its source fill it, by one process at a time."""
 
 import errno
 import hashlib
 import json
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data import identity
-from data.descriptors import descriptor_budget
+from data.encoding import is_begun, remove_plan
 from data.errors import DataError
 from data.hashing import n_cores
-from data.identity import SourceFile, Status
-from data.metadata import DTYPES, FORMAT, META_FILE, Shard, shard_name, split_meta
-from data.sampling import sample
-from data.shards import ShardWriter, write_meta
-from data.sources import Source, Unit
-from data.splitting import train_tokens, usual_fraction, val_documents
-from data.text import is_document, readable
-from data.tokenizers import TOKENIZER_FILE, Recipe, Tokenizer, read_tokenizer
-from data.verified import describe
+from data.metadata import META_FILE
+from data.source import DataSource, Request
+from data.tokenizers import Recipe
 from files.lock import locked
 from files.paths import expanded
-from files.reading import read_json
-from files.writing import write_bytes
-
-log = logging.getLogger(__name__)
-
-PLAN_FILE = "plan.json"
-PLAN_BYTES = 1 << 20
-PARTS = "parts"
-MAX_SHARDS = 50_000  # dataset.json describes each of them
 
 
 def dataset_dir(
-    root: Path, source: Source, tokenizer: Recipe, *, val_fraction: float | None, split_seed: int, shard_tokens: int
+    root: Path, source: DataSource, tokenizer: Recipe, *, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> Path:
     """Returns the data set's folder: root/<source>-<tokenizer>-<8 hex digits of a hash of all settings>."""
     settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
@@ -63,13 +30,13 @@ def dataset_dir(
 def is_prepared(path: Path) -> bool:
     """Whether the data set in folder path is complete."""
     try:
-        return (path / META_FILE).is_file() and not (path / PLAN_FILE).is_file()
+        return (path / META_FILE).is_file() and not is_begun(path)
     except PermissionError:
         return False
 
 
 def prepare(
-    source: Source,
+    source: DataSource,
     tokenizer: Recipe,
     root: Path,
     *,
@@ -98,270 +65,13 @@ def prepare(
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent / f".{path.name}.lock", "preparing this data set"):
             if not (path / META_FILE).is_file():
-                _Preparation(source, tokenizer, path, settings, workers or n_cores(), console).run()
-            if not is_prepared(path):
-                shutil.rmtree(path / PARTS, ignore_errors=True)
-                (path / PLAN_FILE).unlink()
+                source.fill(Request(path, tokenizer, settings, workers or n_cores(), console))
+            remove_plan(path)
     return path
 
 
-@dataclass
-class _Part:
-    """The encoded documents of one unit; its facts file is written last and kept until the data set is complete."""
-
-    stem: Path
-    ends: Sequence[str]  # source files whose last unit this is
-
-    @property
-    def tokens_file(self) -> Path:
-        return self.stem.with_suffix(".bin")
-
-    @property
-    def facts_file(self) -> Path:
-        return self.stem.with_suffix(".npz")
-
-    def tokens(self, dtype: np.dtype[Any]) -> np.ndarray:
-        return np.fromfile(self.tokens_file, dtype)
-
-    def finish(self, lengths: list[int], **counts: Any) -> None:
-        """Writes the facts file: the number of tokens of every document, and the counts."""
-        unnamed = self.stem.with_suffix(".tmp")
-        with unnamed.open("wb") as file:
-            np.savez(file, lengths=np.array(lengths, np.int64), counts=np.array(json.dumps(counts)))
-        unnamed.replace(self.facts_file)
-
-    def facts(self) -> "_Facts":
-        with np.load(self.facts_file) as saved:
-            return _Facts(saved["lengths"], **json.loads(str(saved["counts"])))
-
-
-@dataclass
-class _Facts:
-    """The content of a part's facts file."""
-
-    lengths: np.ndarray  # tokens of each document, end of text included
-    text_bytes: int
-    rows_without_text: int
-    files: list[dict[str, Any]]  # the source files whose last unit this is, see identity.SourceFile
-
-
-@dataclass
-class _Preparation:
-    source: Source
-    recipe: Recipe
-    path: Path
-    settings: dict[str, Any]
-    workers: int
-    console: bool
-    tokenizer: Tokenizer = field(init=False)
-    dtype: np.dtype[Any] = field(init=False)
-    files: dict[str, Status] = field(init=False)  # of the source, as they were before reading
-
-    def run(self) -> None:
-        self.files = {path: identity.look(path) for path in self.source.files()}
-        units = list(self.source.units())
-        if self.files and (new := [path for unit in units for path in unit.paths if path not in self.files]):
-            raise DataError(f"{new[0]} appeared while the corpus was listed: run the same command again")
-        self._start_or_continue(units)
-        self.tokenizer = self._fit(units)
-        self.dtype = DTYPES["uint16" if self.tokenizer.vocab_size <= 1 << 16 else "uint32"]
-        parts = self._parts(units)
-        todo = [(unit, part) for unit, part in zip(units, parts, strict=True) if not part.facts_file.is_file()]
-        self._check_disk(todo)
-        self._encode_all(todo)
-        self._finish(parts)
-
-    def _parts(self, units: list[Unit]) -> list[_Part]:
-        last = {path: i for i, unit in enumerate(units) for path in unit.paths if path in self.files}
-        return [
-            _Part(self.path / PARTS / f"{i:06d}", [path for path in dict.fromkeys(unit.paths) if last.get(path) == i])
-            for i, unit in enumerate(units)
-        ]
-
-    def _start_or_continue(self, units: list[Unit]) -> None:
-        """Keeps what an earlier run did if it prepared the same documents, else starts anew."""
-        for leftover in self.path.glob(".*"):  # a file that a killed process was writing
-            if leftover.is_file():
-                leftover.unlink()
-        found = identity.digest([*units, *self.files.items()])
-        plan = {"settings": self.settings, "documents": found}
-        plan_file = self.path / PLAN_FILE
-        if plan_file.is_file():
-            if _read_plan(plan_file) == plan:
-                return
-            log.warning("%s is half prepared from other files, or these have changed since: starting afresh", self.path)
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        (self.path / PARTS).mkdir(parents=True)
-        write_bytes(plan_file, json.dumps(plan).encode())
-
-    def _fit(self, units: list[Unit]) -> Tokenizer:
-        file = self.path / TOKENIZER_FILE
-        if not file.is_file():
-            tokenizer = self.recipe.fit(lambda n_bytes: sample(units, self._texts, n_bytes))
-            write_bytes(file, json.dumps(tokenizer.to_json()).encode())
-        return read_tokenizer(file)
-
-    def _texts(self, unit: Unit) -> Iterator[str | None]:
-        """Yields the documents of a unit, ready to be encoded; None for a row without text."""
-        for text in self.source.documents(unit):
-            yield readable(text) if is_document(text) else None
-
-    def _check_disk(self, todo: list[tuple[Unit, _Part]]) -> None:
-        if not todo:
-            return
-        texts = [text[:10_000] for text in islice(self._texts(todo[0][0]), 100) if text is not None]
-        n_bytes = sum(len(text.encode()) for text in texts) or 1
-        n_tokens = sum(len(self.tokenizer.encode_document(text)) for text in texts)
-        todo_tokens = sum(unit.n_bytes for unit, _ in todo) * n_tokens / n_bytes
-        # Parts become shards one by one, so both together take at most one shard more than the data set.
-        shard_tokens = min(todo_tokens, self.settings["shard_tokens"])
-        needed = int(1.1 * self.dtype.itemsize * (todo_tokens + shard_tokens))
-        free = shutil.disk_usage(self.path).free
-        if needed > free:
-            raise DataError(
-                f"preparing {self.path} takes about {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free: "
-                "make room, point data.root to another disk, or take less of the source"
-            )
-
-    def _encode_all(self, todo: list[tuple[Unit, _Part]]) -> None:
-        with _progress(self.console, sum(unit.n_bytes for unit, _ in todo)) as advance:
-            pool = ThreadPoolExecutor(min(self.workers, descriptor_budget()), thread_name_prefix="encode")
-            try:
-                futures = {pool.submit(self._encode, unit, part): unit for unit, part in todo}
-                for future in as_completed(futures):
-                    future.result()
-                    advance(futures[future].n_bytes)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _encode(self, unit: Unit, part: _Part) -> None:
-        lengths: list[int] = []
-        text_bytes = without_text = 0
-        with part.tokens_file.open("wb") as file:
-            for text in self._texts(unit):
-                if text is None:
-                    without_text += 1
-                    continue
-                ids = self.tokenizer.encode_document(text)
-                file.write(ids.astype(self.dtype).tobytes())
-                lengths.append(len(ids))
-                text_bytes += len(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        ended = [asdict(identity.hashed(path, self.files[path])) for path in part.ends]
-        part.finish(lengths, text_bytes=text_bytes, rows_without_text=without_text, files=ended)
-
-    def _finish(self, parts: list[_Part]) -> None:
-        facts = [part.facts() for part in parts]
-        lengths = [fact.lengths for fact in facts]
-        n_documents, without_text = sum(map(len, lengths)), sum(fact.rows_without_text for fact in facts)
-        if without_text:
-            log.warning("%d rows without text were left out (null, empty or blank)", without_text)
-        if n_documents == 0:
-            raise DataError(f"data={self.source.name} holds no text: nothing to prepare")
-        self._check_shards(sum(int(length.sum()) for length in lengths))
-        given = self.settings["val_fraction"]
-        fraction = usual_fraction(n_documents) if given is None else given
-        is_one = n_documents == 1
-        meta = self._write_by_position(parts, fraction) if is_one else self._write_by_document(parts, lengths, fraction)
-        files = {file["path"]: SourceFile(**file) for fact in facts for file in fact.files}
-        missing = [path for path in self.files if path not in files]  # that no unit reads, as they are empty
-        files |= {path: identity.hashed(path, self.files[path]) for path in missing}
-        meta |= {
-            "val_fraction": fraction,
-            "text_bytes": sum(fact.text_bytes for fact in facts),
-            "rows_without_text": without_text,
-            "source_files": identity.write(self.path, [files[path] for path in self.files]),
-        }
-        write_meta(self.path, self._meta() | meta)
-
-    def _check_shards(self, n_tokens: int) -> None:
-        if n_tokens > MAX_SHARDS * (shard_tokens := self.settings["shard_tokens"]):
-            raise DataError(
-                f"data.shard_tokens={shard_tokens} would make more than {MAX_SHARDS:,} files of {n_tokens:,} tokens: "
-                f"take at least {-(-n_tokens // MAX_SHARDS):,}"
-            )
-
-    def _n_done(self, split: str) -> int:
-        return sum(file.stat().st_size for file in self.path.glob(f"{split}_*.bin")) // self.dtype.itemsize
-
-    def _write_by_position(self, parts: list[_Part], val_fraction: float) -> dict[str, Any]:
-        tokens = np.concatenate([part.tokens(self.dtype) for part in parts])
-        n_train = train_tokens(tokens[:-1], self.tokenizer, val_fraction)
-        log.warning(
-            "the corpus is one document: split by position, its first %d tokens (%.1f%%) to train on, the other %d to "
-            "validate on",
-            n_train,
-            100 * n_train / (len(tokens) - 1),
-            len(tokens) - 1 - n_train,
-        )
-        for split, piece in (("val", tokens[n_train:]), ("train", np.append(tokens[:n_train], tokens[-1:]))):
-            done = self._n_done(split)
-            writer = ShardWriter(self.path, split, self.settings["shard_tokens"], self.dtype, done)
-            writer.write(piece[done:])
-            writer.close()
-        return {"split": "by position", "splits": self._splits({"train": 1, "val": 1})}
-
-    def _write_by_document(self, parts: list[_Part], lengths: list[np.ndarray], val_fraction: float) -> dict[str, Any]:
-        n_documents = sum(map(len, lengths))
-        val = val_documents(n_documents, val_fraction, self.settings["split_seed"])
-        is_val = np.zeros(n_documents, bool)
-        is_val[val] = True
-        if self._n_done("val") != int(np.concatenate(lengths)[val].sum()):
-            self._write_val(parts, lengths, val)
-        self._write_train(parts, lengths, is_val)
-        n_of = {"train": n_documents - len(val), "val": len(val)}
-        return {"split": "by document", "splits": self._splits(n_of)}
-
-    def _write_val(self, parts: list[_Part], lengths: list[np.ndarray], val: np.ndarray) -> None:
-        first = np.cumsum([0, *(len(length) for length in lengths)])
-        writer = ShardWriter(self.path, "val", self.settings["shard_tokens"], self.dtype, 0)
-        for document in val.tolist():
-            i = int(np.searchsorted(first, document, "right")) - 1
-            ends = lengths[i][: document - first[i] + 1]
-            with parts[i].tokens_file.open("rb") as file:
-                file.seek(int(ends[:-1].sum()) * self.dtype.itemsize)
-                writer.write(np.fromfile(file, self.dtype, int(ends[-1])))
-        writer.close()
-
-    def _write_train(self, parts: list[_Part], lengths: list[np.ndarray], is_val: np.ndarray) -> None:
-        writer = ShardWriter(self.path, "train", self.settings["shard_tokens"], self.dtype, self._n_done("train"))
-        done, end, document = writer.n_finished, 0, 0
-        copied: list[tuple[int, Path]] = []
-        for part, length in zip(parts, lengths, strict=True):
-            kept = ~is_val[document : document + len(length)]
-            start, end, document = end, end + int(length[kept].sum()), document + len(length)
-            if end > done:
-                tokens = part.tokens(self.dtype)[np.repeat(kept, length)]
-                writer.write(tokens[max(done - start, 0) :])
-            copied.append((end, part.tokens_file))
-            while copied and copied[0][0] <= writer.n_finished:
-                copied.pop(0)[1].unlink(missing_ok=True)
-        writer.close()
-
-    def _splits(self, n_documents: Mapping[str, int]) -> dict[str, Any]:
-        return {split: split_meta(self._describe(split), n) for split, n in n_documents.items()}
-
-    def _describe(self, split: str) -> list[Shard]:
-        files = [self.path / shard_name(split, i) for i in range(len(list(self.path.glob(f"{split}_*.bin"))))]
-        with ThreadPoolExecutor(min(self.workers, descriptor_budget())) as pool:
-            return list(pool.map(lambda file: describe(file, self.dtype), files))
-
-    def _meta(self) -> dict[str, Any]:
-        sha256 = hashlib.sha256((self.path / TOKENIZER_FILE).read_bytes()).hexdigest()
-        return {
-            "format": FORMAT,
-            **self.settings,
-            "tokenizer": {**self.settings["tokenizer"], "sha256": sha256},
-            "dtype": "uint16" if self.dtype.itemsize == 2 else "uint32",
-            "vocab_size": self.tokenizer.vocab_size,
-            "eot": self.tokenizer.eot,
-        }
-
-
 def _settings(
-    source: Source, tokenizer: Recipe, val_fraction: float | None, split_seed: int, shard_tokens: int
+    source: DataSource, tokenizer: Recipe, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> dict[str, Any]:
     return {
         "source": {"name": source.name, **source.settings},
@@ -377,7 +87,7 @@ def _folder_name(settings: Mapping[str, Any]) -> str:
     return f"{settings['source']['name']}-{settings['tokenizer']['name']}-{digest[:8]}"
 
 
-def _check_unchanged(source: Source, path: Path) -> None:
+def _check_unchanged(source: DataSource, path: Path) -> None:
     change = identity.difference(source, path)
     if change is not None:
         raise DataError(
@@ -398,13 +108,6 @@ def _check_settings(val_fraction: Any, split_seed: Any, shard_tokens: Any, worke
         raise DataError(f"data.workers={workers} must be a whole number >= 1, or null for one per core")
 
 
-def _read_plan(file: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(file, most_bytes=PLAN_BYTES)
-    except ValueError:
-        return None
-
-
 @contextmanager
 def _failures_explained(path: Path) -> Iterator[None]:
     try:
@@ -415,14 +118,3 @@ def _failures_explained(path: Path) -> Iterator[None]:
         else:
             reason = f"cannot prepare {path}: {error.filename or 'a file'}: {error.strerror or error}"
         raise DataError(reason) from error
-
-
-@contextmanager
-def _progress(console: bool, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = [TextColumn("encoding"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not console) as bar:
-        task = bar.add_task("encoding", total=total)
-        yield lambda n_bytes: bar.advance(task, n_bytes)

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from data.sources import Unit
 from data.text import beginning
+
+if TYPE_CHECKING:
+    from data.source import Unit
 
 # The fraction by which the sample may be smaller than asked for, as characters and shares are rounded.
 UNEVEN = 0.01
@@ -15,7 +18,7 @@ UNEVEN = 0.01
 class _Excerpt:
     """How much of a unit, from its beginning, is in the sample."""
 
-    unit: Unit
+    unit: "Unit"
     documents: int = 0  # taken in full
     characters: int = 0  # of the document after them
     is_all: bool = False
@@ -36,7 +39,7 @@ class _Excerpt:
         self.is_all = True
 
 
-def sample(units: Sequence[Unit], texts: Callable[[Unit], Iterable[str | None]], n_bytes: int) -> Iterator[str]:
+def sample(units: Sequence["Unit"], texts: Callable[["Unit"], Iterable[str | None]], n_bytes: int) -> Iterator[str]:
     """Yields up to n_bytes of text: of every unit its beginning, in proportion to its share of the corpus.
 
     If a unit has too little text, the next ones give more. If units are empty, because one document spans many of

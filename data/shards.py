@@ -6,11 +6,15 @@ source_files.jsonl   the files that it was made from, see identity.py
 train_00000.bin      shard_tokens ids each, fewer in the last one; no header
 val_00000.bin
 verified.json        which files have been hashed, with size, times and inode; safe to delete
+
+Of a data set whose tokens lie elsewhere (token_files.py, mixture.py) the folder holds all but the shards.
 """
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +23,18 @@ import numpy as np
 from data import verified
 from data.descriptors import Descriptors, descriptor_budget
 from data.errors import DataError, missing_dataset
-from data.metadata import DTYPES, META_BYTES, META_FILE, Shard, check, shard_name, shards_of, split_checksum
+from data.metadata import (
+    DTYPES,
+    META_BYTES,
+    META_FILE,
+    Shard,
+    check,
+    parts_of,
+    remedy,
+    shard_name,
+    shards_of,
+    split_checksum,
+)
 from files.errors import ReadingError
 from files.paths import expanded
 from files.reading import read_json
@@ -39,7 +54,8 @@ class TokenDataset:
         self.n_tokens = sum(shard.n_tokens for shard in self.shards)
         self.checksum = split_checksum(self.shards)
         self._dtype = DTYPES[meta["dtype"]]
-        self._shard_tokens: int = meta["shard_tokens"]
+        self.parts = parts_of(meta, split, str(path))
+        self._first = [0, *accumulate(shard.n_tokens for shard in self.shards)]  # token of each shard
         self._files = Descriptors(descriptor_budget())
 
     @classmethod
@@ -59,16 +75,16 @@ class TokenDataset:
         dataset = cls(path, split, meta)
         try:
             for shard in dataset.shards:
-                _check_size(path / shard.file, shard)
+                _check_size(path / shard.file, shard, remedy(meta, path))
             if verify:
-                verified.verify(path, dataset.shards, dataset._dtype)
+                verified.verify(path, dataset.shards, dataset._dtype, remedy(meta, path))
         except OSError as error:
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from error
         for shard in dataset.shards:
             if shard.max_id >= dataset.vocab_size:
                 raise DataError(
                     f"{path / shard.file} holds token id {shard.max_id}, but the data set's vocabulary has "
-                    f"{dataset.vocab_size} ids: delete the folder and prepare the data set again"
+                    f"{dataset.vocab_size} ids: {remedy(meta, path)}"
                 )
         return dataset
 
@@ -85,10 +101,11 @@ class TokenDataset:
 
     def _fill(self, window: np.ndarray, start: int) -> None:
         while len(window):
-            index, offset = divmod(start, self._shard_tokens)
-            piece, file = window[: self.shards[index].n_tokens - offset], self.path / self.shards[index].file
-            if self._files.read(file, piece.data, offset * self._dtype.itemsize) != piece.nbytes:
-                raise DataError(f"{file} was truncated while in use: prepare it again")
+            index = bisect_right(self._first, start) - 1
+            shard, offset = self.shards[index], (start - self._first[index]) * self._dtype.itemsize
+            piece, file = window[: self._first[index + 1] - start], self.path / shard.file
+            if self._files.read(file, piece.data, shard.header_bytes + offset) != piece.nbytes:
+                raise DataError(f"{file} was truncated while in use: {remedy(self.meta, self.path)}")
             window, start = window[len(piece) :], start + len(piece)
 
 
@@ -155,9 +172,9 @@ def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     write_bytes(path / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
 
 
-def _check_size(file: Path, shard: Shard) -> None:
+def _check_size(file: Path, shard: Shard, what_to_do: str) -> None:
     found = file.stat().st_size if file.is_file() else None
     if found == shard.n_bytes:
         return
     state = "is missing" if found is None else f"has {found:,} bytes, expected {shard.n_bytes:,}"
-    raise DataError(f"{file} {state}: delete the folder and prepare the data set again")
+    raise DataError(f"{file} {state}: {what_to_do}")

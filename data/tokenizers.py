@@ -5,14 +5,10 @@ so training, sampling and export need neither network nor recipe.
 """
 
 import base64
-import hashlib
 import logging
-import os
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,7 +24,6 @@ from data.shards import read_meta
 from data.text import readable, split_long_words
 from files.paths import expanded
 from files.reading import read_json
-from files.writing import write_bytes
 
 if TYPE_CHECKING:
     import tiktoken
@@ -43,14 +38,28 @@ MAX_VOCAB_SIZE = 1_000_000  # the tokenizers library reserves memory for all of 
 # articles were extracted by newspaper: it keeps 100,000 characters of each (MAX_TEXT in its configuration.py).
 LONGEST_ENCODED_WORD = 100_000
 LONGEST_TRAINED_WORD = 1000
+KINDS: "dict[str, type[Tokenizer]]" = {}  # by what tokenizer.json calls them
 Sample = Callable[[int], Iterator[str]]  # from a number of bytes to so much text, from all parts of the corpus
 
 
 class Tokenizer(ABC):
-    """Encodes documents; the id eot ends each of them and is never encoded from text."""
+    """Encodes documents; the id eot ends each of them."""
 
+    kind: ClassVar[str]  # in tokenizer.json
     vocab_size: int
     eot: int
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in vars(cls):
+            KINDS[cls.kind] = cls
+
+    @classmethod
+    @abstractmethod
+    def from_saved(cls, saved: Mapping[str, Any]) -> "Tokenizer":
+        """Returns the tokenizer that to_json() described, but for its kind.
+
+        Raises: ValueError: if saved is no such description.
+        """
 
     @abstractmethod
     def encode_document(self, text: str) -> np.ndarray:
@@ -58,11 +67,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self, id: int) -> bytes:
-        """Returns the bytes that an id below eot stands for."""
+        """Returns the bytes that an id other than eot stands for."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Returns what from_json needs to make the same tokenizer."""
+        """Returns its kind, and what from_saved needs to make the same tokenizer."""
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of text, without eot."""
@@ -71,13 +80,19 @@ class Tokenizer(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids; for bytes that are not UTF-8 and unknown ids the replacement character."""
-        beyond = {self.eot: EOT.encode()}
-        pieces = (self.token_bytes(i) if 0 <= i < self.eot else beyond.get(i, "\ufffd".encode()) for i in ids)
-        return b"".join(pieces).decode("utf-8", "replace")
+        return b"".join(map(self.shown, ids)).decode("utf-8", "replace")
+
+    def shown(self, id: int) -> bytes:
+        """Returns what decode() shows for any number: a mark for eot, the replacement character for no id."""
+        if id == self.eot:
+            return EOT.encode()
+        return self.token_bytes(id) if 0 <= id < self.vocab_size else "\ufffd".encode()
 
 
 class BytePairs(Tokenizer):
     """Byte-level BPE with GPT-2's word pattern, run by tiktoken. tokens[i] is id i; eot comes after the last."""
+
+    kind = "byte_pairs"
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         self.tokens = list(tokens)
@@ -97,7 +112,15 @@ class BytePairs(Tokenizer):
 
     @override
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "byte_pairs", "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
+        return {"kind": self.kind, "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
+
+    @classmethod
+    @override
+    def from_saved(cls, saved: Mapping[str, Any]) -> "BytePairs":
+        tokens = [base64.b64decode(token, validate=True) for token in want(saved.get("tokens"), list, "tokens")]
+        if len(set(tokens) - {b""}) < len(tokens) or not {bytes([byte]) for byte in range(256)} <= set(tokens):
+            raise ValueError("tokens must be different byte strings, all single bytes among them")
+        return cls(tokens)
 
     def _encoding(self) -> "tiktoken.Encoding":
         # One per thread: they would wait for a shared one's regular expression, 11.6M tokens/s instead of 14.5M on two
@@ -120,6 +143,7 @@ class BytePairs(Tokenizer):
 class PlainBytes(Tokenizer):
     """One id per UTF-8 byte, and 256 for the end of text."""
 
+    kind = "bytes"
     vocab_size = 257
     eot = 256
 
@@ -134,7 +158,12 @@ class PlainBytes(Tokenizer):
 
     @override
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "bytes"}
+        return {"kind": self.kind}
+
+    @classmethod
+    @override
+    def from_saved(cls, saved: Mapping[str, Any]) -> "PlainBytes":
+        return cls()
 
 
 def from_json(saved: Mapping[str, Any]) -> Tokenizer:
@@ -142,16 +171,13 @@ def from_json(saved: Mapping[str, Any]) -> Tokenizer:
 
     Raises: ValueError: if saved is no such description.
     """
-    if odd := sorted(set(saved) - {"kind", "tokens"}):
-        raise ValueError(f"it has {odd[0]!r} beside kind and tokens")
-    if saved.get("kind") == "bytes":
-        return PlainBytes()
-    if saved.get("kind") != "byte_pairs":
-        raise ValueError(f"kind is {saved.get('kind')!r}, expected bytes or byte_pairs")
-    tokens = [base64.b64decode(token, validate=True) for token in want(saved.get("tokens"), list, "tokens")]
-    if len(set(tokens) - {b""}) < len(tokens) or not {bytes([byte]) for byte in range(256)} <= set(tokens):
-        raise ValueError("tokens must be different byte strings, all single bytes among them")
-    return BytePairs(tokens)
+    kind = saved.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, expected {', '.join(sorted(KINDS))}")
+    found = KINDS[kind].from_saved(saved)
+    if odd := sorted(set(saved) - set(found.to_json())):
+        raise ValueError(f"it has {odd[0]!r}, which a tokenizer of the kind {kind} does not have")
+    return found
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
@@ -244,72 +270,6 @@ class BPE(Recipe):
         return tokenizer
 
 
-class GPT2(Recipe):
-    """GPT-2's 50257 ids, from the release's vocab.bpe: in vocab_dir, in tiktoken's cache, or downloaded."""
-
-    name = "gpt2"
-    url: ClassVar[str] = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
-    sha256: ClassVar[str] = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-    connect_seconds: ClassVar[float] = 5.0
-
-    def __init__(self, vocab_dir: str | None) -> None:
-        self.vocab_dir = vocab_dir
-
-    @override
-    def fit(self, sample: Sample) -> Tokenizer:
-        """Returns GPT-2's tokenizer, for any corpus.
-
-        Raises: DataError: if the file cannot be found or downloaded, or is another one.
-        """
-        merges = self._merges().decode().split("\n")[1:-1]  # the first line is the format's version
-        to_byte = {char: byte for byte, char in byte_chars().items()}
-        tokens = [bytes([byte]) for byte in byte_chars()]
-        tokens += [bytes(to_byte[char] for char in merge.replace(" ", "")) for merge in merges]
-        return BytePairs(tokens)
-
-    def _merges(self) -> bytes:
-        cached = _cache_dir() / hashlib.sha1(self.url.encode()).hexdigest()
-        if self.vocab_dir is not None:
-            path = expanded(self.vocab_dir) / "vocab.bpe"
-            if not path.is_file():
-                raise self._unavailable(f"{path} does not exist")
-            return self._checked(path.read_bytes(), path)
-        if cached.is_file():
-            return self._checked(cached.read_bytes(), cached)
-        content = self._checked(self._download(), Path("the download"))
-        with suppress(OSError):  # if the cache cannot be written, the next use downloads again
-            write_bytes(cached, content)
-        return content
-
-    def _checked(self, content: bytes, where: Path) -> bytes:
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.sha256:
-            raise DataError(
-                f"{where} is not GPT-2's vocab.bpe: expected sha256 {self.sha256[:12]}..., got {found[:12]}... "
-                f"({len(content):,} bytes); replace it with {self.url}"
-            )
-        return content
-
-    def _download(self) -> bytes:
-        import requests  # comes with tiktoken
-
-        try:
-            answer = requests.get(self.url, timeout=(self.connect_seconds, 30))
-            answer.raise_for_status()
-        except requests.RequestException as error:
-            raise self._unavailable(f"no network ({type(error).__name__})") from error
-        return bytes(answer.content)
-
-    def _unavailable(self, reason: str) -> DataError:
-        merges = hashlib.sha1(self.url.encode()).hexdigest()
-        encoder = hashlib.sha1(self.url.replace("vocab.bpe", "encoder.json").encode()).hexdigest()
-        return DataError(
-            f"data/tokenizer=gpt2 needs the file vocab.bpe, but {reason}: fetch {self.url} elsewhere and either put it "
-            f"into a folder and set data.tokenizer.vocab_dir=<folder>, or save it as {merges} in the folder that "
-            f"TIKTOKEN_CACHE_DIR names (encoder.json, there {encoder}, is not needed: the merges fix the ids)"
-        )
-
-
 def byte_chars() -> dict[int, str]:
     """Returns the printable character that stands for each byte in GPT-2's files, in the order of ids 0 to 255."""
     printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
@@ -334,11 +294,3 @@ def load_tokenizer(path: Path) -> Tokenizer:
             "delete the folder and prepare the data set again"
         )
     return read_tokenizer(file)
-
-
-def _cache_dir() -> Path:
-    """Returns the folder of tiktoken's cache."""
-    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
-        if folder := os.environ.get(variable):
-            return Path(folder)
-    return Path(tempfile.gettempdir()) / "data-gym-cache"

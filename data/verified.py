@@ -6,7 +6,7 @@ It may be deleted at any time, and is missing if the data set's folder cannot be
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,27 @@ def stamp(folder: Path, shard: Shard) -> list[Any]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, shard.sha256]
 
 
-def describe(path: Path, dtype: np.dtype[Any]) -> Shard:
-    """Reads a shard and returns what dataset.json should say about it."""
+def describe(
+    path: Path, dtype: np.dtype[Any], header_bytes: int = 0, watch: Callable[[np.ndarray], None] = lambda tokens: None
+) -> Shard:
+    """Reads a shard and returns what dataset.json should say about it; watch: is shown all tokens, block by block."""
     digest = hashlib.sha256()
     n_bytes = max_id = 0
     for block in blocks(path):
         digest.update(block)
+        skipped = min(max(header_bytes - n_bytes, 0), len(block))
         n_bytes += len(block)
-        max_id = max(max_id, int(np.frombuffer(block, dtype, len(block) // dtype.itemsize).max(initial=0)))
-    return Shard(path.name, n_bytes // dtype.itemsize, n_bytes, digest.hexdigest(), max_id)
+        tokens = np.frombuffer(block, dtype, (len(block) - skipped) // dtype.itemsize, skipped)
+        max_id = max(max_id, int(tokens.max(initial=0)))
+        watch(tokens)
+    n_tokens = (n_bytes - header_bytes) // dtype.itemsize
+    return Shard(path.name, n_tokens, n_bytes, digest.hexdigest(), max_id, header_bytes)
 
 
-def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
+def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any], remedy: str) -> None:
     """Reads the shards that verified.json does not list with their present stamp, and adds those that are right.
 
-    Raises: DataError: if one is not what dataset.json says.
+    Raises: DataError: if one is not what dataset.json says; remedy: what to do then.
     """
     known = stamps(folder)
     now = [(shard, stamp(folder, shard)) for shard in shards]
@@ -66,9 +72,9 @@ def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
     right: dict[str, Any] = {}
     remembered = time.monotonic()
     try:
-        with in_threads(lambda pair: describe(folder / pair[0].file, dtype), unseen) as found:
+        with in_threads(lambda pair: describe(folder / pair[0].file, dtype, pair[0].header_bytes), unseen) as found:
             for (shard, mark), is_now in zip(unseen, found, strict=True):
-                _compare(folder / shard.file, shard, is_now)
+                _compare(folder / shard.file, shard, is_now, remedy)
                 right[shard.file] = mark
                 if time.monotonic() - remembered > REMEMBER_SECONDS:
                     remember(folder, right)
@@ -78,14 +84,12 @@ def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
             remember(folder, right)
 
 
-def _compare(file: Path, said: Shard, found: Shard) -> None:
+def _compare(file: Path, said: Shard, found: Shard, remedy: str) -> None:
     if found.sha256 != said.sha256:
         raise DataError(
-            f"{file} is damaged: expected sha256 {said.sha256[:12]}..., got {found.sha256[:12]}...; "
-            "delete the folder and prepare the data set again"
+            f"{file} is damaged: expected sha256 {said.sha256[:12]}..., got {found.sha256[:12]}...; {remedy}"
         )
     if found.max_id != said.max_id:
         raise DataError(
-            f"{file} holds token id {found.max_id}, but dataset.json says that {said.max_id} is the largest: "
-            "delete the folder and prepare the data set again"
+            f"{file} holds token id {found.max_id}, but dataset.json says that {said.max_id} is the largest: {remedy}"
         )

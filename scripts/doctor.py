@@ -116,6 +116,7 @@ def check_data(config: RunConfig) -> Finding:
         source = plug_in(config.data.source)
         path = data_path(config, prepared=False)
         if source.embedded and not path.exists():
+            source.files()  # raises if they are not here
             return Finding("data", "not prepared yet; train.py does that itself")
         train = TokenDataset.open(path, "train")
     except ValueError as error:

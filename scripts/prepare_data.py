@@ -45,7 +45,10 @@ def report(path: Path, meta: Mapping[str, Any], verdict: str | None) -> None:
     n_tokens = sum(found["n_tokens"] for found in meta["splits"].values())
     console = Console()
     console.print(table)
-    console.print(f"{meta['vocab_size']:,} token ids, {meta['text_bytes'] / n_tokens:.2f} bytes of text per token")
+    density = meta["text_bytes"] and f", {meta['text_bytes'] / n_tokens:.2f} bytes of text per token"
+    console.print(f"{meta['vocab_size']:,} token ids{density or ''}")
+    for what, value in (meta.get("provenance") or {}).items():
+        console.print(f"{what} {value}")
     if verdict is not None:
         console.print(verdict)
 

@@ -55,6 +55,7 @@ ONLY_IN = {
     "omegaconf": ("configs", "train", "scripts", "reproduce"),
     "wandb": ("trainer/wandb.py",),
     "tensorboard": ("trainer/tensorboard.py",),
+    "datasets": ("data/huggingface.py", "data/rows.py"),
 }
 
 

@@ -74,6 +74,25 @@ NOT_RUN = {
         "a form, not a command",
         "tests/test_working_directory.py::test_train_py_trains_in_a_folder_with_files_of_our_packages_names",
     ),
+    **{
+        f"python train.py data={each}": NotRun(
+            "tokens of others", "tests/data/test_token_files.py::test_train_py_trains_on_them_as_first_typed"
+        )
+        for each in (
+            "tokens data.source.train='data/openwebtext/train.bin' data.source.val='data/openwebtext/val.bin'",
+            "tokens data.source.train='fineweb10B/*_train_*.bin' data.source.val='fineweb10B/*_val_*.bin'",
+            "fineweb10b data.order=sequential",
+        )
+    },
+    "python train.py data=mixture 'data.source.parts={hf-gpt2-1a2b3c4d: 0.7, files-gpt2-5e6f7a8b: 0.3}'": NotRun(
+        "needs its parts", "tests/data/test_mixture.py::test_train_py_trains_on_a_mixture_as_first_typed"
+    ),
+    "python scripts/prepare_data.py data=hf data.source.path=roneneldan/TinyStories data.source.split=train": NotRun(
+        "the network", "tests/data/test_huggingface.py::test_the_command_prepares_a_folder_as_first_typed"
+    ),
+    "python scripts/prepare_data.py data=hf data.source.path=my_set data.source.text=content": NotRun(
+        "a folder of yours", "tests/data/test_huggingface.py::test_the_command_prepares_a_folder_as_first_typed"
+    ),
     "tensorboard --logdir runs": NotRun(
         "a server", "tests/test_train.py::test_tensorboard_has_the_rows_of_metrics_jsonl_also_after_a_kill"
     ),

@@ -121,7 +121,7 @@ ROOT = Path(__file__).parents[2]
         ("optim._target_=os.system", "name a class"),
         ("schedule._target_=trainer.DDP", "is not a schedule: it has no apply()"),
         ("+logging.x={_target_: trainer.Cosine}", "is not a sink: it has no write()"),
-        ("data.source._target_=data.BPE", "is not a source of documents: it has no documents()"),
+        ("data.source._target_=data.BPE", "is not a source of data: it has no fill()"),
     ],
 )
 def test_a_bad_override_gets_one_clear_line(override: str, message: str) -> None:
@@ -173,12 +173,23 @@ def test_a_misspelt_key_fails_before_anything_heavy_is_imported() -> None:
     assert done.stdout == "\n"
 
 
+MANDATORY = {
+    "data=files": ["data.source.pattern=x"],
+    "data=hf": ["data.source.path=x"],
+    "data=tokens": ["data.source.train=x", "data.source.val=y"],
+    "data=mixture": ["data.source.parts={x: 1, y: 2}"],
+    "data/tokenizer=saved": ["data.tokenizer.file=x"],
+    "data/tokenizer=ids": ["data.tokenizer.vocab_size=300"],
+    "data/tokenizer=characters": ["data.tokenizer.meta=x"],
+}
+
+
 @pytest.mark.parametrize("group", configs.GROUPS)
 def test_every_option_composes(group: str) -> None:
     options = sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
     assert options
     for option in options:
-        compose([f"{group}={option}", *(["data.source.pattern=x"] if option == "files" else [])])
+        compose([f"{group}={option}", *MANDATORY.get(f"{group}={option}", [])])
 
 
 def test_compile_may_be_written_as_yaml_writes_truth() -> None:

@@ -22,6 +22,15 @@ CLASSES = [
     *("torch.optim.AdamW", "torch.optim.RAdam", "torch.optim.SGD", "torch.optim.NAdam", "torch.optim.Adafactor"),
     *("trainer.Constant", "trainer.Cosine", "trainer.Linear", "trainer.WSD", "trainer.Single", "trainer.Wandb"),
     *("data.Files", "data.OpenWebText", "data.PySource", "data.Synthetic", "data.BPE", "data.Bytes", "data.GPT2"),
+    *(
+        "data.HuggingFace",
+        "data.TokenFiles",
+        "data.Mixture",
+        "data.OfParts",
+        "data.Saved",
+        "data.Ids",
+        "data.Characters",
+    ),
     *("model.GPT", "model.Llama", "configs.schema.RunConfig"),
 ]
 

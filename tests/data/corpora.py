@@ -10,7 +10,7 @@ import numpy as np
 from data.metadata import DTYPES, FORMAT, shard_name, split_meta
 from data.preparation import prepare
 from data.shards import ShardWriter, write_meta
-from data.sources import Source, Unit
+from data.source import Source, Unit
 from data.tokenizers import Bytes, Recipe
 from data.verified import describe
 

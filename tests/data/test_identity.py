@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from corpora import content, prepared
 
+import data.encoding
 import data.identity
-import data.preparation
-import data.sources
+import data.text_files
 from data import DataError, Files, OpenWebText, PySource, TokenDataset, warn_if_changed
 from data.errors import MissingSource
 from data.identity import difference
-from data.sources import Source, Unit
+from data.source import Source, Unit
 
 OLD = 1_600_000_000  # seconds, long before any test
 CHANGED = r"the files of data=\w+ have changed since .* was prepared \(.*\)"
@@ -43,7 +43,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def source_of(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     if kind == "openwebtext":
-        return OpenWebText("d", "r", folder=str(folder), limit_documents=None, expected_documents=None)
+        return OpenWebText("d", folder=str(folder))
     if kind == "pysource":
         paths = {"stdlib": str(folder), "purelib": str(folder / "none"), "platlib": str(folder / "none")}
         monkeypatch.setattr("sysconfig.get_paths", lambda: paths)
@@ -282,16 +282,17 @@ class PowerCutError(Exception):
 
 def interrupted(source: Source, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends a preparation after two units."""
-    encode, left = data.preparation._Preparation._encode, iter(range(100))
+    encode, left = data.encoding._Encoding._encode, iter(range(100))
 
     def dying(*arguments: Any) -> None:
         if next(left) >= 2:
             raise PowerCutError
         encode(*arguments)
 
-    monkeypatch.setattr(data.sources, "_unit_bytes", lambda total: 40)
+    for module in (data.source, data.text_files, data.parquet):
+        monkeypatch.setattr(module, "unit_bytes", lambda total: 40)
     with monkeypatch.context() as patch, pytest.raises(PowerCutError):
-        patch.setattr(data.preparation._Preparation, "_encode", dying)
+        patch.setattr(data.encoding._Encoding, "_encode", dying)
         prepared(source, root)
     assert len(list(root.glob("*/parts/*.npz"))) == 2
 
@@ -369,7 +370,7 @@ def test_files_beyond_the_limit_do_not_count(tmp_path: Path) -> None:
 
     for i in range(4):
         pq.write_table(pa.table({"text": [f"file {i} row {j}" for j in range(10)]}), tmp_path / f"{i}.parquet")
-    source = OpenWebText("d", "r", folder=str(tmp_path), limit_documents=15, expected_documents=None)
+    source = OpenWebText("d", folder=str(tmp_path), limit_documents=15)
     path = prepared(source, tmp_path / "out")
     (tmp_path / "3.parquet").unlink()
     assert difference(source, path) is None
@@ -381,5 +382,5 @@ def test_a_data_set_from_the_hub_has_no_files_to_compare(corpus: tuple[Path, Sou
     _, source = corpus
     if isinstance(source, OpenWebText):
         path = prepared(source, tmp_path / "out")
-        hub = OpenWebText("d", "r", folder=None, limit_documents=None, expected_documents=None)
+        hub = OpenWebText("d")
         assert prepared(hub, tmp_path / "out") == path

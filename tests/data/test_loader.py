@@ -10,10 +10,11 @@ import torch
 from corpora import dataset_of
 
 from data import DataError, TokenDataset, TokenLoader, eval_batches
-from data.loader import PADDING, Batch, permuted
+from data.loader import PADDING, Batch
+from data.windows import permuted
 
 T = 16
-ORDERS = pytest.mark.parametrize("order", ["random", "shuffled"])
+ORDERS = pytest.mark.parametrize("order", ["random", "shuffled", "sequential"])
 Loader = Callable[..., TokenLoader]
 
 
@@ -64,7 +65,8 @@ def test_batch_is_a_pure_function_of_seed_and_step(loader: Loader, order: str) -
     for step in (5, 0, 1, 4, 4, 2, 3):
         assert torch.equal(inputs(jumping.batches(step)), expected[step])
     assert not torch.equal(expected[0], expected[1])
-    assert not torch.equal(inputs(loader(order=order, seed=6).batches(0)), expected[0])
+    is_drawn = order != "sequential"
+    assert torch.equal(inputs(loader(order=order, seed=6).batches(0)), expected[0]) != is_drawn
 
 
 def test_random_order_is_fixed_for_good(loader: Loader) -> None:
@@ -103,6 +105,12 @@ def test_shuffled_visits_every_window_once_per_epoch(
     starts = torch.cat([inputs(shuffled.batches(step))[:, 0] for step in range(n_steps)])[: 3 * n_windows]
     for epoch in starts.view(3, n_windows):
         assert sorted(epoch.tolist()) == list(range(0, n_windows * T, T))
+
+
+def test_sequential_reads_the_windows_as_they_lie_and_begins_again(loader: Loader) -> None:
+    reading = loader(order="sequential", global_batch=24, micro_batch=24)
+    starts = torch.cat([inputs(reading.batches(step))[:, 0] for step in range(6)])
+    assert starts.tolist() == [i % 62 * T for i in range(144)]  # 62 windows of 16 fit into 1000 tokens
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
@@ -177,7 +185,7 @@ def test_evaluation_refuses_a_slice_larger_than_the_split(counting: TokenDataset
             {"seq_len": 1000},
             "block_size=1000 is larger than the data: train of .* has 1000 tokens, expected at least 1001",
         ),
-        ({"order": "sorted"}, "data.order='sorted' must be one of random, shuffled"),
+        ({"order": "sorted"}, "data.order='sorted' must be one of random, shuffled, sequential"),
         ({"seed": -1}, "seed=-1 must be >= 0"),
     ],
 )

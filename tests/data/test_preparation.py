@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from corpora import SETTINGS, Texts, content, numbered_texts, prepared
 
-import data.preparation
+import data.encoding
 from data import BPE, Bytes, DataError, Files, Synthetic, TokenDataset, dataset_dir, load_tokenizer, prepare
 from data.tokenizers import BytePairs, Recipe, Tokenizer
 from files.errors import PathError
@@ -387,7 +387,7 @@ def test_an_output_that_cannot_be_written_is_named_in_one_line(
 
 
 def test_more_shards_than_can_be_described_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.preparation, "MAX_SHARDS", 10)
+    monkeypatch.setattr(data.encoding, "MAX_SHARDS", 10)
     n_tokens = sum(len(text) + 1 for text in TEXTS)
     message = f"shard_tokens=7 would make more than 10 files of {n_tokens:,} tokens: take at least {-(-n_tokens // 10)}"
     with pytest.raises(DataError, match=message):

@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 
 from configs import compose, plug_in
-from data import BPE, GPT2, Bytes, Files, OpenWebText, PySource, Synthetic
+from data import (
+    BPE,
+    GPT2,
+    Bytes,
+    Files,
+    HuggingFace,
+    Mixture,
+    OfParts,
+    OpenWebText,
+    PySource,
+    Synthetic,
+    TokenFiles,
+)
 from data.loader import ORDERS
 from scripts import prepare_data
 
@@ -15,12 +27,23 @@ OPTIONS = [
     ("openwebtext", OpenWebText, GPT2),
     ("files", Files, BPE),
     ("synthetic", Synthetic, Bytes),
+    ("hf", HuggingFace, GPT2),
+    ("tokens", TokenFiles, GPT2),
+    ("fineweb10b", TokenFiles, GPT2),
+    ("fineweb_edu", TokenFiles, GPT2),
+    ("mixture", Mixture, OfParts),
 ]
+MISSING = {
+    "files": ["data.source.pattern=*.txt"],
+    "hf": ["data.source.path=a/b"],
+    "tokens": ["data.source.train=t*.bin", "data.source.val=v.bin"],
+    "mixture": ["data.source.parts={a: 1, b: 2}"],
+}
 
 
 @pytest.mark.parametrize(("option", "source", "tokenizer"), OPTIONS)
 def test_every_data_config_builds_its_source_and_tokenizer(option: str, source: type, tokenizer: type) -> None:
-    data = compose([f"data={option}", *(["data.source.pattern=*.txt"] if option == "files" else [])]).data
+    data = compose([f"data={option}", *MISSING.get(option, [])]).data
     assert type(plug_in(data.source)) is source
     assert type(plug_in(data.tokenizer)) is tokenizer
     assert data.order in ORDERS

@@ -125,6 +125,44 @@ def test_a_damaged_data_set_is_refused(folder: Path, damage: Callable[[Path], No
         TokenDataset.open(folder, "train")
 
 
+def test_data_sets_from_before_shards_had_headers_are_read(folder: Path) -> None:
+    meta = json.loads((folder / "dataset.json").read_text())
+    for entry in meta["splits"].values():
+        for shard in entry["shards"]:
+            del shard["header_bytes"]
+    edit_meta(folder, **meta)
+    assert TokenDataset.open(folder, "train").n_tokens == 950
+
+
+def part(**changes: Any) -> dict[str, Any]:
+    return {"name": "a", "n_tokens": 475, "share": 32_768} | changes
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([part(), part(n_tokens=474)], "train.n_tokens is 950, not the sum of its parts"),
+        ([part(), part(share=32_767)], "the shares of train's parts do not add up to 65536"),
+        ([part(), part(share=0)], "share is 0, expected 1 or more"),
+        ([part(), part(colour=1)], "a part of train must have exactly name, n_tokens, share"),
+        ([part(), part(name=3)], "the name of a part is a int, expected str"),
+        ({}, "train.parts is a dict, expected list"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(folder: Path, parts: Any, message: str) -> None:
+    meta = json.loads((folder / "dataset.json").read_text())
+    meta["splits"]["train"]["parts"] = parts
+    edit_meta(folder, **meta)
+    with pytest.raises(DataError, match=rf"dataset.json describes no data set \({message}\)"):
+        TokenDataset.open(folder, "train")
+
+
+def test_tokens_elsewhere_are_named_by_absolute_paths(folder: Path) -> None:
+    edit_meta(folder, in_place=True)
+    with pytest.raises(DataError, match="shard 0 of train is 'train_00000.bin', expected an absolute path"):
+        TokenDataset.open(folder, "train")
+
+
 def test_a_missing_data_set_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"texts-bytes-0123abcd does not exist: {COMMAND}"):
         TokenDataset.open(tmp_path / "texts-bytes-0123abcd", "train")

@@ -104,7 +104,7 @@ def test_a_single_document_is_split_alike_by_any_shards(tmp_path: Path) -> None:
 
 
 def test_a_split_by_position_continues_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data.preparation import ShardWriter
+    from data.shards import ShardWriter
 
     close, left = ShardWriter.close, iter(range(20))
 

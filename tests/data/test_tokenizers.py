@@ -17,7 +17,7 @@ from corpora import Texts, prepared
 
 from data import BPE, GPT2, Bytes, DataError, Files, PySource, load_tokenizer, read_tokenizer
 from data.sampling import sample
-from data.sources import Unit
+from data.source import Unit
 from data.tokenizers import (
     LONGEST_ENCODED_WORD,
     LONGEST_TRAINED_WORD,
@@ -350,7 +350,7 @@ def test_gpt2_bytes_have_the_release_ids() -> None:
 
 
 def test_importing_data_loads_nothing_heavy() -> None:
-    script = "import sys, data, data.sources, data.tokenizers; print([m for m in HEAVY if m in sys.modules])"
+    script = "import sys, data, data.huggingface, data.tokenizers; print([m for m in HEAVY if m in sys.modules])"
     heavy = "('torch', 'datasets', 'tokenizers', 'tiktoken', 'pyarrow', 'rich', 'requests', 'huggingface_hub')"
     found = subprocess.run(
         [sys.executable, "-c", script.replace("HEAVY", heavy)],

@@ -1,0 +1,234 @@
+"""Mixtures: every part gives its share of the sequences, as a function of seed and step alone."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from corpora import Texts, numbered_texts, prepared
+from foreign_files import llm_c
+
+import data.verified
+import train
+from configs import compose
+from data import (
+    BPE,
+    Bytes,
+    DataError,
+    Ids,
+    Mixture,
+    OfParts,
+    Saved,
+    TokenDataset,
+    TokenFiles,
+    TokenLoader,
+    eval_batches,
+)
+from data.metadata import SHARES
+from data.windows import starts
+
+T = 16
+SIZES = (1000, 400, 90)  # tokens of the three parts; token i of part n is 10,000 n + i
+WEIGHTS = (5, 2.5, 2.5)
+ORDERS = pytest.mark.parametrize("order", ["random", "shuffled", "sequential"])
+Loader = Callable[..., TokenLoader]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    found = []
+    for n, size in enumerate(SIZES):
+        file = llm_c(tmp_path / f"in/{n}.bin", range(10_000 * n, 10_000 * n + size))
+        copy = shutil.copy(file, tmp_path / f"in/{n}_val.bin")
+        source = TokenFiles(str(file), str(copy))
+        found.append(prepared(source, tmp_path / "prepared", Ids(30_000), val_fraction=None))
+    return found
+
+
+def mixed(folders: list[Path], weights: tuple[float, ...] = WEIGHTS) -> Path:
+    parts = {str(folder): weight for folder, weight in zip(folders, weights, strict=True)}
+    return prepared(Mixture(parts), folders[0].parent, OfParts(), val_fraction=None)
+
+
+@pytest.fixture
+def dataset(folders: list[Path]) -> TokenDataset:
+    return TokenDataset.open(mixed(folders), "train")
+
+
+@pytest.fixture
+def loader(dataset: TokenDataset) -> Iterator[Loader]:
+    made: list[TokenLoader] = []
+
+    def make(**changes: Any) -> TokenLoader:
+        settings = {"seq_len": T, "global_batch": 24, "micro_batch": 24, "seed": 5, "device": "cpu"} | changes
+        made.append(TokenLoader(dataset, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def inputs(loader: TokenLoader, step: int) -> torch.Tensor:
+    return torch.cat([batch.inputs for batch in loader.batches(step)])
+
+
+@ORDERS
+def test_the_batch_does_not_depend_on_ranks_or_on_the_steps_before(loader: Loader, order: str) -> None:
+    for step in (7, 0, 3):
+        expected = inputs(loader(order=order), step)
+        ranks = [loader(order=order, micro_batch=4, data_rank=rank, data_ranks=3) for rank in range(3)]
+        assert torch.equal(torch.cat([inputs(rank, step) for rank in ranks]), expected)
+
+
+@ORDERS
+def test_no_window_reaches_from_one_part_into_another(loader: Loader, order: str) -> None:
+    reading = loader(order=order)
+    for step in range(40):
+        (batch,) = reading.batches(step)
+        assert torch.equal(batch.inputs, batch.inputs[:, :1] + torch.arange(T))
+        assert torch.equal(batch.targets, batch.inputs + 1)
+
+
+def owners(dataset: TokenDataset, order: str, sequences: int, seed: int = 5) -> list[list[int]]:
+    """By part, the places in it of the first sequences of a run, in the order of the run."""
+    found = starts(dataset.parts, seq_len=T, global_batch=sequences, seed=seed, order=order, step=0)
+    firsts = np.cumsum([0, *(part.n_tokens for part in dataset.parts)])[:-1]
+    numbers = dataset.read(firsts, 1)[:, 0] // 10_000
+    owner = np.searchsorted(firsts, found, "right") - 1
+    places = (found - firsts[owner].astype(np.uint64)).tolist()
+    by_part: dict[int, list[int]] = {n: [] for n in range(len(SIZES))}
+    for number, place in zip(numbers[owner].tolist(), places, strict=True):
+        by_part[number].append(place)
+    return list(by_part.values())
+
+
+def test_every_block_has_exactly_each_parts_share(dataset: TokenDataset) -> None:
+    counts = {n: len(places) for n, places in enumerate(owners(dataset, "random", SHARES))}
+    assert counts == {0: SHARES // 2, 1: SHARES // 4, 2: SHARES // 4}
+
+
+def test_shares_are_even_over_short_stretches_too(dataset: TokenDataset) -> None:
+    found = owners(dataset, "random", 4096)
+    # Draws without replacement: the standard deviation is below that of 4096 coins, 32.
+    assert abs(len(found[0]) - 2048) < 5 * 32
+    assert owners(dataset, "random", 64, seed=6) != owners(dataset, "random", 64)
+
+
+def test_shuffled_shows_each_part_once_per_epoch_of_its_own(dataset: TokenDataset) -> None:
+    for places, size in zip(owners(dataset, "shuffled", 2000), SIZES, strict=True):
+        n_windows = (size - 1) // T
+        for first in range(0, len(places) - n_windows + 1, n_windows):
+            epoch = places[first : first + n_windows]
+            assert sorted(epoch) == list(range(0, n_windows * T, T))
+
+
+def test_sequential_reads_each_part_as_it_lies(dataset: TokenDataset) -> None:
+    for places, size in zip(owners(dataset, "sequential", 2000), SIZES, strict=True):
+        n_windows = (size - 1) // T
+        assert places == [i % n_windows * T for i in range(len(places))]
+
+
+def test_the_second_block_goes_on_where_the_first_ended(dataset: TokenDataset) -> None:
+    settings: dict[str, Any] = {"seq_len": T, "seed": 5, "order": "sequential"}
+    both = starts(dataset.parts, global_batch=SHARES + 500, step=0, **settings)
+    halves = [starts(dataset.parts, global_batch=SHARES, step=step, **settings) for step in (0, 1)]
+    assert np.array_equal(both, np.concatenate(halves)[: SHARES + 500])
+
+
+def test_validation_is_mixed_in_the_same_shares(folders: list[Path]) -> None:
+    val = TokenDataset.open(mixed(folders), "val")
+    found = list(eval_batches(val, seq_len=T, n_sequences=16, micro_batch=5, device="cpu"))
+    parts = torch.cat([batch.inputs for batch in found])[:, 0] // 10_000
+    assert Counter(parts.tolist()) == {0: 8, 1: 4, 2: 4}
+    with pytest.raises(
+        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: evaluate on"
+    ):
+        next(eval_batches(val, seq_len=T, n_sequences=40, micro_batch=5, device="cpu"))
+
+
+def test_a_part_shorter_than_a_window_is_named(dataset: TokenDataset) -> None:
+    with pytest.raises(
+        DataError, match=r"block_size=90 is larger than the data: train of tokens-ids-\w+ has 90 tokens"
+    ):
+        TokenLoader(dataset, seq_len=90, global_batch=1, micro_batch=1, seed=0, device="cpu")
+
+
+def test_weights_need_not_add_up_and_their_order_does_not_matter(folders: list[Path]) -> None:
+    first = TokenDataset.open(mixed(folders), "train")
+    other = TokenDataset.open(mixed(folders[::-1], (1, 1, 2)), "train")
+    assert [part.share for part in other.parts] == [part.share for part in first.parts]
+    assert [part.name for part in other.parts] == [part.name for part in first.parts]
+
+
+def test_parts_are_found_by_their_names_in_the_root(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    by_name = Mixture({folder.name: weight for folder, weight in zip(folders, WEIGHTS, strict=True)})
+    assert prepared(by_name, folders[0].parent, OfParts(), val_fraction=None) == mixed(folders)
+
+
+def test_mixing_hashes_nothing_again(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.verified, "describe", lambda *arguments: pytest.fail("reads a part again"))
+    TokenDataset.open(mixed(folders), "train")
+
+
+def test_corpora_of_one_tokenizer_are_mixed_and_of_two_refused(tmp_path: Path) -> None:
+    texts, others = Texts(numbered_texts(40)), Texts([text.upper() for text in numbered_texts(30)])
+    others.name = "others"  # type: ignore[misc]  # another corpus, so another folder
+    first = prepared(texts, tmp_path, BPE(300))
+    apart, alike = (
+        prepared(others, tmp_path, BPE(300)),
+        prepared(others, tmp_path, Saved(str(first / "tokenizer.json"))),
+    )
+    with pytest.raises(
+        DataError, match=r"was encoded with another tokenizer than .*data.tokenizer.file=<folder of \w+"
+    ):
+        prepared(Mixture({str(first): 1, str(apart): 1}), tmp_path, OfParts())
+    path = prepared(Mixture({str(first): 1, str(alike): 1}), tmp_path, OfParts())
+    assert TokenDataset.open(path, "train").n_tokens == sum(
+        TokenDataset.open(part, "train").n_tokens for part in (first, alike)
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"a": 1}, "names 1 data sets; a mixture has at least two"),
+        ({"a": 1, "b": 0}, "the weight of b is 0, expected a number above 0"),
+        ({"a": 1, "b": float("inf")}, "the weight of b is inf, expected a number above 0"),
+        ({"a": 1, "b": "half"}, "the weight of b is half, expected a number above 0"),
+        ({"x/a": 1, "y/a": 2}, "has a twice"),
+    ],
+)
+def test_impossible_weights_are_refused(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"data.source.parts:? ?{message}"):
+        Mixture(parts)
+
+
+def test_what_cannot_be_mixed_is_refused_in_one_line(folders: list[Path]) -> None:
+    root, one, other = folders[0].parent, *map(str, folders[:2])
+    with pytest.raises(DataError, match=r"the weight of .*, 1e-06 of 1, is below 1/65536: leave it out"):
+        prepared(Mixture({one: 1e-6, other: 1 - 1e-6}), root, OfParts())
+    with pytest.raises(DataError, match="data=mixture has the tokenizer of its parts, not data/tokenizer=bytes"):
+        prepared(Mixture({one: 1, other: 1}), root, Bytes())
+    with pytest.raises(DataError, match=r"is a mixture itself; name its parts instead"):
+        prepared(Mixture({one: 1, str(mixed(folders)): 1}), root, OfParts())
+    with pytest.raises(
+        DataError, match=r"files-bpe-00000000 does not exist: run `python scripts/prepare_data.py data=files"
+    ):
+        prepared(Mixture({one: 1, "files-bpe-00000000": 1}), root, OfParts())
+    with pytest.raises(DataError, match="data/tokenizer=of_parts is for data=mixture"):
+        prepared(Texts(numbered_texts(9)), root, OfParts())
+
+
+def test_train_py_trains_on_a_mixture_as_first_typed(folders: list[Path], tmp_path: Path, tiny: list[str]) -> None:
+    parts = f"data.source.parts={{{folders[0].name}: 0.7, {folders[1].name}: 0.3}}"
+    changes = [parts, f"data.root={folders[0].parent}", f"run_dir={tmp_path}/run", "max_steps=2"]
+    settings = [each for each in tiny if not each.startswith("data")]
+    assert train.main(compose([*settings, "data=mixture", *changes])) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "finished"
