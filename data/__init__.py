@@ -1,7 +1,8 @@
 """Data: sources of text, tokenizers, prepared token shards, and the loader that reads them.
 
 sources.py       where documents come from; paths.py: files of a pattern; text.py: from bytes to text
-tokenizers.py    text to token ids and back; sampling.py: the text that a tokenizer learns from
+tokenizers.py    text to token ids and back; sampling.py: the text that a tokenizer learns from;
+                 tokenizer_file.py: a tokenizer that there is already
 preparation.py   from source and tokenizer to a prepared data set; splitting.py: which part is for validation
 shards.py        the prepared data set on disk; metadata.py: its dataset.json; verified.py: which files were checked
 identity.py      whether the source's files have changed since
@@ -18,6 +19,7 @@ from data.identity import warn_if_changed
 from data.preparation import dataset_dir, is_prepared, prepare
 from data.shards import TokenDataset
 from data.sources import Files, OpenWebText, PySource, Synthetic
+from data.tokenizer_file import TokenizerFile
 from data.tokenizers import BPE, GPT2, Bytes, load_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "Synthetic",
     "TokenDataset",
     "TokenLoader",
+    "TokenizerFile",
     "dataset_dir",
     "eval_batches",
     "is_prepared",
