@@ -110,12 +110,13 @@ def origin_of(config: RunConfig, precision: str) -> Origin | None:
     if kind == WEIGHTS:
         _check_agree([each for each in found if belongs(each.key, "model") and each.key != DROPOUT], what, kind)
         return Origin(run, _chosen_step(config, folder, step), exact=False, start=kind)
+    changed = [each for each in found if _may_change(each.key)]
+    named = [each for each in found if belongs(each.key, "data") and _may_differ(each.key)]
+    others = [each for each in found if each not in changed and not _may_differ(each.key)]
     environment = read_json(folder / ENVIRONMENT, most_bytes=MIB) or {}
     if (theirs := environment.get("precision", precision)) != precision:
-        found.append(Difference("precision", precision, theirs))
-    changed = [each for each in found if _may_change(each.key)]
-    named = [each for each in found if belongs(each.key, "data") and each not in changed]
-    _check_agree([each for each in found if each not in (*changed, *named) and not _may_differ(each.key)], what, kind)
+        others.append(Difference("precision", precision, theirs))
+    _check_agree(others, what, kind)
     step, before = _chosen_step(config, folder, step), recorded(folder)
     is_exact = not changed and (before is None or before.exact)
     is_exact = is_exact and _has_learning_rates_of(folder / CONFIG, config, step)
@@ -194,7 +195,8 @@ def _check_agree(found: Sequence[Difference], what: str, kind: str) -> None:
     """Raises: BranchError: if there are differences, with what makes the start possible."""
     if not found:
         return
-    there = " ".join(f"{each.key}={shown(each.theirs)}" for each in found if each.theirs != ABSENT)
+    settings = [each for each in found if each.theirs != ABSENT and not each.key.endswith("_target_")]
+    there = " ".join(f"{each.key}={shown(each.theirs)}" for each in settings)
     ways = [f"add {there}"] if there else []
     if kind != WEIGHTS and not any(belongs(each.key, "model") for each in found):
         ways.append("start=weights, to begin at step 0 with its weights alone")
