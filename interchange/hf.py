@@ -5,7 +5,6 @@ names. A tied head is not stored. Without biases (model.bias=false) zeros are wr
 The layout: https://huggingface.co/docs/transformers/model_doc/gpt2
 """
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from files.errors import ReadingError, one_line, shown
 from files.reading import read_json
 from files.writing import write_json, write_text
 from interchange import tokenizer
-from interchange.layout import InterchangeError, Layout, Trained, Weights, differing
+from interchange.layout import InterchangeError, Layout, Trained, Weights, differing, unpickled
 
 CONFIG = "config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")  # each also in parts, listed by <name>.index.json
@@ -150,9 +149,9 @@ def _stored(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise InterchangeError(f"{file} cannot be read: {one_line(error)[:200]}") from None
+    found = unpickled(file)
     if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
         raise InterchangeError(f"{file} must hold tensors by name")
     return found

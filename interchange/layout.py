@@ -1,6 +1,7 @@
 """What a layout of another program is: it reads weights of a GPT-2, and writes what a run has trained."""
 
 import os
+import pickle
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from data.tokenizers import Tokenizer
-from files.errors import shown
+from files.errors import one_line, shown
 from files.writing import fsync, fsync_folder
 from model import LanguageModel
 
@@ -29,13 +31,12 @@ class Weights:
 
     settings: those of model.GPT that decide what it computes; vocab_size counts the rows of the embedding. tensors: by
     the names of model.GPT's parameters, linear weights (out, in), fp32. tokens: the bytes of each token id, as far as
-    the files say; None: they say nothing. step: of the training that made them, 0 if that is not known.
+    the files say; None: they say nothing.
     """
 
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tokens: Mapping[int, bytes] | None = None
-    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,19 @@ class Layout(ABC):
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(out.parent)
+
+
+def unpickled(file: Path) -> Any:
+    """Returns the tensors and plain values that torch.save wrote; executes nothing. Raises: InterchangeError."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InterchangeError(
+            f"{file} holds more than tensors and plain values, or is damaged; nothing of it was executed or read: save "
+            "it again with the weights alone"
+        ) from None
+    except Exception as error:  # of many types, for damaged files
+        raise InterchangeError(f"{file} cannot be read: {type(error).__name__}: {one_line(error)[:200]}") from None
 
 
 def differing(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ that its init_from=resume begins with new moments.
 The layout: https://github.com/karpathy/nanoGPT, model.py and train.py
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from files.errors import one_line, shown
+from files.errors import shown
 from files.writing import write_text
-from interchange.layout import InterchangeError, Layout, Trained, Weights, differing
+from interchange.layout import InterchangeError, Layout, Trained, Weights, differing, unpickled
 
 FILE = "ckpt.pt"
 COMPILED, PREFIX, HEAD = "_orig_mod.", "transformer.", "lm_head.weight"
@@ -49,7 +48,9 @@ class NanoGPT(Layout):
     @override
     def read(self, path: Path) -> Weights:
         file = _file(path)
-        found = _loaded(file)
+        found = unpickled(file)
+        if not isinstance(found, dict):
+            raise InterchangeError(f"{file} is no checkpoint of nanoGPT's: it must be a mapping")
         arguments, stored = found.get("model_args"), found.get("model")
         if not isinstance(arguments, dict) or not isinstance(stored, dict) or not _are_tensors(stored):
             raise InterchangeError(f"{file} is no checkpoint of nanoGPT's: it must have model_args and model")
@@ -57,12 +58,7 @@ class NanoGPT(Layout):
         for key, value in settings.items():
             if type(value) is not int or value < 1:
                 raise InterchangeError(f"{file}: model_args: {key}={shown(value)} must be a whole number >= 1")
-        step = found.get("iter_num")
-        return Weights(
-            settings | FIXED | {"bias": bool(arguments.get("bias", True))},
-            _ours(stored),
-            step=step if type(step) is int and step >= 0 else 0,
-        )
+        return Weights(settings | FIXED | {"bias": bool(arguments.get("bias", True))}, _ours(stored))
 
     @override
     def refusals(self, settings: Mapping[str, Any]) -> list[str]:
@@ -90,21 +86,6 @@ def _file(path: Path) -> Path:
     if not file.is_file():
         raise InterchangeError(f"{file} does not exist; it must be nanoGPT's {FILE}, or the folder that has it")
     return file
-
-
-def _loaded(file: Path) -> Mapping[str, Any]:
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InterchangeError(
-            f"{file} holds more than tensors and plain values, or is damaged; nothing of it was executed or read: save "
-            "it again with model, model_args and iter_num alone"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InterchangeError(f"{file} cannot be read: {one_line(error)[:200]}") from None
-    if not isinstance(found, dict):
-        raise InterchangeError(f"{file} is no checkpoint of nanoGPT's: it must be a mapping")
-    return found
 
 
 def _are_tensors(stored: Mapping[Any, Any]) -> bool:

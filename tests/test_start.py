@@ -12,7 +12,7 @@ import torch
 from remains import metrics, result
 
 import train
-from configs import ConfigError, compose
+from configs import ConfigError, compose, differences
 from data import TokenLoader
 from scripts import export
 from trainer.checkpoint import CheckpointStore
@@ -199,7 +199,7 @@ def test_more_steps_with_the_same_rates_make_the_run_that_it_would_have_been(sta
 
 
 def test_more_steps_with_other_rates_go_on_and_are_recorded(
-    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Start, tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert start("run", "max_steps=6") == 0
     killed_at(7, start, "run")  # before the first checkpoint of the longer run
@@ -217,6 +217,8 @@ def test_more_steps_with_other_rates_go_on_and_are_recorded(
     assert origin(tmp_path / "run") == expected
     assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["step"]) == ("finished", 12)
     assert [row["step"] for row in metrics(tmp_path / "run") if "val/loss" in row] == [0, 5, 10, 12]
+    own = compose([*tiny, f"run_dir={tmp_path / 'run'}"])
+    assert differences(own, tmp_path / "run" / "config.yaml") == []
     assert start("run") == 0  # has finished
     assert "this run has finished at step 12" in capsys.readouterr().out
     assert start("of it", "schedule=constant", f"start_from={tmp_path / 'run'}@12", "max_steps=13") == 0
