@@ -23,7 +23,7 @@ from typing import Any
 import configs
 from assembly.run import Run, data_checksums
 from assembly.weights import check_tokenizer, checkpoint_of
-from configs import RunConfig, differing, plug_in, read_config
+from configs import RunConfig, differing, flat, plug_in, read_config
 from configs.runs import ABSENT, Difference, belongs
 from configs.schema import keys_that
 from configs.start import (
@@ -47,6 +47,7 @@ from trainer.manifest import checkpoints_in
 from trainer.run_directory import CHECKPOINTS, CONFIG, ENVIRONMENT, RunDirectory
 
 MOST_LISTED = 20  # steps, in a message
+PEAK = "initial_lr"  # in a group: the schedule's, which it makes of lr where there is none
 DROPOUT = "model.dropout"  # of the model's settings the one on which no weight depends
 SCHEDULES = {
     f"trainer.{name}"
@@ -165,7 +166,15 @@ def optimizer_state(run: Run, saved: Saved) -> Mapping[str, Any]:
     origin = None if is_own(run, saved) else run.origin
     if origin is None or not any(each.startswith("optim.") for each in origin.changed):
         return found
-    return {**found, "groups": run.optimizer.save_state()[1]["groups"]}
+    settings = {key.rpartition(".")[2] for key in flat({"optim": run.config.optim})}
+    ours = [
+        {key: value for key, value in group.items() if key in settings}
+        for group in run.optimizer.save_state()[1]["groups"]
+    ]
+    if len(ours) != len(found["groups"]):
+        return found  # load_state() says so
+    theirs = [{key: value for key, value in group.items() if key != PEAK} for group in found["groups"]]
+    return {**found, "groups": [their | our for their, our in zip(theirs, ours, strict=True)]}
 
 
 def is_own(run: Run, saved: Saved) -> bool:

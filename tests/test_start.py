@@ -9,10 +9,11 @@ from typing import Any
 import nanogpt_oracle as oracle
 import pytest
 import torch
+from every_option import few_fast
 from remains import metrics, result
 
 import train
-from configs import ConfigError, compose, differences
+from configs import ConfigError, compose, differences, flat
 from data import TokenLoader
 from scripts import export
 from trainer.checkpoint import CheckpointStore
@@ -73,6 +74,19 @@ def test_a_run_goes_on_from_another_with_something_changed_and_says_so(
     assert metrics(tmp_path / "on")[0]["step"] == STEP
     rates = {row["lr"] for row in metrics(tmp_path / "on") if "lr" in row}
     assert rates == ({0.5} if case == "another learning rate" else {0.002})
+
+
+@few_fast("optimizer")
+def test_another_learning_rate_is_that_of_every_optimizer_from_there_on(
+    start: Start, tmp_path: Path, optimizer: str
+) -> None:
+    chosen = [f"optim={optimizer}", "schedule=constant"]
+    assert start("run", *chosen, "max_steps=3") == 0
+    rates = [f"{key}=0.003" for key in flat(compose(chosen)) if key.startswith("optim.") and key.endswith(".lr")]
+    assert start("on", *chosen, "max_steps=5", f"start_from={tmp_path / 'run'}", *rates) == 0
+    assert {row["lr"] for row in metrics(tmp_path / "on") if "lr" in row} == {0.003}
+    state = json.loads((tmp_path / "on" / "checkpoints" / "step_000005" / "state.json").read_text())
+    assert {group["initial_lr"] for group in state["optim"]["groups"]} == {0.003}
 
 
 def test_changed_averages_reach_the_optimizer(start: Start, trunk: Path, tmp_path: Path) -> None:
