@@ -151,6 +151,14 @@ def test_the_exported_tokenizer_gives_our_ids_and_texts(tmp_path: Path, kind: An
     assert read == {id: ours.token_bytes(id) for id in range(ours.eot)} | {ours.eot: b"<|endoftext|>"}
 
 
+def test_the_merges_are_those_that_were_learnt(tmp_path: Path) -> None:
+    """Only the tokens are kept; tokenizers, which learnt them, says which pairs they were."""
+    learnt = json.loads(BPE(400).train(iter([Path(__file__).read_text()])).to_str())["model"]["merges"]
+    HF.export(trained(pairs(), vocab_size=400), tmp_path / "out")
+    lines = (tmp_path / "out" / "merges.txt").read_text().splitlines()[1:]
+    assert [line.split(" ") for line in lines] == [list(pair) for pair in learnt]
+
+
 def test_the_files_of_a_tokenizer_of_older_versions_are_the_same_vocabulary(tmp_path: Path) -> None:
     HF.export(trained(pairs(), vocab_size=400), tmp_path / "out")
     vocab = HF.read(tmp_path / "out").tokens
