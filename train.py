@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from assembly.branch import differences, trunk_checkpoint
+from assembly.branch import check_data, differences, is_own, optimizer_state, trunk_checkpoint
 from assembly.ending import ended_before, finish, show
 from assembly.run import READING, Run, counters, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
 from configs import RunConfig
-from configs.start import Origin
+from configs.start import origin_from
 from data import Batch
 from launch.statuses import EXIT_STATUS
 from launch.stopping import StopRequest, interruptible
@@ -77,7 +77,7 @@ def train(config: RunConfig, strategy: Strategy) -> int:
         interruptible(),
         closing(ranks.main_first(lambda: open_directory(is_main=ranks.is_main), opening)) as directory,
     ):
-        status = ranks.from_main(lambda: ended_before(directory), opening)
+        status = ranks.from_main(lambda: ended_before(directory, config.max_steps), opening)
         if status is not None:
             return status
         with ExitStack() as parts:
@@ -184,22 +184,16 @@ def restore(run: Run) -> None:
     saved = run.store.newest(set_aside=True) or trunk_checkpoint(run)
     if saved is None:
         return
-    is_own = run.origin is None
-    if saved.state["data"] != data_checksums(run):
-        raise CheckpointError(
-            f"the run in {saved.path.parents[1]} was trained on other data (checksum {saved.state['data']['train']}, "
-            f"now {run.train_data.checksum}): bring that data set back, or choose another "
-            f"{'run_dir' if is_own else 'start_from'}"
-        )
+    check_data(run, saved)
     model = {f"model.{name}": p.detach() for name, p in run.model.named_parameters()}
     state = run.optimizer.empty_state(saved.group("optim"))
     saved.read_into(model | {f"optim.{name}": tensor for name, tensor in state.items()})
-    run.optimizer.load_state(state, saved.state["optim"])
+    run.optimizer.load_state(state, optimizer_state(run, saved))
     if not run.strategy.has_finite_parameters():
-        remedy = "delete it to go on from one before it" if is_own else "choose another start_from"
+        remedy = "delete it to go on from one before it" if is_own(run, saved) else "choose another start_from"
         raise CheckpointError(f"{saved.path} has parameters that are not finite; {remedy}")
-    if is_own and (began := saved.state.get("start_from")):
-        run.origin = Origin(**began)
+    if run.origin is None and (began := saved.state.get("start_from")):
+        run.origin = origin_from(began)
     run.step = saved.state["step"]
     run.losses = {name: math.nan if loss is None else loss for name, loss in saved.state["losses"].items()}
     run.clipped_steps = saved.state["clipped_steps"]

@@ -100,10 +100,12 @@ def encoded_prompt(run: Run) -> tuple[Tokenizer, list[int]]:
     return tokenizer, tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
 
 
-def ended_before(directory: RunDirectory) -> int | None:
-    """Returns the exit status if the run has finished or diverged before, else None."""
+def ended_before(directory: RunDirectory, max_steps: int) -> int | None:
+    """Returns the exit status if the run has finished its max_steps or diverged before, else None."""
     result = directory.result
     if result is None or result["status"] == "stopped":
+        return None
+    if result["status"] == "finished" and isinstance(step := result.get("step"), int) and step < max_steps:
         return None
     print(
         f"run directory {directory.path}: this run has {result['status']} at step {result.get('step')}, "

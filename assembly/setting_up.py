@@ -6,11 +6,12 @@ from contextlib import ExitStack
 
 import torch
 
-from assembly.branch import origin_unless_begun
+from assembly.branch import origin_in, remarks
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
 from assembly.run import READING, Run, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
+from assembly.weights import load_weights
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
 from model.flops import flops_per_token, parameter_count
@@ -47,15 +48,16 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
-    origin = strategy.ranks.from_main(
-        lambda: origin_unless_begun(config, strategy.precision, directory), "checking start_from"
-    )
+    origin = strategy.ranks.from_main(lambda: origin_in(config, strategy.precision, directory), "checking start_from")
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"
     )
     stack.callback(close_loader, strategy, loader)
     torch.manual_seed(config.seed)
+    store = open_store(config, strategy, directory)
+    stack.callback(store.wait)
     model = model_of(config, vocab_size_of(config, train_data.vocab_size))
+    load_weights(config, origin, model, train_data, store)
     roles = model.roles()
     strategy.prepare(model, model.blocks, config.activation_checkpointing)
     sizes = {"seed": config.seed, "global_batch": config.global_batch}
@@ -70,12 +72,11 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         flops_per_token=flops_per_token(model),
         optimizer=optimizers.build(config.optim, dict(model.named_parameters()), roles, group=strategy.group, **sizes),
         schedule=plug_in(config.schedule, max_steps=config.max_steps),
-        store=open_store(config, strategy, directory),
+        store=store,
         divergence=divergence_of(config, strategy),
         clock=Clock(0.0, strategy.synchronize),
         origin=origin,
     )
-    stack.callback(run.store.wait)
     next(validation_batches(run))  # fails here if eval_sequences is more than there is
     return run
 
@@ -110,9 +111,8 @@ def begin(run: Run, stack: ExitStack) -> None:
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
     if remark := getattr(run.schedule, "remark", ""):  # a user's own class need only have apply()
         print(f"warning: {remark}", file=sys.stderr)
-    if run.step:
-        of = f"{run.origin.run}, " if run.origin and run.origin.step == run.step else ""
-        print(f"continuing {of}at step {run.step} of {config.max_steps}")
+    for line in remarks(run):
+        print(line)
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
 

@@ -14,7 +14,7 @@ from configs.errors import ConfigError
 from configs.help import run_help
 from configs.overrides import expand
 from configs.plug_ins import plug_in
-from configs.runs import as_yaml, differences, differences_from_trunk, flat, identity, read_config
+from configs.runs import as_yaml, differences, differing, flat, identity, read_config
 from configs.schema import DataConfig, RunConfig
 from files.errors import ReadingError
 
@@ -30,7 +30,7 @@ __all__ = [
     "as_yaml",
     "compose",
     "differences",
-    "differences_from_trunk",
+    "differing",
     "expand",
     "flat",
     "from_command_line",

@@ -11,7 +11,7 @@ from configs.annotations import is_fraction
 from configs.errors import ConfigError
 from configs.schema import DataConfig, Rule, RunConfig, rules
 from configs.signatures import REQUIRED, Argument, arguments_of
-from configs.start import start_of
+from configs.start import check_start
 from files.errors import shown
 
 MOST = 1 << 63  # what 64 bits count to
@@ -71,14 +71,11 @@ def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
 
 def _check_steps(config: DictConfig) -> None:
     """Steps that other keys name must lie within the run."""
-    steps = {"save_at": max(config.save_at or [], default=0)}
-    if config.start_from is not None:
-        steps["start_from"] = start_of(config.start_from)[1]
-    for key, step in steps.items():
-        if step > config.max_steps:
-            raise ConfigError(
-                f"{key}={shown(config[key])} has a step beyond the run's last, max_steps={config.max_steps}"
-            )
+    check_start(config.start_from, config.start, config.max_steps)
+    if max(config.save_at or [], default=0) > config.max_steps:
+        raise ConfigError(
+            f"save_at={shown(config.save_at)} has a step beyond the run's last, max_steps={config.max_steps}"
+        )
 
 
 def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argument]) -> None:

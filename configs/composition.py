@@ -43,7 +43,7 @@ from files.reading import read_yaml
 
 FOLDER = Path(__file__).parent
 GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
-NAMED_IF_SET = keys_that("is_named_if_set")
+NAMED_IF_SET = {name: default_of(each) for name, each, rule in rules() if rule.is_named_if_set}
 LISTS = frozenset(place for place, seam in SEAMS.items() if seam.holds_several)
 ARGUMENTS = {  # by group; what stands in a seam is checked when the configuration is complete
     group: {
@@ -116,7 +116,7 @@ def _composed(overrides: Sequence[str]) -> Composed:
     unfilled = plain(config)
     plug_ins.drop_defaults(unfilled, base)
     plug_ins.fill(config)
-    found = {key: each for key, each in flat(unfilled).items() if each is not None or key not in NAMED_IF_SET}
+    found = {key: each for key, each in flat(unfilled).items() if key not in NAMED_IF_SET or each != NAMED_IF_SET[key]}
     if config.run_dir is None:
         config.run_dir = f"runs/{_run_name(unfilled, base, options, found)}"
     for key in PATHS:

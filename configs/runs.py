@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -14,6 +14,17 @@ from files.errors import shown
 from files.reading import read_yaml
 
 ABSENT = "<absent>"
+
+
+class Difference(NamedTuple):
+    """A key whose values differ; ABSENT: it is not there."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={shown(self.ours)} (there: {shown(self.theirs)})"
 
 
 def identity(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -28,20 +39,17 @@ def differences(config: RunConfig, path: Path) -> list[str]:
 
     Raises: ReadingError: if a file of the run cannot be read. ConfigError: if there is no config.yaml.
     """
-    return [*_differing(config, path, frozenset()), *start_differences(config.start_from, recorded(path.parent))]
+    found = map(str, differing(config, path))
+    return [*found, *start_differences(config.start_from, config.start, recorded(path.parent))]
 
 
-def differences_from_trunk(config: RunConfig, path: Path) -> list[str]:
-    """As differences, of what must agree with the run that start_from names."""
-    return _differing(config, path, keys_that("may_differ_in_branch"))
-
-
-def _differing(config: RunConfig, path: Path, may_differ: frozenset[str]) -> list[str]:
+def differing(config: RunConfig, path: Path, may_differ: frozenset[str] = frozenset()) -> list[Difference]:
+    """As differences, key by key, without where the runs begin. may_differ: keys that do not count."""
     known = frozenset(node.target for node in plug_ins.nodes(plain(config)))
     both = filled(config, known), read_config(path, known)
     ours, theirs = (without(identity(each), may_differ) for each in both)
     return [
-        f"{key}={shown(ours.get(key, ABSENT))} (there: {shown(theirs.get(key, ABSENT))})"
+        Difference(key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
         for key in sorted(ours.keys() | theirs.keys())
         if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))
     ]

@@ -26,8 +26,9 @@ class Rule:
     is_conduct: bool = False  # how it computes and what it keeps: part of its name, free to change when it continues
     is_path: bool = False  # ~ and $VARIABLE are replaced
     is_free_text: bool = False  # taken as typed, whatever it is
-    is_named_if_set: bool = False  # no part of the name while it is null; for keys that are younger than known names
-    may_differ_in_branch: bool = False  # from the run that start_from names; the rest must be as it is there
+    is_named_if_set: bool = False  # no part of the name at its default; for keys that are younger than known names
+    may_differ_in_branch: bool = False  # from the run that start_from names, which may still make it an exact branch
+    may_change_in_branch: bool = False  # too, but then the branch is no exact one; the rest must be as it is there
 
 
 def key(default: Any, meaning: str, **rule: Any) -> Any:
@@ -67,8 +68,8 @@ class RunConfig:
     """One training run. Counts are optimizer steps or sequences, as each key says; null means off."""
 
     model: Any = key(MISSING, "the architecture and its size")
-    data: DataConfig = key(MISSING, "corpus, tokenizer, split and order")
-    optim: Any = key(MISSING, "the optimizer, or one for each role of parameters")
+    data: DataConfig = key(MISSING, "corpus, tokenizer, split and order", may_change_in_branch=True)
+    optim: Any = key(MISSING, "the optimizer, or one for each role of parameters", may_change_in_branch=True)
     schedule: Any = key(MISSING, "learning rate over steps", may_differ_in_branch=True)
     parallel: Any = key(MISSING, "one process, DDP or FSDP2", is_conduct=True)
     logging: Any = key(MISSING, "where rows of metrics go beside metrics.jsonl and the console", is_place=True)
@@ -78,8 +79,13 @@ class RunConfig:
     micro_batch: int = key(
         8, "sequences per forward pass of one rank; accumulation follows from it", least=1, is_conduct=True
     )
-    grad_clip: float | None = key(1.0, "largest global norm of the gradient", above=0)
-    seed: int = key(1337, "of the initial parameters, the order of the data, dropout and label noise", least=0)
+    grad_clip: float | None = key(1.0, "largest global norm of the gradient", above=0, may_change_in_branch=True)
+    seed: int = key(
+        1337,
+        "of the initial parameters, the order of the data, dropout and label noise",
+        least=0,
+        may_change_in_branch=True,
+    )
 
     eval_every: int = key(
         50, "steps; also before the first step and after the last", least=1, may_differ_in_branch=True
@@ -121,8 +127,15 @@ class RunConfig:
     )
     start_from: str | None = key(
         None,
-        "RUN@STEP: begin with the checkpoint of that step in that run's directory; null: at step 0",
+        "RUN@STEP, RUN: a run's checkpoint of that step, its newest; hf:FOLDER, nanogpt:FILE: others' weights",
         is_path=True,
+        is_conduct=True,
+        is_named_if_set=True,
+    )
+    start: str = key(
+        "auto",
+        "of start_from. everything: go on at its step; weights: these alone, at step 0; auto: all there is",
+        choices=("auto", "everything", "weights"),
         is_conduct=True,
         is_named_if_set=True,
     )

@@ -9,7 +9,8 @@ token_files.py   tokens that others wrote, read where they lie
 mixture.py       prepared data sets with weights
 
 From text to tokens
-tokenizers.py    text to token ids and back; gpt2.py: the usual vocabulary; tokenizers_of_others.py: others'
+tokenizers.py    text to token ids and back; gpt2.py: the usual vocabulary; tokenizers_of_others.py: others';
+                 tokenizer_file.py: one that there is already
 preparation.py   the folder of a data set, filled by its source; in_place.py: tokens that lie elsewhere
 encoding.py      from documents to shards; splitting.py: which part is for validation; sampling.py: what a tokenizer
                  learns from; text.py: from bytes to text
@@ -36,8 +37,9 @@ from data.preparation import dataset_dir, is_prepared, prepare
 from data.shards import TokenDataset
 from data.text_files import Files
 from data.token_files import TokenFiles
+from data.tokenizer_file import TokenizerFile
 from data.tokenizers import BPE, Bytes, load_tokenizer, read_tokenizer
-from data.tokenizers_of_others import Characters, Ids, Saved
+from data.tokenizers_of_others import Characters, Ids
 
 if TYPE_CHECKING:
     from data.loader import Batch, TokenLoader, eval_batches
@@ -56,11 +58,11 @@ __all__ = [
     "OfParts",
     "OpenWebText",
     "PySource",
-    "Saved",
     "Synthetic",
     "TokenDataset",
     "TokenFiles",
     "TokenLoader",
+    "TokenizerFile",
     "dataset_dir",
     "eval_batches",
     "is_prepared",

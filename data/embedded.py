@@ -21,7 +21,8 @@ class PySource(Source):
     """The Python files of the running interpreter: its standard library, then its installed packages.
 
     Files go by sorted path and the standard library comes first, so the default depends on the interpreter's version
-    alone, unless a distribution leaves much of the library out, as Debian does. megabytes caps the text (null: everything there). Files that are not UTF-8 are skipped.
+    alone, unless a distribution leaves much of the library out, as Debian does. megabytes caps the text (null:
+    everything there). Files that are not UTF-8 are skipped.
     """
 
     name = "pysource"

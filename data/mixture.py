@@ -87,7 +87,7 @@ def _check_alike(metas: Mapping[str, Mapping[str, Any]]) -> str:
         if metas[folder]["tokenizer"]["sha256"] != metas[first]["tokenizer"]["sha256"]:
             raise DataError(
                 f"data.source.parts: {folder} was encoded with another tokenizer than {first}; prepare it again with "
-                f"data/tokenizer=saved data.tokenizer.file=<folder of {Path(first).name}>/{TOKENIZER_FILE}"
+                f"data/tokenizer=file data.tokenizer.path=<folder of {Path(first).name}>/{TOKENIZER_FILE}"
             )
         if metas[folder]["dtype"] != metas[first]["dtype"]:
             raise DataError(

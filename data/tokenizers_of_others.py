@@ -1,4 +1,4 @@
-"""Tokenizers for tokens that others wrote: one saved before, nanoGPT's characters, and ids whose text is not known."""
+"""Tokenizers for tokens that others wrote: nanoGPT's characters, and ids whose text is not known."""
 
 import io
 import pickle
@@ -13,29 +13,11 @@ from data.errors import DataError
 from data.hashing import sha256_of
 from data.metadata import want
 from data.opening import unreadable
-from data.tokenizers import MAX_VOCAB_SIZE, Recipe, Sample, Tokenizer, read_tokenizer
+from data.tokenizers import MAX_VOCAB_SIZE, Recipe, Sample, Tokenizer
 from files.paths import expanded
 
 MAX_PICKLE_BYTES = 1 << 20
 NEWLINE = "\n"
-
-
-class Saved(Recipe):
-    """The tokenizer in a tokenizer.json, such as that of another prepared data set, so that both can be mixed."""
-
-    name = "saved"
-
-    def __init__(self, file: str) -> None:
-        self.file = expanded(file, "data.tokenizer.file")
-
-    @property
-    @override
-    def settings(self) -> Mapping[str, Any]:
-        return {"sha256": _sha256(self.file)}
-
-    @override
-    def fit(self, sample: Sample) -> Tokenizer:
-        return read_tokenizer(self.file)
 
 
 class Ids(Recipe):

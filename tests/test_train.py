@@ -608,7 +608,7 @@ def test_other_data_than_the_run_began_with_are_refused(
         run("a")
     state = next((tmp_path / "a" / "checkpoints").glob("step_*")) / "state.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "data_checksums", lambda run: {"train": "other", "val": "other"})
+        patch.setattr("assembly.branch.data_checksums", lambda run: {"train": "other", "val": "other"})
         assert run("a") == 2
     assert "was trained on other data" in capsys.readouterr().err
     assert state.is_file()

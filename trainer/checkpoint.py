@@ -196,6 +196,10 @@ class CheckpointStore:
         is_there = self._ranks.from_main(path.is_dir)
         raise CheckpointError(f"{path} is damaged: {found}" if is_there else f"{path} is not there any more")
 
+    def has_any(self) -> bool:
+        """Whether the run has a checkpoint, damaged or not; every rank must call this."""
+        return bool(self._ranks.from_main(self.paths))
+
     def remove_temporaries(self) -> None:
         """Deletes the unfinished checkpoints of killed processes; for the process that trains, before it saves."""
         if self._ranks.is_main:

@@ -151,5 +151,6 @@ class RunDirectory:
         if not is_fresh and (found := differences(self.path / CONFIG)):
             raise RunDirectoryError(
                 f"run_dir={self.path} holds a run of another configuration: {'; '.join(found)}; "
-                "choose another run_dir, or undo the difference"
+                "choose another run_dir, or undo the difference; to go on from that run with it, add "
+                f"start_from={self.path} and a new run_dir (start=weights: with its weights alone, from step 0)"
             )

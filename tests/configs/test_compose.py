@@ -178,7 +178,7 @@ MANDATORY = {
     "data=hf": ["data.source.path=x"],
     "data=tokens": ["data.source.train=x", "data.source.val=y"],
     "data=mixture": ["data.source.parts={x: 1, y: 2}"],
-    "data/tokenizer=saved": ["data.tokenizer.file=x"],
+    "data/tokenizer=file": ["data.tokenizer.path=x"],
     "data/tokenizer=ids": ["data.tokenizer.vocab_size=300"],
     "data/tokenizer=characters": ["data.tokenizer.meta=x"],
 }

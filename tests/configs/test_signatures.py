@@ -27,7 +27,7 @@ CLASSES = [
         "data.TokenFiles",
         "data.Mixture",
         "data.OfParts",
-        "data.Saved",
+        "data.TokenizerFile",
         "data.Ids",
         "data.Characters",
     ),

@@ -23,9 +23,9 @@ from data import (
     Ids,
     Mixture,
     OfParts,
-    Saved,
     TokenDataset,
     TokenFiles,
+    TokenizerFile,
     TokenLoader,
     eval_batches,
 )
@@ -183,7 +183,7 @@ def test_corpora_of_one_tokenizer_are_mixed_and_of_two_refused(tmp_path: Path) -
     first = prepared(texts, tmp_path, BPE(300))
     apart, alike = (
         prepared(others, tmp_path, BPE(300)),
-        prepared(others, tmp_path, Saved(str(first / "tokenizer.json"))),
+        prepared(others, tmp_path, TokenizerFile(str(first / "tokenizer.json"))),
     )
     with pytest.raises(
         DataError, match=r"was encoded with another tokenizer than .*data.tokenizer.file=<folder of \w+"

@@ -16,7 +16,18 @@ import data.token_files
 import data.verified
 import train
 from configs import compose
-from data import BPE, GPT2, Characters, DataError, Ids, Saved, TokenDataset, TokenFiles, load_tokenizer, warn_if_changed
+from data import (
+    BPE,
+    GPT2,
+    Characters,
+    DataError,
+    Ids,
+    TokenDataset,
+    TokenFiles,
+    TokenizerFile,
+    load_tokenizer,
+    warn_if_changed,
+)
 from data.errors import MissingSource
 from scripts.doctor import check_data
 
@@ -298,7 +309,5 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path, content: bytes) -
 
 def test_a_saved_tokenizer_is_that_of_the_other_data_set(files: Path, tmp_path: Path) -> None:
     path = prepared_from(source(files), tmp_path / "out")
-    again = prepared(source(files), tmp_path / "again", Saved(str(path / "tokenizer.json")), val_fraction=None)
+    again = prepared(source(files), tmp_path / "again", TokenizerFile(str(path / "tokenizer.json")), val_fraction=None)
     assert (again / "tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
-    with pytest.raises(DataError, match=r"cannot read .*gone.json \(No such file"):
-        _ = Saved(str(tmp_path / "gone.json")).settings

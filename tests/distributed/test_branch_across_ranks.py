@@ -52,7 +52,16 @@ def test_two_ranks_branch_from_what_one_process_trained(
     assert (found["step"], found["tokens"], found["flops"]) == tuple(expected[k] for k in ("step", "tokens", "flops"))
     assert metrics(tmp_path / "branch")[0]["step"] == STEP
     began = json.loads((tmp_path / "branch" / "env.json").read_text())["start_from"]
-    assert began == {"run": str(trunk), "step": STEP, "exact": True}
+    assert began == {"run": str(trunk), "step": STEP, "exact": True, "start": "everything", "changed": []}
+
+
+def test_two_ranks_begin_with_the_weights_of_what_one_process_trained(
+    start: Callable[..., tuple[list[int], list[str]]], trunk: Path, tmp_path: Path
+) -> None:
+    statuses, _ = start("on", "max_steps=4", "parallel=fsdp2", f"start_from={trunk}", "start=weights")
+    assert statuses == [0, 0]
+    first = metrics(tmp_path / "on")[0]
+    assert (first["step"], first["val/loss"]) == (0, pytest.approx(result(trunk)["val/loss"], rel=1e-5))
 
 
 def test_two_ranks_refuse_a_trunk_that_does_not_fit_in_one_line(
