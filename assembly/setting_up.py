@@ -19,8 +19,9 @@ from optim import nodes
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
+from trainer.heartbeat_file import HeartbeatFile
 from trainer.parallel import Strategy
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import HEARTBEAT, RunDirectory
 
 
 def open_strategy(config: RunConfig) -> Strategy:
@@ -113,6 +114,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     if run.step:
         of = f"{run.origin.run}, " if run.origin and run.origin.step == run.step else ""
         print(f"continuing {of}at step {run.step} of {config.max_steps}")
+    stack.callback(HeartbeatFile(path / HEARTBEAT, strategy.watch).close)
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
 
