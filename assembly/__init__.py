@@ -2,6 +2,7 @@
 
 run.py          Run: the parts of a run, its progress, and what is computed from them
 setting_up.py   makes the parts from a configuration
+rehearsal.py    tries the optimizer on a device that lacks operations
 branch.py       begins a run at a step of another one
 data.py         opens the prepared data set and this rank's loader
 model.py        builds the model

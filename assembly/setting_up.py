@@ -9,6 +9,7 @@ import torch
 from assembly.branch import origin_unless_begun
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
+from assembly.rehearsal import check_optimizer
 from assembly.run import READING, Run, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from configs import RunConfig, as_yaml, plug_in
@@ -33,6 +34,7 @@ def open_strategy(config: RunConfig) -> Strategy:
     nodes.check(config.optim)
     plug_in(config.schedule, max_steps=config.max_steps)
     device = environment.pick_device(config.device)
+    check_optimizer(config, device)
     strategy: Strategy = plug_in(
         config.parallel,
         device=device,

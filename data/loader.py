@@ -16,6 +16,7 @@ from data.errors import DataError
 from data.shards import TokenDataset
 
 ORDERS = ("random", "shuffled")
+PINNED = ("cuda", "xpu")  # types of devices that copy from pinned host memory while the host goes on
 PADDING = -1  # see Batch.indices
 Indices = np.ndarray[Any, np.dtype[np.uint64]]
 
@@ -69,7 +70,7 @@ class TokenLoader:
         ahead = self._ahead.get(step)  # if another step was read ahead, this one is read now
         windows = self._read(step) if ahead is None else ahead.result()
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}
-        inputs, targets = windows.to(self._device, non_blocking=True)
+        inputs, targets = _moved(windows, self._device)
         return [
             Batch(
                 inputs[i : i + self._micro_batch],
@@ -135,7 +136,7 @@ def eval_batches(
         windows_of = np.arange(indices.start, indices.stop) * available // n_sequences
         starts = windows_of * seq_len if indices else np.zeros(1, int)
         windows = _inputs_and_targets(dataset, starts, seq_len, torch.device(device))
-        inputs, targets = windows.to(device, non_blocking=True)
+        inputs, targets = _moved(windows, torch.device(device))
         yield Batch(inputs, targets, indices or (PADDING,))
 
 
@@ -169,10 +170,15 @@ def _mix(x: Indices) -> Indices:
 
 
 def _inputs_and_targets(dataset: TokenDataset, starts: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
-    """(2, len(starts), seq_len) int64 in host memory, pinned for CUDA devices."""
+    """(2, len(starts), seq_len) int64 in host memory, pinned for devices that can copy it while the host goes on."""
     windows = dataset.read(starts, seq_len + 1)
     pair = torch.from_numpy(np.stack([windows[:, :-1], windows[:, 1:]]))
-    return pair.pin_memory() if device.type == "cuda" else pair
+    return pair.pin_memory() if device.type in PINNED else pair
+
+
+def _moved(windows: Tensor, device: torch.device) -> Tensor:
+    """The windows on the device; the host only waits where they are not pinned, and so could be overwritten."""
+    return windows.to(device, non_blocking=device.type in PINNED)
 
 
 def _check_length(dataset: TokenDataset, seq_len: int) -> None:
