@@ -48,8 +48,8 @@ class Console(Sink):
         status = self._status(row)
         self._progress.update(self._task, completed=row["step"], status=status)
         if "val/loss" in row or not self._console.is_terminal:
-            step = f"{int(row['step']):>{len(str(self._max_steps))}}/{self._max_steps}"
-            self._console.print(f"step {step}  {status}{self._eta(row)}", markup=False, soft_wrap=True)
+            step, width = f"{int(row['step'])}/{self._max_steps}", 2 * len(str(self._max_steps)) + 1
+            self._console.print(f"step {step:<{width}}  {status}{self._eta(row)}", markup=False, soft_wrap=True)
         self._last = row
 
     @override

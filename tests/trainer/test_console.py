@@ -45,8 +45,8 @@ def test_a_terminal_shows_every_number_in_one_line(monkeypatch: pytest.MonkeyPat
 
 def test_a_file_has_a_line_for_every_row_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = shown(monkeypatch, width=40)
-    assert first == "step      0/100000  train/loss 10.9012  val/loss 10.8512"
-    assert second.startswith("step  99990/100000  train/loss 3.1234  val/loss 10.8512  1.25M tokens/s  ETA 0:00:")
+    assert first == "step 0/100000       train/loss 10.9012  val/loss 10.8512"
+    assert second.startswith("step 99990/100000   train/loss 3.1234  val/loss 10.8512  1.25M tokens/s  ETA 0:00:")
     assert third.startswith("step 100000/100000  train/loss 3.1233  val/loss 3.2345  1.23M tokens/s  ETA 0:00:00")
 
 
@@ -59,7 +59,7 @@ def test_the_remaining_time_has_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 110.0
     sink.write({"step": 11, "tokens": 100, "seconds": 10.0, "train/loss": 5.0})
     sink.close()
-    assert written.getvalue() == "step   11/1010  train/loss 5.0000  ETA 2:46:30\n"
+    assert written.getvalue() == "step 11/1010    train/loss 5.0000  ETA 2:46:30\n"
 
 
 @pytest.mark.parametrize(
