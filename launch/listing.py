@@ -60,7 +60,7 @@ class ListedRun:
 
     def update(self) -> None:
         """Reads how the run stands now. Raises: ReadingError: if result.json is damaged."""
-        self.changed = max(_time_of(self.path / name) or 0.0 for name in (CONFIG, ENVIRONMENT, METRICS))
+        self.changed = max(_time_of(self.path / name) or 0.0 for name in (CONFIG, ENVIRONMENT, METRICS, HEARTBEAT))
         own, result = self.progress, None
         if is_held(self.path / LOCK):
             beat = _time_of(self.path / HEARTBEAT)
