@@ -1,7 +1,10 @@
 """Finds out, before a run begins, whether its optimizer computes on a device that lacks some operations."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from assembly.model import meta_model
 from configs import RunConfig
@@ -28,16 +31,23 @@ def check_optimizer(config: RunConfig, device: torch.device) -> None:
 
 
 def _step(config: RunConfig, device: torch.device) -> None:
-    """One step, and what is logged of it, on one parameter of each role."""
+    """One step, curvature included, and what is logged of it, on one parameter of each role without a model."""
     model = meta_model(config, config.model.get("vocab_size") or 1)
     parameters, roles = dict(model.named_parameters()), model.roles()
     first = {roles[name]: name for name in reversed(parameters)}
     tried = {
         name: nn.Parameter(torch.full([SIDE] * parameters[name].ndim, 0.5, device=device)) for name in first.values()
     }
-    for parameter in tried.values():
-        parameter.grad = torch.ones_like(parameter)
     own = {name: roles[name] for name in tried}
     optimizer = optimizers.build(config.optim, tried, own, seed=config.seed, global_batch=config.global_batch)
+
+    def backward(batches: Sequence[Any], loss_fn: Callable[[nn.Module, Any], Tensor], sequences: int) -> Tensor:
+        for parameter in tried.values():
+            parameter.grad = torch.ones_like(parameter)
+        return torch.ones((), device=device)
+
+    for estimator in optimizer.estimators:
+        estimator.update(estimator.first_step, [], backward)
+    backward([], lambda model, batch: torch.ones(()), 1)
     optimizer.step(measured=True, is_finite=torch.ones((), dtype=torch.bool, device=device))
     optimizer.diagnostics()

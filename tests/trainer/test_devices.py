@@ -10,12 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from assembly import rehearsal
-from configs import compose
+from configs import FOLDER, compose
 from trainer.divergence import Divergence
 from trainer.environment import device_name, memory_bytes, pick_device, pick_precision, synchronize, widest_float
 from trainer.parallel import DDP
 from trainer.ranks import Ranks
 
+OPTIONS = sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml"))
 XPU, MPS, META = map(torch.device, ("xpu", "mps", "meta"))
 
 
@@ -120,7 +121,7 @@ def test_divergence_is_noticed_without_float64(monkeypatch: pytest.MonkeyPatch) 
         )
 
 
-@pytest.mark.parametrize("optim", ["adamw_ours", "lion", "sgd"])
+@pytest.mark.parametrize("optim", ["adamw_ours", "lion", "sgd", "sophiag", "came", "smmf"])
 def test_optimizers_of_fp32_arithmetic_pass_the_rehearsal(monkeypatch: pytest.MonkeyPatch, optim: str) -> None:
     monkeypatch.setattr(rehearsal, "COMPLETE", ("cpu",))
     with NoFloat64():
@@ -134,4 +135,14 @@ def test_an_optimizer_that_needs_what_the_device_lacks_is_refused_before_the_run
     message = "device=meta lacks what this optim computes with: .*float64.*; use device=cpu, or another optim"
     with NoFloat64(), pytest.raises(ValueError, match=message):
         rehearsal.check_optimizer(compose(["optim=galore"]), META)
-    rehearsal.check_optimizer(compose(["optim=galore"]), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [name if name in ("adamw", "soap", "sophiag") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS],
+)
+def test_an_optimizer_passes_the_rehearsal_on_a_device_that_lacks_nothing(
+    monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    monkeypatch.setattr(rehearsal, "COMPLETE", ())
+    rehearsal.check_optimizer(compose([f"optim={optim}"]), torch.device("cpu"))
