@@ -6,7 +6,7 @@ was killed, and the same command continues it.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
@@ -163,12 +163,6 @@ def by(runs: Sequence[ListedRun], key: str) -> list[ListedRun]:
 def keys_of(runs: Sequence[ListedRun]) -> list[str]:
     """Every key by which at least one of the runs can be filtered or sorted."""
     return list(dict.fromkeys(key for run in runs for key in run.facts))
-
-
-def differing(runs: Sequence[ListedRun], keys: Sequence[str]) -> list[str]:
-    """Those of the keys in which the runs have different values."""
-    values: Mapping[str, set[str]] = {key: {str(run.facts.get(key)) for run in runs} for key in keys}
-    return [key for key in keys if len(values[key]) > 1]
 
 
 def _time_of(path: Path) -> float | None:
