@@ -9,12 +9,15 @@ if all finished, 75, or that of the first that failed. torchrun itself exits wit
 from configs import from_command_line
 
 if __name__ == "__main__":
+    import os
+
     from launch.stopping import exit_at_once
     from launch.sweep import sweep
 
     exit_at_once()
 
     CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # torch reads it now: what MPS lacks runs on the CPU
 
 import logging
 import math

@@ -2,6 +2,7 @@
 
 run.py          Run: the parts of a run, its progress, and what is computed from them
 setting_up.py   makes the parts from a configuration
+rehearsal.py    tries the optimizer on a device that lacks operations
 branch.py       begins a run at a step of another one, and lengthens one
 weights.py      begins a run with weights of another one, or of another program
 data.py         opens the prepared data set and this rank's loader

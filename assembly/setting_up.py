@@ -9,6 +9,7 @@ import torch
 from assembly.branch import origin_in, remarks
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
+from assembly.rehearsal import check_optimizer
 from assembly.run import READING, Run, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from assembly.weights import load_weights
@@ -20,8 +21,9 @@ from optim import nodes
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
+from trainer.heartbeat_file import HeartbeatFile
 from trainer.parallel import Strategy
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import HEARTBEAT, RunDirectory
 
 
 def open_strategy(config: RunConfig) -> Strategy:
@@ -33,6 +35,7 @@ def open_strategy(config: RunConfig) -> Strategy:
     nodes.check(config.optim)
     plug_in(config.schedule, max_steps=config.max_steps)
     device = environment.pick_device(config.device)
+    check_optimizer(config, device)
     strategy: Strategy = plug_in(
         config.parallel,
         device=device,
@@ -113,6 +116,7 @@ def begin(run: Run, stack: ExitStack) -> None:
         print(f"warning: {remark}", file=sys.stderr)
     for line in remarks(run):
         print(line)
+    stack.callback(HeartbeatFile(path / HEARTBEAT, strategy.watch).close)
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
 

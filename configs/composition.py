@@ -364,12 +364,13 @@ def _run_name(config: Mapping[str, Any], base: Any, options: Mapping[str, str], 
 def _option_or_class(config: Any, base: Any, options: Mapping[str, str], group: str) -> str:
     """The option's name, or those of the classes if they are others than the option's."""
     of_group = [
-        [node.target for node in plug_ins.nodes(each) if _names_a_run(node.key, group)] for each in (config, base)
+        [node.target for node in plug_ins.nodes(each) if names_a_run(node.key, group)] for each in (config, base)
     ]
     if of_group[0] == of_group[1]:
         return options[group]
     return "+".join(dict.fromkeys(target.rpartition(".")[2].lower() for target in of_group[0]))
 
 
-def _names_a_run(key: str, group: str) -> bool:
+def names_a_run(key: str, group: str) -> bool:
+    """Whether the class in a node at this place tells which option of the group a run has."""
     return key in (group, f"{group}.source") or (key.startswith(f"{group}.roles.") and key.count(".") == 2)

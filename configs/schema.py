@@ -145,7 +145,12 @@ class RunConfig:
         choices=("auto", "never", "must"),
         is_place=True,
     )
-    device: str = key("auto", "auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), is_conduct=True)
+    device: str = key(
+        "auto",
+        "auto: CUDA if there is one, else the CPU; xpu is Intel's, mps Apple's",
+        choices=("auto", "cpu", "cuda", "xpu", "mps"),
+        is_conduct=True,
+    )
     precision: str = key(
         "auto",
         "auto: bf16 where the device computes it natively; bf16: autocast",

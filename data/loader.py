@@ -16,6 +16,7 @@ from data.errors import DataError
 from data.shards import TokenDataset
 from data.windows import ORDERS, spread, starts
 
+PINNED = ("cuda", "xpu")  # types of devices that copy from pinned host memory while the host goes on
 PADDING = -1  # see Batch.indices
 
 
@@ -69,7 +70,7 @@ class TokenLoader:
         ahead = self._ahead.get(step)  # if another step was read ahead, this one is read now
         windows = self._read(step) if ahead is None else ahead.result()
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}
-        inputs, targets = windows.to(self._device, non_blocking=True)
+        inputs, targets = _moved(windows, self._device)
         return [
             Batch(
                 inputs[i : i + self._micro_batch],
@@ -121,15 +122,20 @@ def eval_batches(
         indices = range(first, min(first + micro_batch, n_sequences))
         places = all_places[indices.start : indices.stop] if indices else all_places[:1]
         windows = _inputs_and_targets(dataset, places, seq_len, torch.device(device))
-        inputs, targets = windows.to(device, non_blocking=True)
+        inputs, targets = _moved(windows, torch.device(device))
         yield Batch(inputs, targets, indices or (PADDING,))
 
 
 def _inputs_and_targets(dataset: TokenDataset, places: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
-    """(2, len(places), seq_len) int64 in host memory, pinned for CUDA devices."""
+    """(2, len(places), seq_len) int64 in host memory, pinned for devices that can copy it while the host goes on."""
     windows = dataset.read(places, seq_len + 1)
     pair = torch.from_numpy(np.stack([windows[:, :-1], windows[:, 1:]]))
-    return pair.pin_memory() if device.type == "cuda" else pair
+    return pair.pin_memory() if device.type in PINNED else pair
+
+
+def _moved(windows: Tensor, device: torch.device) -> Tensor:
+    """The windows on the device; the host only waits where they are not pinned, and so could be overwritten."""
+    return windows.to(device, non_blocking=device.type in PINNED)
 
 
 def _check_length(dataset: TokenDataset, seq_len: int) -> None:

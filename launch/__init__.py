@@ -3,6 +3,9 @@
 jobs.py        runs several train.py: finished ones are skipped, broken ones continued
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
 progress.py    reads how far runs are, and shows it
+listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table
+pruning.py     deletes run directories or their checkpoints
+loss_curves.py the losses of a run as it goes on; new_rows.py: what it has added to its file
 sweep.py       runs every combination of the values given on the command line
 run_files.py   reads the files of a run directory, checked
 statuses.py    the exit statuses of train.py and the commands

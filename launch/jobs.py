@@ -89,7 +89,7 @@ def run_jobs(
     with SignalCounter() as signals:
         entries = [_entry(job) for job in jobs]
         _check_run_dirs(entries)
-        on_cuda = any(entry.config.device != "cpu" for entry in entries)
+        on_cuda = any(entry.config.device in ("auto", "cuda") for entry in entries)
         slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
         runner = _Runner(entries, slots, script, ranks, alike=alike)
         with Display([entry.progress for entry in entries], show=show) as display:

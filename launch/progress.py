@@ -1,11 +1,9 @@
 """Reads how far jobs are from their run directories, and shows it: a live table on a terminal, else lines."""
 
-import json
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,14 +17,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from files.errors import ReadingError
-from files.reading import number, opened
-from launch.run_files import METRICS
+from files.reading import number
+from launch.new_rows import NewRows
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
-MOST_BYTES = 1 << 20  # read at a time; only the last rows are needed
-COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "stopped": "yellow"}
+COLOURS = {
+    "running": "cyan",
+    "hung": "red",
+    "finished": "green",
+    "diverged": "red",
+    "failed": "red",
+    "stopped": "yellow",
+    "unfinished": "yellow",
+}
 
 
 @dataclass
@@ -41,35 +45,24 @@ class JobProgress:
     step: int = 0
     seconds: float = 0.0  # of training
     val_loss: float | None = None
-    _read: tuple[int, int] = field(default=(0, 0), repr=False)  # inode of metrics.jsonl, bytes read
+    train_loss: float | None = None
+    _rows: NewRows = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rows = NewRows(self.run_dir, only_last=True)
 
     def update(self) -> None:
         """Reads what the run has written to metrics.jsonl since the last call."""
-        try:
-            file = opened(self.run_dir / METRICS)
-        except ReadingError:
-            return
-        if file is None:
-            return
-        with file:
-            found = os.fstat(file.fileno())
-            taken = self._read[1] if self._read[0] == found.st_ino else 0  # a run that continues replaces the file
-            taken = max(taken, found.st_size - MOST_BYTES)
-            file.seek(taken)
-            complete = file.read(MOST_BYTES).rpartition(b"\n")[0]
-        self._read = found.st_ino, taken + len(complete) + bool(complete)
-        for line in complete.splitlines():
-            with suppress(ValueError, RecursionError):
-                self._take(json.loads(line))
+        for row in self._rows.read():
+            self._take(row)
 
-    def _take(self, row: Any) -> None:
-        """Reads one row; damaged values are left out here, and reported by those who read the file to its end."""
-        if not isinstance(row, dict):
-            return
-        step, seconds, val_loss = (number(row.get(key)) for key in ("step", "seconds", "val/loss"))
+    def _take(self, row: Mapping[str, Any]) -> None:
+        """Takes over one row; damaged values are left out here, and reported by those who read the file to its end."""
+        step, seconds = (number(row.get(key)) for key in ("step", "seconds"))
         self.step = self.step if step is None else int(step)
         self.seconds = self.seconds if seconds is None else seconds
-        self.val_loss = val_loss if "val/loss" in row else self.val_loss
+        self.train_loss = number(row["train/loss"]) if "train/loss" in row else self.train_loss
+        self.val_loss = number(row["val/loss"]) if "val/loss" in row else self.val_loss
 
     @property
     def eta(self) -> str:

@@ -12,6 +12,7 @@ from files.reading import MIB, number, read_json, read_lines
 
 STATUSES = ("finished", "diverged", "stopped")
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = "config.yaml", "env.json", "metrics.jsonl", "result.json", "lock"
+CHECKPOINTS, HEARTBEAT = "checkpoints", "heartbeat"
 
 
 def is_run(folder: Path) -> bool:

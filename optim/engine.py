@@ -101,7 +101,7 @@ class Engine(SavedRule):
         """The step of some pieces, for this step's numbers."""
         lr = hp.lr
         if hp.gate is not None:
-            is_open = (hp.gate > 0).double()  # 0-dim
+            is_open = (hp.gate > 0).to(working_dtype(hp.gate))  # 0-dim; not every device has float64
             lr = lr * (float(is_open) if is_open.device.type == "cpu" else is_open)
         shrink = 1.0 if self.decays_in_direction else 1 - lr * hp.weight_decay
         numbers = self.coefficients(hp) | {"lr": lr, "shrink": shrink}

@@ -47,7 +47,7 @@ class RefreshingOptimizer(RuleOptimizer):
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         kept = [float(state[self.kept]) for state in states if self.kept in state]
         numbers = [sum(kept), len(kept), self._refreshes.seconds, self._refreshes.count]
-        total = self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device))
+        total = self.total(torch.tensor(numbers, dtype=torch.float32, device=self.device))
         if not total[1]:
             return super().diagnostics()
         found = {self.kept: total[0], "seconds_per_refresh": total[2] / total[3].clamp(min=1)}

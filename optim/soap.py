@@ -141,7 +141,7 @@ class SOAP(KroneckerOptimizer):
         """
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         shares = [float(state[name]) for state in states for name in state if name.startswith("off_diagonal")]
-        total = self.total(torch.tensor([sum(shares), len(shares)], dtype=torch.float64, device=self.device))
+        total = self.total(torch.tensor([sum(shares), len(shares)], dtype=torch.float32, device=self.device))
         found = {"off_diagonal": total[0] / total[1]} if total[1] else {}
         return super().diagnostics() | found
 

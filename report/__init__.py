@@ -9,6 +9,7 @@ intervals.py    a number's interval as a small picture
 pages.py        all that as HTML and as GitHub's Markdown, by the templates in templates/
 figures.py      what a figure must be, and what its two drawings have in common
 interactive.py  a figure drawn for the page (plotly)
+live.py         a page that follows runs while they go on
 paper.py        a figure drawn for paper (PNG and PDF)
 files.py        all files of a report
 ledger.py       the table of all claims

@@ -41,7 +41,7 @@ def as_html(results: Results, slots: Mapping[str, int]) -> str:
         first=content.first_screen(results),
         chips=content.arms_shown(results, slots),
         signs=SIGNS,
-        style=_palette() + (TEMPLATES / "page.css").read_text("utf-8"),
+        style=palette_style() + (TEMPLATES / "page.css").read_text("utf-8"),
         data={"palette": PALETTE, "figures": [interactive(each, slots) for each in results.figures]},
         plotly=get_plotlyjs(),
         script=(TEMPLATES / "page.js").read_text("utf-8"),
@@ -131,7 +131,7 @@ def _script_safe(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _palette() -> str:
+def palette_style() -> str:
     """The arms' colours as CSS variables, for light and dark."""
     light, dark = (_variables(PALETTE[name]) for name in ("light", "dark"))
     return (

@@ -59,8 +59,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     def run() -> None:
         for _ in range(settings["steps"]):
             step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        environment.synchronize(device)
 
     return run
 

@@ -34,8 +34,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     def run() -> None:
         for _ in range(settings["steps"]):
             optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        environment.synchronize(device)
 
     return run
 

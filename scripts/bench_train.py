@@ -57,8 +57,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        environment.synchronize(device)
 
     return step
 

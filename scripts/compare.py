@@ -8,9 +8,8 @@ them all the same. Nothing in a run directory is changed or run. Exit status: 0,
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import configs
 from configs import answer, flat
 from files.errors import shown
 from files.paths import expanded
+from launch.listing import paths_of
 from launch.run_files import CONFIG, is_run
 from launch.statuses import EXIT_STATUS
 from report import numbers
@@ -95,7 +95,7 @@ def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     found: dict[Path, Path] = {}
     others: dict[str, None] = {}
     for argument in arguments:
-        for path in _places(argument):
+        for path in paths_of(argument):
             if is_run(path):
                 found.setdefault(path.resolve(), path)
             else:
@@ -109,18 +109,6 @@ def run_directories(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             f"comparing takes two or more run directories, got {len(found)}; no {CONFIG} and so no run: {named}{more}"
         )
     return list(found.values()), [f"Skipped, as no run: {named}{more}."]
-
-
-def _places(argument: str) -> Iterator[Path]:
-    path = expanded(argument, "run")
-    if path.exists():
-        yield path
-    elif has_magic(str(path)) and (matches := sorted(glob(str(path), recursive=True))):  # noqa: PTH207  # absolute too
-        yield from map(Path, matches)
-    else:
-        raise RecordsError(
-            f"{shown(argument)}: {'nothing matches' if has_magic(str(path)) else 'there is no such folder'}"
-        )
 
 
 def check_out(out: Path) -> None:

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from assembly.data import data_path
 from assembly.model import meta_model
+from assembly.rehearsal import check_optimizer
 from configs import RunConfig, answer, compose, plug_in, run_help
 from data import TokenDataset, load_tokenizer
 from optim import build as optimizers
@@ -61,7 +62,7 @@ def check_device(config: RunConfig) -> Finding:
     try:
         device = environment.pick_device(config.device)
     except ValueError as error:
-        return Finding("device", "no CUDA", str(error), is_fatal=True)
+        return Finding("device", f"no {config.device.upper()}", str(error), is_fatal=True)
     name = environment.device_name(device)
     if device.type == "cpu" and Path("/dev/nvidiactl").exists():
         return Finding("device", f"{name}, though there is an NVIDIA driver", "install a CUDA build of torch")
@@ -105,6 +106,7 @@ def check_model(config: RunConfig) -> Finding:
         parameters, roles = dict(model.named_parameters()), model.roles()
         optimizers.build(config.optim, parameters, roles, seed=config.seed, global_batch=config.global_batch)
         plug_in(config.schedule, max_steps=config.max_steps)
+        check_optimizer(config, environment.pick_device(config.device))
     except ValueError as error:
         return Finding("model, optimizer", "not usable", str(error), is_fatal=True)
     return Finding("model, optimizer", "take their settings")

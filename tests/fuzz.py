@@ -35,10 +35,11 @@ from configs import ConfigError, RunConfig, as_yaml, compose, flat
 from configs.composition import known_keys
 from files.reading import read_yaml
 from launch import jobs
+from launch.loss_curves import LossCurves
 from launch.run_files import read_result
 from report import results
 from reproduce import claims, records
-from scripts import compare
+from scripts import compare, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES = (
@@ -218,6 +219,9 @@ def _readers(where: Path, damaged: str, out: Path, *, sample: bool) -> dict[str,
         "compare": compared,
         "sweep": lambda: jobs.unfinished([jobs.Job("run", (*overrides, f"run_dir={run}"))]),
         "result": lambda: read_result(run),
+        "runs": lambda: _main(runs.main, [str(run), "optim=adamw", "sort=val/loss"]),
+        "prune": lambda: _main(runs.main, [str(run), "prune=runs"]),
+        "curves": lambda: LossCurves(run).update(),
         "branch": lambda: origin_of(compose([*overrides, f"start_from={run}@2"]), "fp32"),
     }
     if sample:

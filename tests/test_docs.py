@@ -15,7 +15,7 @@ import pytest
 import train
 from configs import from_command_line
 from launch.sweep import sweep
-from scripts import bench, compare, doctor, prepare_data, reproduce, sample
+from scripts import bench, compare, doctor, prepare_data, reproduce, runs, sample, send_metrics
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -329,7 +329,9 @@ def test_scripts_do_what_the_docs_show(
         "scripts/doctor.py": (doctor, tiny),
         "scripts/prepare_data.py": (prepare_data, ["data.root=prepared"]),
         "scripts/reproduce.py": (reproduce, []),
+        "scripts/runs.py": (runs, []),
         "scripts/sample.py": (sample, ["tokens=4"]),
+        "scripts/send_metrics.py": (send_metrics, []),
     }[path]
     if "data=openwebtext" in arguments:
         added = [*added, *OFFLINE]

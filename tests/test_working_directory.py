@@ -53,7 +53,9 @@ SCRIPTS = {
     "doctor.py": ["--help"],
     "prepare_data.py": ["data=synthetic", "data.root=prepared"],
     "reproduce.py": ["claim=adafactor_memory", "scale=nano", "--dry-run"],
+    "runs.py": ["prune=checkpoints", "."],
     "sample.py": ["--help"],
+    "send_metrics.py": ["--help"],
 }
 
 

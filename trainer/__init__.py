@@ -2,7 +2,7 @@
 
 parallel.py        strategies: device, precision, communication between ranks
 ranks.py           which rank this process is, and agreeing with the others
-heartbeat.py       ends a run that hangs, and names the rank
+heartbeat.py       ends a run that hangs, and names the rank; heartbeat_file.py shows others that it does not
 schedule.py        learning-rate schedules
 divergence.py      notices that a run diverges
 run_directory.py   who may write a run directory, and its files

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.environment import widest_float
+
 MEMORY = 0.05  # weight of the newest loss in the running mean
 
 
@@ -26,11 +28,12 @@ class Divergence:
         spike_factor: float | None,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
+        self._dtype = widest_float(device)
         self._most, self._factor = max_nonfinite or math.inf, spike_factor or math.inf
         saved = saved or {"skipped": 0, "in_a_row": 0, "mean": None}
         mean = math.nan if saved["mean"] is None else saved["mean"]
         self._skipped, self._in_a_row, self._mean, self._first, self._spike = (
-            torch.tensor(value, dtype=torch.float64, device=device)
+            torch.tensor(value, dtype=self._dtype, device=device)
             for value in (saved["skipped"], saved["in_a_row"], mean, math.inf, math.nan)
         )
         self._declared = ""
@@ -38,7 +41,7 @@ class Divergence:
     def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Records a step's 0-dim loss and gradient norm; returns whether to take the step, as 0-dim bool."""
         is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        loss = loss.double()
+        loss = loss.to(self._dtype)
         is_spike = torch.isfinite(loss) & (
             loss > self._factor * self._mean
         )  # false while there is no mean, as it is nan

@@ -14,13 +14,17 @@ PACKAGES = ("torch", "numpy", "tiktoken", "datasets", "wandb", "hydra-core")
 
 
 def pick_device(choice: str) -> torch.device:
-    """Returns the device for "auto", "cpu" or "cuda".
+    """Returns the device for "auto", "cpu", "cuda", "xpu" (Intel) or "mps" (Apple); auto is CUDA, else the CPU.
 
-    Raises: ValueError: if CUDA is asked for and torch has none.
+    Raises: ValueError: if torch sees no such device.
     """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu, or run scripts/doctor.py")
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    if choice != "cpu" and not torch.get_device_module(choice).is_available():
+        raise ValueError(
+            f"device={choice}, but torch sees no {choice.upper()} device; use device=cpu, or run scripts/doctor.py"
+        )
+    return torch.device(choice)
 
 
 def pick_precision(choice: str, device: torch.device) -> str:
@@ -31,19 +35,41 @@ def pick_precision(choice: str, device: torch.device) -> str:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware: elsewhere bf16 is emulated and slower than fp32."""
+    """Whether the device multiplies bf16 matrices in hardware: elsewhere bf16 is emulated and slower than fp32.
+
+    Of MPS torch does not say so; there it must be asked for.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "xpu":
+        return torch.xpu.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Returns the widest floating-point dtype that the device computes in."""
+    has_float64 = device.type != "mps" and (
+        device.type != "xpu" or bool(torch.xpu.get_device_properties(device).has_fp64)
+    )
+    return torch.float64 if has_float64 else torch.float32
 
 
 def device_name(device: torch.device) -> str:
     """Returns the vendor's name of the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
     cpuinfo = Path("/proc/cpuinfo")
     names = cpuinfo.read_text().split("model name\t: ")[1:] if cpuinfo.is_file() else []
-    return names[0].splitlines()[0] if names else platform.processor() or platform.machine()
+    name = names[0].splitlines()[0] if names else platform.processor() or platform.machine()
+    return f"{name}, MPS" if device.type == "mps" else name
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the process's device of that type has done all its work, for clocks."""
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).synchronize()
 
 
 def describe(device: torch.device, **facts: Any) -> dict[str, Any]:
@@ -69,9 +95,11 @@ def git_state() -> dict[str, Any] | None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Returns the peak memory of the process: on the device for CUDA, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Returns the peak memory of the process: on the device, else resident. MPS counts no peak: what it holds now."""
+    if device.type in ("cuda", "xpu"):
+        return int(torch.get_device_module(device).max_memory_allocated(device))
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

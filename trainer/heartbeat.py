@@ -4,6 +4,7 @@ Watch is what the rest of the program calls: progress() after each piece of work
 may take long on one rank. Heartbeat is the one that watches several ranks: it ends the run with a message.
 """
 
+import math
 import os
 import sys
 import threading
@@ -42,10 +43,17 @@ class Busy(NamedTuple):
 
 
 class Watch:
-    """Receives reports of progress; this class ignores them, as a single process waits for no other rank."""
+    """Counts reports of progress; nothing acts on them here, as a single process waits for no other rank."""
+
+    _timeout = math.inf  # seconds; a thread that is busy for longer is warned of
+
+    def __init__(self) -> None:
+        self._progress, self._alone = 0, 0
+        self._busy: dict[int, Busy] = {}  # by thread
 
     def progress(self) -> None:
         """Records that this rank has done a piece of the work that all ranks do."""
+        self._progress += 1
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
@@ -53,7 +61,27 @@ class Watch:
 
         what: is shown to the user if it takes long.
         """
-        yield
+        thread = threading.get_ident()
+        outer = self._busy.get(thread)
+        self._busy[thread] = Busy(what, time.monotonic(), self._timeout)
+        try:
+            yield
+        finally:
+            self._alone += 1
+            if outer is None:
+                del self._busy[thread]
+            else:
+                self._busy[thread] = outer
+
+    @property
+    def reports(self) -> int:
+        """How many reports there were."""
+        return self._progress + self._alone
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread of this rank is doing what may take long."""
+        return bool(self._busy)
 
     def each(self, what: str, items: Iterable[T]) -> Iterator[T]:
         """Yields the items, and is busy with `what` while it waits for the next one."""
@@ -79,32 +107,13 @@ class Heartbeat(Watch):
     """
 
     def __init__(self, ranks: Ranks, timeout_seconds: float) -> None:
+        super().__init__()
         self._ranks, self._timeout, self._store = ranks, timeout_seconds, ranks.store
         self._period = min(timeout_seconds / 5, 5.0)
-        self._progress, self._alone, self._messages, self._is_ending = 0, 0, 0, False
-        self._busy: dict[int, Busy] = {}  # by thread
+        self._messages, self._is_ending = 0, False
         self._main, self._over = threading.main_thread(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
-
-    @override
-    def progress(self) -> None:
-        self._progress += 1
-
-    @override
-    @contextmanager
-    def busy(self, what: str) -> Iterator[None]:
-        thread = threading.get_ident()
-        outer = self._busy.get(thread)
-        self._busy[thread] = Busy(what, time.monotonic(), self._timeout)
-        try:
-            yield
-        finally:
-            self._alone += 1
-            if outer is None:
-                del self._busy[thread]
-            else:
-                self._busy[thread] = outer
 
     @override
     def close(self) -> None:

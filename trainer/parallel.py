@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from typing_extensions import override
 
+from trainer.environment import synchronize
 from trainer.heartbeat import Heartbeat, Watch
 from trainer.ranks import Ranks, started_processes
 
@@ -176,8 +177,7 @@ class Strategy(ABC):
 
     def synchronize(self) -> None:
         """Waits until the device has done all its work, for clocks."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def _accumulate(
         self,
@@ -237,12 +237,14 @@ class Distributed(Strategy):
     """What the strategies of several ranks have in common; without a launcher there is one rank.
 
     timeout_seconds: the run ends after so long without progress, and names the rank that hangs.
+
+    Raises: ValueError: if torch cannot exchange tensors between devices of that type.
     """
 
     def __init__(self, *, device: torch.device, precision: str, compiled: bool, timeout_seconds: float = 600.0) -> None:
         ranks = Ranks.join(device.type, 3 * timeout_seconds)
-        if device.type == "cuda":
-            device = torch.device("cuda", ranks.local_rank)
+        if device.type != "cpu":
+            device = torch.device(device.type, ranks.local_rank)
         super().__init__(ranks, device=device, precision=precision, compiled=compiled)
         self.watch = Heartbeat(ranks, timeout_seconds)
         ranks.busy = self.watch.busy

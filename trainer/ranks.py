@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 T = TypeVar("T")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Socket closed")
 CAUSE_SECONDS = 3.0  # in which the rank that failed prints its error
+BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 NO_TIMEOUT = timedelta(days=7)  # of collectives: the heartbeat decides what takes too long
 
 
@@ -44,15 +45,18 @@ class Ranks:
 
         timeout_seconds: how long the others may take to join. Later the heartbeat decides what takes too long: a
         collective also waits while a rank hashes its data or writes to a slow disk.
+
+        Raises: ValueError: if torch cannot exchange tensors between devices of that type.
         """
+        backend = _backend(device_type)
         ranks = cls()
         ranks.rank, ranks.world_size = int(os.environ.get("RANK", "0")), started_processes()
         ranks.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         ranks.store = _store(ranks, timedelta(seconds=timeout_seconds)) if ranks.world_size > 1 else HashStore()
-        if device_type == "cuda":
-            torch.cuda.set_device(ranks.local_rank)
+        if device_type != "cpu":
+            torch.get_device_module(device_type).set_device(ranks.local_rank)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+            backend,
             store=ranks.store,
             rank=ranks.rank,
             world_size=ranks.world_size,
@@ -156,6 +160,17 @@ def wait_for_the_cause(rank: int) -> None:
     """Waits, unless rank is 0: the launcher ends this process as soon as the rank that failed has reported why."""
     if rank:
         time.sleep(CAUSE_SECONDS)
+
+
+def _backend(device_type: str) -> str:
+    """What exchanges tensors between such devices, and over the host beside it, as torch names them."""
+    if device_type == "cpu":
+        return "gloo"
+    own = BACKENDS.get(device_type)
+    if own is None or not dist.is_backend_available(own):
+        lack = f"this build of torch lacks {own}" if own else "torch has no collectives for it"
+        raise ValueError(f"device={device_type} trains on one process here, as {lack}; use parallel=single")
+    return f"cpu:gloo,{device_type}:{own}"
 
 
 def _store(ranks: Ranks, timeout: timedelta) -> Store:

@@ -7,6 +7,7 @@ metrics.jsonl     one row of metrics per line, see metrics.py
 result.json       written last: its status says how the run ended
 checkpoints/      see checkpoint.py
 lock              locked by the process that trains, see files/lock.py
+heartbeat         there while the run goes on; its time is that of the last progress, see heartbeat_file.py
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from files.reading import read_json
 from files.writing import release, remove_temporaries, reserve, write_json, write_text
 
 CONFIG, ENVIRONMENT, TOKENIZER, RESULT, LOCK = "config.yaml", "env.json", "tokenizer.json", "result.json", "lock"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, HEARTBEAT = "checkpoints", "heartbeat"
 STATUSES = ("finished", "diverged", "stopped")
 RESULT_BYTES = 1 << 14  # many times the size of a result.json
 

@@ -76,7 +76,11 @@ class Wandb(Sink):
         self._rows.put(None)
         self._thread.join(self._close_seconds)
         if self._thread.is_alive():
-            log.warning("wandb did not finish within %.0f s; metrics.jsonl has everything", self._close_seconds)
+            log.warning(
+                "wandb did not finish within %.0f s (logging.wandb.close_seconds); metrics.jsonl has everything, and "
+                "scripts/send_metrics.py sends it",
+                self._close_seconds,
+            )
 
     def _run(self) -> None:
         try:

@@ -186,7 +186,7 @@ def test_corpora_of_one_tokenizer_are_mixed_and_of_two_refused(tmp_path: Path) -
         prepared(others, tmp_path, TokenizerFile(str(first / "tokenizer.json"))),
     )
     with pytest.raises(
-        DataError, match=r"was encoded with another tokenizer than .*data.tokenizer.file=<folder of \w+"
+        DataError, match=r"was encoded with another tokenizer than .*data.tokenizer.path=<folder of \w+"
     ):
         prepared(Mixture({str(first): 1, str(apart): 1}), tmp_path, OfParts())
     path = prepared(Mixture({str(first): 1, str(alike): 1}), tmp_path, OfParts())

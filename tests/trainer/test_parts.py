@@ -10,9 +10,8 @@ from torch import nn
 
 from trainer import clock as clock_module
 from trainer.clock import Clock
-from trainer.console import Console
 from trainer.divergence import Divergence
-from trainer.environment import pick_device, pick_precision
+from trainer.environment import pick_precision
 from trainer.parallel import Single
 from trainer.plot import plot_loss
 
@@ -142,26 +141,9 @@ def test_evaluation_weighs_rows_and_returns_to_training() -> None:
     assert model.weight.grad is None
 
 
-def test_asking_for_an_absent_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device=cuda, but torch sees no CUDA device"):
-        pick_device("cuda")
-    assert pick_device("auto").type == "cpu"
-
-
 @pytest.mark.parametrize("choice", ["fp32", "bf16"])
 def test_a_chosen_precision_stands(choice: str) -> None:
     assert pick_precision(choice, torch.device("cpu")) == choice
-
-
-def test_the_console_shows_loss_rate_and_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(max_steps=20, first_step=0)
-    console.write({"step": 0, "tokens": 0, "seconds": 0.0, "train/loss": 8.0, "val/loss": 8.25})
-    console.write({"step": 10, "tokens": 5000, "seconds": 2.0, "train/loss": 7.0})
-    console.close()
-    first, second = capsys.readouterr().out.strip().splitlines()
-    assert first.startswith("step 0/20  train/loss 8.0000  val/loss 8.2500")
-    assert second.startswith("step 10/20  train/loss 7.0000  val/loss 8.2500  2,500 tokens/s  ETA 0:00")
 
 
 def test_the_loss_curve_is_a_picture(tmp_path: Path) -> None:
