@@ -58,9 +58,7 @@ class Rows:
         Every rank of the group must call this.
         """
         part = tensor.amax(0) if len(tensor) else tensor.new_full(tensor.shape[1:], -math.inf)
-        if self.group is not None:
-            dist.all_reduce(part, dist.ReduceOp.MAX, group=self.group)
-        return part
+        return largest(part, self.group)
 
 
 ALL_ROWS = Rows()
@@ -119,6 +117,18 @@ def rows_of(param: Tensor) -> Rows | None:
         return None
     each = -(-param.shape[0] // dist.get_world_size(group))
     return Rows(group, param.shape[0], min(dist.get_rank(group) * each, param.shape[0]))
+
+
+def all_ranks() -> dist.ProcessGroup | None:
+    """The group of all processes that torch.distributed connects; None where it is not initialized."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def largest(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The maxima over the ranks of a group, in place; the tensor as it is without one."""
+    if group is not None:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
+    return tensor
 
 
 def total(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
