@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .curvature import LossFn
 from .ensemble import curvature_of
 from .execution import uncompiled
 from .sampling import PADDING, Inputs
-from .sharding import all_ranks, is_sharded, largest, total
+from .sharding import is_sharded, largest, place, total, unwrapped
 from .user_batches import Sequences, lengthened, logits_of, read
 
 LogitsFn = Callable[[nn.Module, Inputs, Tensor], Tensor]
@@ -40,9 +39,7 @@ class CurvaturePass:
                 f"CurvaturePass: {type(optimizer).__name__} takes no estimates of the curvature; make it as "
                 "Sophia(parameters, curvature=GaussNewtonBartlett())"
             )
-        is_wrapped = isinstance(model, DistributedDataParallel)
-        self._group = model.process_group if is_wrapped else all_ranks()
-        self._model: nn.Module = model.module if is_wrapped else model  # DDP's own hooks would add the gradients up too
+        self._model, self._group = unwrapped(model)  # DDP's own hooks would average gradients, too
         self._optimizer, self._estimator, self._logits, self._seed = optimizer, estimator, logits, seed
         self._last_step: int | None = None
         self._counted = self._positions = 0.0
@@ -102,13 +99,13 @@ class CurvaturePass:
                 f"CurvaturePass: ranks gave {-least} to {most} sequences, and this one {rows}; give as many on every "
                 "rank (drop_last=True)"
             )
-        ranks, rank = (1, 0) if self._group is None else (self._group.size(), self._group.rank())
+        rank, ranks = place(self._group)
         return [lengthened(batch, longest) for batch in batches], rank * rows, ranks * rows
 
     def _forward_backward(self, batches: Sequence[Sequences], loss_fn: LossFn, sequences: int) -> Tensor:
         """What curvature.py asks of a strategy; also notes how many positions there were, and how many counted."""
         device = batches[0].targets.device
-        ranks = 1 if self._group is None else self._group.size()
+        _, ranks = place(self._group)
         counted, positions, mean = torch.zeros(3, device=device, dtype=torch.float64).unbind()
         for batch in batches:
             real = sum(index != PADDING for index in batch.indices)

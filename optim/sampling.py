@@ -38,10 +38,11 @@ def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> li
 
 
 def _joined(parts: Sequence[Inputs]) -> Inputs:
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))  # type: ignore[arg-type]  # all are of one kind
-    return {name: torch.cat([part[name] for part in parts]) for name in first}  # type: ignore[call-overload]  # as above
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if tensors:
+        return torch.cat(tensors)
+    mappings = [part for part in parts if not isinstance(part, Tensor)]
+    return {name: torch.cat([mapping[name] for mapping in mappings]) for name in mappings[0]}
 
 
 def _rows(inputs: Inputs, rows: Sequence[int]) -> Inputs:

@@ -18,9 +18,10 @@ from itertools import accumulate
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,18 @@ def rows_of(param: Tensor) -> Rows | None:
     return Rows(group, param.shape[0], min(dist.get_rank(group) * each, param.shape[0]))
 
 
-def all_ranks() -> dist.ProcessGroup | None:
-    """The group of all processes that torch.distributed connects; None where it is not initialized."""
-    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+def unwrapped(model: nn.Module) -> tuple[nn.Module, dist.ProcessGroup | None]:
+    """A model without DDP's wrapper, and the ranks that train it: DDP's, or all that torch.distributed connects."""
+    if isinstance(model, DistributedDataParallel):
+        module: nn.Module = model.module
+        group: dist.ProcessGroup = model.process_group
+        return module, group
+    return model, dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """This process's rank in a group, and how many there are; (0, 1) without one."""
+    return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
 def largest(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
