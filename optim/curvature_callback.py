@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from .curvature_pass import CurvaturePass, LogitsFn
-from .user_batches import logits_of
+from .curvature_pass import CurvaturePass
+from .user_batches import LogitsFn, logits_of
 
 
 class CurvatureCallback:

@@ -1,6 +1,6 @@
 """CurvaturePass: see the class."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from .curvature import LossFn
 from .ensemble import curvature_of
 from .execution import uncompiled
-from .sampling import PADDING, Inputs
+from .sampling import PADDING
 from .sharding import is_sharded, largest, place, total, unwrapped
-from .user_batches import Sequences, lengthened, logits_of, read
-
-LogitsFn = Callable[[nn.Module, Inputs, Tensor], Tensor]
+from .user_batches import Logits, LogitsFn, Sequences, lengthened, logits_of, read
 
 
 class CurvaturePass:
@@ -42,7 +40,7 @@ class CurvaturePass:
         self._model, self._group = unwrapped(model)  # DDP's own hooks would average gradients, too
         self._optimizer, self._estimator, self._logits, self._seed = optimizer, estimator, logits, seed
         self._last_step: int | None = None
-        self._counted = self._positions = 0.0
+        self._counted = self._positions = 0
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -54,17 +52,21 @@ class CurvaturePass:
     def update(self, *batches: Any) -> None:
         """Estimates the curvature if the coming step is due, once; leaves all gradients as they are.
 
-        batches: the step's micro-batches on this rank, on the model's device: a pair (inputs, targets), targets (B, T)
-        int64, where position t of inputs predicts target t and negative targets do not count; or a mapping as Hugging
-        Face's models take it, with input_ids (B, T) and, if not all of them count, labels, which position t - 1
-        predicts. Shorter ones are padded on the right. Under autocast call this inside its context.
+        batches: the step's micro-batches on this rank, on the model's device, each of them
+            a pair (inputs, targets) of tensors, targets (B, T) int64: position t of the inputs predicts target t
+            or a mapping with input_ids and labels (B, T), as Hugging Face's models take it: position t predicts label
+            t + 1, or input id t + 1 if there are no labels
+        Negative targets and labels do not count. Shorter micro-batches are padded on the right. Under autocast, call
+        this inside its context.
 
-        Raises: ValueError: if a batch or the model's result is none of these, or ranks give unequal numbers of
-        sequences.
+        Raises: ValueError: if there is no batch, one is none of these, the model does not return logits for it, or
+        ranks have unequal numbers of sequences.
         """
         step = max((int(state["step"]) for state in self._optimizer.state.values() if "step" in state), default=0)
         if step == self._last_step or not self._estimator.is_due(step):
             return
+        if not batches:
+            raise ValueError("CurvaturePass: update() got no batch; give it those of the coming step, update(batch)")
         self._last_step = step
         own, first, all_sequences = self._placed([read(batch) for batch in batches])
         numbered = []
@@ -104,41 +106,20 @@ class CurvaturePass:
 
     def _forward_backward(self, batches: Sequence[Sequences], loss_fn: LossFn, sequences: int) -> Tensor:
         """What curvature.py asks of a strategy; also notes how many positions there were, and how many counted."""
-        device = batches[0].targets.device
         _, ranks = place(self._group)
-        counted, positions, mean = torch.zeros(3, device=device, dtype=torch.float64).unbind()
+        positions, counted = 0, torch.zeros((), dtype=torch.int64, device=batches[0].targets.device)
+        mean = torch.zeros((), device=counted.device)
         for batch in batches:
             real = sum(index != PADDING for index in batch.indices)
             positions += real * batch.targets.shape[1]
             counted += (batch.targets[:real] >= 0).sum()
-            view: Any = _Logits(self._model, self._logits, batch.targets)
-            loss = loss_fn(view, batch._replace(targets=batch.targets.clamp(min=0))) * (real / sequences)
+            model: Any = Logits(self._model, self._logits, batch.targets)
+            loss = loss_fn(model, batch._replace(targets=batch.targets.clamp(min=0))) * (real / sequences)
             (loss * ranks).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             mean += loss.detach()
         for param in self._model.parameters():
             if param.grad is not None and not is_sharded(param):  # fully_shard's hooks have averaged those already
                 total(param.grad, self._group).div_(ranks)
-        counts = total(torch.stack([counted, positions, mean]), self._group)
-        self._counted, self._positions = counts[:2].tolist()
-        return counts[2]
-
-
-class _Logits:
-    """The model as the estimators call it: logits of inputs, constant where targets do not count."""
-
-    def __init__(self, model: nn.Module, logits: LogitsFn, targets: Tensor) -> None:
-        self._model, self._logits, self._targets = model, logits, targets
-
-    def __call__(self, inputs: Inputs) -> Tensor:
-        """Returns the logits (B, T, V). Raises: ValueError: if the model has others."""
-        logits = self._logits(self._model, inputs, self._targets)
-        if logits.shape[:-1] != self._targets.shape:
-            raise ValueError(
-                f"CurvaturePass: the model returned logits {tuple(logits.shape)} for targets "
-                f"{tuple(self._targets.shape)}, and there must be some for every target; if it wants targets, as "
-                "nanoGPT's does, give logits=lambda model, inputs, targets: model(inputs, targets)[0]"
-            )
-        others = self._targets < 0
-        return logits.masked_fill(others.unsqueeze(-1), 0.0) if others.any() else logits
-
-    forward = __call__
+        counts = total(torch.stack([counted, torch.full_like(counted, positions)]), self._group)
+        self._counted, self._positions = counts.tolist()
+        return total(mean, self._group)

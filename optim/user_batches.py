@@ -1,6 +1,6 @@
 """What CurvaturePass makes of a user's batches, and of what a model returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .sampling import Inputs
 
+LogitsFn = Callable[[nn.Module, Inputs, Tensor], Tensor]  # of a model, inputs and targets
 UNCOUNTED = -1  # a target that does not count, like any below 0
 
 
@@ -92,3 +93,24 @@ def _logits_in(returned: Any) -> Tensor:
         f"CurvaturePass: the model returned {_shown(returned)}, and no logits: give logits=, a function of (model, "
         "inputs, targets) that returns them"
     )
+
+
+class Logits:
+    """The model as the estimators call it: logits of inputs, constant where targets do not count."""
+
+    def __init__(self, model: nn.Module, logits: LogitsFn, targets: Tensor) -> None:
+        self._model, self._logits, self._targets = model, logits, targets
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Returns the logits (B, T, V). Raises: ValueError: if the model has others."""
+        logits = self._logits(self._model, inputs, self._targets)
+        if logits.shape[:-1] != self._targets.shape:
+            raise ValueError(
+                f"CurvaturePass: the model returned logits {tuple(logits.shape)} for targets "
+                f"{tuple(self._targets.shape)}, and there must be some for every target; if it wants targets, as "
+                "nanoGPT's does, give logits=lambda model, inputs, targets: model(inputs, targets)[0]"
+            )
+        others = self._targets < 0
+        return logits.masked_fill(others.unsqueeze(-1), 0.0) if others.any() else logits
+
+    forward = __call__

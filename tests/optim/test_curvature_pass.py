@@ -191,6 +191,11 @@ def test_a_batch_of_another_form_is_refused(batch: Any, message: str) -> None:
         estimate(Table(), GaussNewtonBartlett(), batch)
 
 
+def test_no_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"update\(\) got no batch; give it those of the coming step, update\(batch\)"):
+        estimate(Table(), GaussNewtonBartlett())
+
+
 def test_a_model_without_logits_is_refused() -> None:
     with pytest.raises(ValueError, match="the model returned a mapping of loss .*, and no logits: give logits="):
         estimate(Returning(lambda logits: {"loss": logits.sum()}), GaussNewtonBartlett(), (tokens(), tokens()))
