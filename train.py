@@ -6,6 +6,11 @@ CSV. Exit status: 0 finished, 2 bad input, 3 diverged, 75 stopped by a signal (t
 if all finished, 75, or that of the first that failed. torchrun itself exits with 1 unless all is well: see result.json.
 """
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 from configs import from_command_line
 
 if __name__ == "__main__":

@@ -5,4 +5,5 @@ lock.py      lets one process at a time use a folder, also on file systems witho
 reading.py   reads JSON, YAML and JSON lines from untrusted files, as plain data
 paths.py     expands ~ and variables in paths that users type
 errors.py    errors of one clear line
+requirements.py  the packages that pyproject.toml asks for, and which of them are missing
 """

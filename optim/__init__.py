@@ -5,8 +5,9 @@ Settings and state: ranges.py, groups.py, grouped.py, state.py, saving.py, saved
 int8). How a rule gets its tensors: pieces.py, stacks.py, execution.py; across ranks: sharding.py, owners.py,
 exchange.py. Shared by several papers: moments.py, factored.py, kronecker.py, preconditioner.py, projection.py,
 refreshing.py, noise.py, subspace.py; of Sophia alone: curvature.py, gauss_newton.py, hutchinson.py, sampling.py,
-curvature_average.py; of SOAP: eigenbasis.py. Using several: nodes.py, build.py (YAML to optimizers), ensemble.py,
-saved_set.py (a model's optimizers as one), member.py, foreign.py (what it asks of each), memory.py (bytes of state).
+curvature_average.py, and in loops of others curvature_pass.py, user_batches.py, curvature_callback.py; of SOAP:
+eigenbasis.py. Using several: nodes.py, build.py (YAML to optimizers), ensemble.py, saved_set.py (a model's optimizers
+as one), member.py, foreign.py (what it asks of each), memory.py (bytes of state).
 """
 
 from .adafactor import Adafactor
@@ -15,6 +16,8 @@ from .adamw import AdamW
 from .adapprox import Adapprox
 from .came import CAME
 from .coap import COAP
+from .curvature_callback import CurvatureCallback
+from .curvature_pass import CurvaturePass
 from .fadam import FAdam
 from .flora import Flora
 from .galore import GaLore
@@ -43,6 +46,8 @@ __all__ = [
     "Adalayer",
     "AdamW",
     "Adapprox",
+    "CurvatureCallback",
+    "CurvaturePass",
     "FAdam",
     "Flora",
     "GaLore",

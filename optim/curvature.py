@@ -2,9 +2,11 @@
 
 The loop calls update(step, batches, forward_backward) on every step, before the ordinary forward and backward pass:
     batches            this rank's micro-batches, with inputs and targets (B, T) int64 and indices, those of their
-                       sequences in the global batch, -1 for one that is computed but not counted
+                       sequences in the global batch, -1 for one that is computed but not counted; inputs may also be
+                       a mapping of tensors, each with a row for every sequence
     forward_backward   (batches, loss_fn, sequences): adds the gradient of loss_fn(model, batch)'s mean over
                        `sequences` sequences to .grad, over all ranks
+Other loops make a CurvaturePass (curvature_pass.py), which takes their batches as they are.
 An estimate's random numbers depend on (seed, step, index) alone: the same for any world size and micro-batch.
 """
 
@@ -30,7 +32,9 @@ class ForwardBackward(Protocol):
 class TakesCurvature(Protocol):
     """An optimizer that averages the estimates."""
 
-    param_groups: list[dict[str, Any]]
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As torch's optimizers have them."""
 
     def update_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
         """Takes an estimate for every parameter that has one."""
@@ -66,6 +70,10 @@ class Curvature(ABC):
         """The 0-based step of the first estimate."""
         return self.every if self.paper_code else 0
 
+    def is_due(self, step: int) -> bool:
+        """Whether there is an estimate before the 0-based step."""
+        return step >= self.first_step and step % self.every == 0
+
     def passes(self, steps: int) -> int:
         """What the estimates of a run's first `steps` steps cost, in forward and backward passes of a sequence.
 
@@ -99,7 +107,7 @@ class Curvature(ABC):
 
         Raises: RuntimeError: if the estimator is bound to no optimizer.
         """
-        if step % self.every or step < self.first_step:
+        if not self.is_due(step):
             return
         if self._optimizer is None:
             raise RuntimeError(f"{type(self).__name__}: call bind(optimizer, parameters, ...) before update()")

@@ -1,13 +1,14 @@
 """Which sequences an estimate of the curvature uses, and the random numbers that it draws."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Batch = Any  # a NamedTuple, see curvature.py; this package does not know whose
+Inputs = Tensor | Mapping[str, Tensor]  # with a row for every sequence
 PADDING = -1  # the index of a sequence that is computed but not counted
 
 
@@ -25,25 +26,39 @@ def sub_batch(batches: Sequence[Batch], sequences: int, global_batch: int) -> li
     ]
     if len(chosen) == len(indices):
         return list(batches)
-    inputs, targets = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets"))
+    inputs, targets = (_joined([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets"))
     size, most = len(batches[0].indices), -(-len(indices) * sequences // global_batch)  # that any rank can have
     found = []
     for first in range(0, most, size):
         part = chosen[first : first + size]
         taken = part or [0]
         named = [indices[i] for i in part] or [PADDING]
-        found.append(batches[0]._replace(inputs=inputs[taken], targets=targets[taken], indices=named))
+        found.append(batches[0]._replace(inputs=_rows(inputs, taken), targets=_rows(targets, taken), indices=named))
     return found
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if tensors:
+        return torch.cat(tensors)
+    mappings = [part for part in parts if not isinstance(part, Tensor)]
+    return {name: torch.cat([mapping[name] for mapping in mappings]) for name in mappings[0]}
+
+
+def _rows(inputs: Inputs, rows: Sequence[int]) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {name: tensor[rows] for name, tensor in inputs.items()}
 
 
 def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
     """One number in [0, 1) per token, (B, T) float64: a function of seed, step, index and position alone."""
-    T = batch.inputs.shape[1]
+    T = batch.targets.shape[1]
     drawn = []
     for index in batch.indices:
         generator = torch.Generator().manual_seed(hashed(seed, step, index))
         drawn.append(torch.rand(T, generator=generator, dtype=torch.float64))
-    return torch.stack(drawn).to(batch.inputs.device)
+    return torch.stack(drawn).to(batch.targets.device)
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from itertools import accumulate
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,7 @@ class Rows:
         Every rank of the group must call this.
         """
         part = tensor.amax(0) if len(tensor) else tensor.new_full(tensor.shape[1:], -math.inf)
-        if self.group is not None:
-            dist.all_reduce(part, dist.ReduceOp.MAX, group=self.group)
-        return part
+        return largest(part, self.group)
 
 
 ALL_ROWS = Rows()
@@ -119,6 +118,27 @@ def rows_of(param: Tensor) -> Rows | None:
         return None
     each = -(-param.shape[0] // dist.get_world_size(group))
     return Rows(group, param.shape[0], min(dist.get_rank(group) * each, param.shape[0]))
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, dist.ProcessGroup | None]:
+    """A model without DDP's wrapper, and the ranks that train it: DDP's, or all that torch.distributed connects."""
+    if isinstance(model, DistributedDataParallel):
+        module: nn.Module = model.module
+        group: dist.ProcessGroup = model.process_group
+        return module, group
+    return model, dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """This process's rank in a group, and how many there are; (0, 1) without one."""
+    return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+
+
+def largest(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The maxima over the ranks of a group, in place; the tensor as it is without one."""
+    if group is not None:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
+    return tensor
 
 
 def total(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -77,8 +77,8 @@ class Sophia(CurvatureOptimizer):
         has_curvature = any(group["curvature_updates"] for group in self.param_groups)
         if hp.lr > 0 and hp.t > self.curvature.first_step and not has_curvature:
             raise RuntimeError(
-                f"Sophia took {hp.t - 1} steps and never got curvature: call curvature.update(step, batches, "
-                "forward_backward) on every step before step(), as train.py does"
+                f"Sophia took {hp.t - 1} steps and never got curvature: make CurvaturePass(model, optimizer) once, and "
+                "call its update(batch) on every step before step()"
             )
         return True
 

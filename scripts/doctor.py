@@ -4,10 +4,8 @@ Nothing is changed: data that are not prepared stay so. Exit status: 0, or 2 if 
 """
 
 import os
-import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
+
+from files.requirements import check_installed, pinned
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
 
 import torch
 from rich.console import Console
@@ -44,17 +47,11 @@ class Finding(NamedTuple):
 
 def check_torch(config: RunConfig) -> Finding:
     """Checks the version of torch."""
-    found, wanted = version("torch"), wanted_version("torch")
+    found, wanted = version("torch"), pinned("torch", "train")
     if found.partition("+")[0] != wanted:
-        return Finding("torch", found, f"the project is tested with {wanted}: pip install -e .", is_fatal=True)
+        fix = f"the project is tested with {wanted}: pip install -e '.[train]'"
+        return Finding("torch", found, fix, is_fatal=True)
     return Finding("torch", f"{found}, {torch.get_num_threads()} CPU threads")
-
-
-def wanted_version(package: str) -> str:
-    """Returns the version to which pyproject.toml pins the package."""
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text("utf-8"))
-    (found,) = (m[1] for each in project["project"]["dependencies"] if (m := re.fullmatch(rf"{package}==(\S+)", each)))
-    return str(found)
 
 
 def check_device(config: RunConfig) -> Finding:

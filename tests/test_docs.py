@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from scripts import bench, compare, doctor, prepare_data, reproduce, runs, sampl
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OTHER_LANGUAGES = ("mermaid", "python")  # the examples in Python are run by tests/optim/elsewhere.py
+OTHER_LANGUAGES = ("mermaid", "python")  # the examples in Python are lines of docs/recipes, which are run
 INLINE = re.compile(r"`([^`]+)`")
 PROGRAMS = ("bash", "make", "pip", "pre-commit", "pytest", "python", "ruff", "sbatch", "tensorboard", "torchrun")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -38,7 +39,18 @@ BENCH = "tests/scripts/test_bench.py"
 REPRODUCE = "tests/scripts/test_reproduce.py"
 OPTIM_BENCH = f"{BENCH}::test_the_optimizer_benchmark_knows_state_floor_and_foreign_files"
 NOT_RUN = {
-    "pip install -e .": NotRun("the package index; .ci/run does it in a fresh environment"),
+    "pip install -e '.[train]'": NotRun("the package index; .ci/run does it in a fresh environment"),
+    "pip install <checkout>": NotRun(
+        "the package index",
+        "tests/optim/test_installed.py::test_the_wheel_needs_torch_alone_and_the_extra_train_pins_it",
+    ),
+    **{
+        f"python docs/recipes/{recipe}.py": NotRun(
+            "it is run where the package alone is installed",
+            "tests/optim/test_installed.py::test_the_recipes_lower_a_loss_with_the_frameworks_themselves",
+        )
+        for recipe in ("plain_torch", "hf_trainer", "lightning_module")
+    },
     "pip install -e '.[dev]'": NotRun("the package index; .ci/run does it in a fresh environment"),
     "pip install pre-commit": NotRun("the package index"),
     "pre-commit install": NotRun("it changes the checkout", "tests/test_docs.py::test_the_hooks_are_checks_of_make"),
@@ -192,6 +204,16 @@ def test_a_fence_and_inline_code_are_read_as_commands() -> None:
         "`pip`, `val/loss`\n```\npython a.py \\\n  b='c d'  # why\n\nls\n```\n```python\nx = 1\n```\n`A=1 python\nb.py`"
     )
     assert list(commands_of(page)) == ["python a.py b='c d'", "ls", "A=1 python b.py"]
+
+
+def test_examples_in_python_are_lines_of_the_recipes() -> None:
+    recipes = [path.read_text("utf-8") for path in (ROOT / "docs" / "recipes").glob("*.py")]
+    blocks = [
+        block for page in PAGES for language, block in FENCE.findall(page.read_text("utf-8")) if language == "python"
+    ]
+    assert blocks
+    for block in blocks:
+        assert any(indent(block, "    ") in recipe for recipe in recipes), block  # lines of a function
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import laws
 import torch
 from hooked import Turning
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
-from optim import Sophia
+from optim import CurvaturePass, GaussNewtonBartlett, Sophia
 from optim.sharding import Rows, local
 
 
@@ -88,3 +89,39 @@ def shares_of_turning(placement: str) -> dict[str, Any]:
         found |= {"owner": {name: owners.owner[param] for name, param in params.items()}, "loads": owners.loads}
     strategy.close()
     return found
+
+
+def curvature_pass(placement: str) -> list[Tensor]:
+    """Both ranks' estimates of a CurvaturePass on a model that each has wrapped by torch's own means, in full.
+
+    The last rank's sequences are shorter, and some of their targets do not count.
+    """
+    strategy, model = laws.open_strategy(placement), laws.gpt()
+    generator = torch.Generator().manual_seed(3)
+    batches = [tuple(torch.randint(laws.V, (2, 4, n), generator=generator)) for n in (5, 3)]
+    batches[1][1][0, 1:] = -100
+    wrapped: nn.Module = model
+    if placement == "ddp":
+        wrapped = nn.parallel.DistributedDataParallel(model)
+    elif placement == "fsdp2":
+        wrapped = fully_shard(model)
+    optimizer = Sophia(model.parameters(), curvature=GaussNewtonBartlett())
+    own = batches if placement == "single" else [batches[strategy.rank]]
+    CurvaturePass(wrapped, optimizer, seed=1).update(*own)
+    found = [strategy.full_tensor(optimizer.state[param]["hessian"]).clone() for param in model.parameters()]
+    strategy.close()
+    return found
+
+
+def unequal_sequences() -> str:
+    """What a rank is told where the ranks have 2 and 3 sequences."""
+    strategy, model = laws.open_strategy("ddp"), laws.gpt()
+    tokens = torch.zeros(strategy.rank + 2, laws.T, dtype=torch.int64)
+    optimizer = Sophia(model.parameters(), curvature=GaussNewtonBartlett())
+    try:
+        CurvaturePass(model, optimizer).update((tokens, tokens))
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    strategy.close()
+    return said

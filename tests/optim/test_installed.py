@@ -1,17 +1,24 @@
 """The wheel: what it installs, and that what it installs works without the rest of the project."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("installed")]  # builds a wheel; imports torch in every process
 ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "docs" / "recipes"
+NEEDS: dict[str, tuple[str, ...]] = {
+    "plain_torch": (),
+    "hf_trainer": ("transformers", "accelerate"),
+    "lightning_module": ("lightning",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +37,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an environment with the wheel alone; torch and what torch needs are taken from here."""
+    """Of an environment with the wheel alone; torch and the frameworks of the recipes are taken from here."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     pip("--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "torch.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    found = [find_spec(name) for name in ("torch", *(name for names in NEEDS.values() for name in names))]
+    folders = {Path(spec.origin).parents[1]: None for spec in found if spec is not None and spec.origin is not None}
+    (site / "elsewhere.pth").write_text("".join(f"{folder}\n" for folder in folders))
     return folder / "bin" / "python"
 
 
@@ -55,6 +64,14 @@ def test_the_wheel_holds_one_import_name_with_types(wheel: Path) -> None:
     files = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {str(Path(name).parent) for name in files} == {"nanodescent/optim"}
     assert {Path(name).name for name in files} == {"py.typed", *(path.name for path in (ROOT / "optim").glob("*.py"))}
+
+
+def test_the_wheel_needs_torch_alone_and_the_extra_train_pins_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        needs = re.findall("^Requires-Dist: (.*)$", archive.read(name).decode(), re.MULTILINE)
+    assert [each for each in needs if "extra ==" not in each] == ["torch>=2.11"]
+    assert any(re.fullmatch(r'torch==[\d.]+; extra == "train"', each) for each in needs)
 
 
 def test_importing_it_imports_torch_and_nothing_of_the_projects_other_needs(python: Path, tmp_path: Path) -> None:
@@ -99,19 +116,15 @@ for name in ("SGD", "SOAP", "Adafactor", "AdamW", "Lion", "Shampoo", "Signum", "
     run(python, "-c", code, cwd=tmp_path)
 
 
-@pytest.fixture(scope="module")
-def examples(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What elsewhere.py prints of each example of docs/optimizers.md."""
-    printed = run(python, ROOT / "tests" / "optim" / "elsewhere.py", cwd=tmp_path_factory.mktemp("examples"))
-    lines = [line.split() for line in printed.splitlines()]
-    return {line[0]: line[1:] for line in lines if len(line) == 4 and line[1] in ("real", "stand-in")}
-
-
-@pytest.mark.parametrize("example", ["plain", "trainer", "lightning"])
-def test_the_examples_of_docs_lower_a_loss(example: str, examples: dict[str, list[str]]) -> None:
-    """Against the framework itself where it is installed, else against what elsewhere.py puts in its place."""
-    _, before, after = examples[example]
-    assert float(after) < float(before)
+@pytest.mark.parametrize("recipe", [path.stem for path in sorted(RECIPES.glob("*.py"))])
+def test_the_recipes_lower_a_loss_with_the_frameworks_themselves(recipe: str, python: Path, tmp_path: Path) -> None:
+    for name in NEEDS[recipe]:
+        pytest.importorskip(name, reason=f"docs/recipes/{recipe}.py needs {name}, which is not installed")
+    printed = run(python, RECIPES / f"{recipe}.py", cwd=tmp_path)
+    losses = re.findall(r"^(\w+): ([\d.]+) -> ([\d.]+)$", printed, re.MULTILINE)
+    for optimizer in ("soap", "sophia"):
+        assert any(name.lower().endswith(optimizer) for name, _, _ in losses)
+    assert all(float(after) < float(before) for _, before, after in losses)
 
 
 def test_the_package_may_be_imported_twice_under_two_names(python: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_sophia_without_curvature_raises() -> None:
     param = torch.zeros(1, requires_grad=True)
     optimizer = sophia([param])
     param.grad = torch.ones(1)
-    with pytest.raises(RuntimeError, match="Sophia took 0 steps and never got curvature: call curvature.update"):
+    with pytest.raises(RuntimeError, match="Sophia took 0 steps and never got curvature: make CurvaturePass"):
         optimizer.step()
 
 
