@@ -6,7 +6,8 @@ optimizers see the same tokens in the same order, and a run that continues needs
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ class Batch(NamedTuple):
     inputs: Tensor  # (B, T) int64, on the device
     targets: Tensor  # (B, T) int64: inputs, one token later
     indices: Sequence[int]  # of each sequence within the global batch; PADDING is computed but not counted
+
+
+class Tokens(Protocol):
+    """What windows of tokens are read from: a split of a data set, or text in memory."""
+
+    path: Path
+    split: str
+    n_tokens: int
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns the windows of `length` tokens that begin at starts, (len(starts), length) int64."""
 
 
 class TokenLoader:
@@ -105,7 +117,7 @@ class TokenLoader:
 
 
 def eval_batches(
-    dataset: TokenDataset,
+    dataset: Tokens,
     *,
     seq_len: int,
     n_sequences: int,
@@ -168,14 +180,14 @@ def _mix(x: Indices) -> Indices:
     return x ^ (x >> np.uint64(31))
 
 
-def _inputs_and_targets(dataset: TokenDataset, starts: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
+def _inputs_and_targets(dataset: Tokens, starts: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
     """(2, len(starts), seq_len) int64 in host memory, pinned for CUDA devices."""
     windows = dataset.read(starts, seq_len + 1)
     pair = torch.from_numpy(np.stack([windows[:, :-1], windows[:, 1:]]))
     return pair.pin_memory() if device.type == "cuda" else pair
 
 
-def _check_length(dataset: TokenDataset, seq_len: int) -> None:
+def _check_length(dataset: Tokens, seq_len: int) -> None:
     if dataset.n_tokens < seq_len + 1:
         raise DataError(
             f"block_size={seq_len} is larger than the data: {dataset.split} of {dataset.path} has {dataset.n_tokens} "

@@ -5,13 +5,14 @@ so training, sampling and export need neither network nor recipe.
 """
 
 import base64
+import codecs
 import hashlib
 import logging
 import os
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -69,11 +70,20 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_document(text)[:-1].tolist()
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; for bytes that are not UTF-8 and unknown ids the replacement character."""
-        beyond = {self.eot: EOT.encode()}
-        pieces = (self.token_bytes(i) if 0 <= i < self.eot else beyond.get(i, "\ufffd".encode()) for i in ids)
-        return b"".join(pieces).decode("utf-8", "replace")
+        return "".join(self.decode_each(ids))
+
+    def decode_each(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yields the text of ids piece by piece, each as soon as its characters are complete; joined as decode()."""
+        beyond, decoder = {self.eot: EOT.encode()}, codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(self.token_bytes(i) if 0 <= i < self.eot else beyond.get(i, "\ufffd".encode()))
+        yield decoder.decode(b"", final=True)
+
+    def byte_lengths(self) -> np.ndarray:
+        """Returns of how many bytes of text each id stands, (vocab_size,) int64; of none the end of text."""
+        return np.array([*(len(self.token_bytes(i)) for i in range(self.eot)), 0])
 
 
 class BytePairs(Tokenizer):

@@ -15,7 +15,7 @@ import pytest
 import train
 from configs import from_command_line
 from launch.sweep import sweep
-from scripts import bench, compare, doctor, prepare_data, reproduce, sample
+from scripts import bench, compare, doctor, evaluate, prepare_data, reproduce, sample
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -308,6 +308,7 @@ def test_scripts_do_what_the_docs_show(
         "scripts/bench.py": (bench, ["--model", "nano"] if "--help" not in arguments else []),
         "scripts/compare.py": (compare, ["out=out"]),
         "scripts/doctor.py": (doctor, tiny),
+        "scripts/evaluate.py": (evaluate, []),
         "scripts/prepare_data.py": (prepare_data, ["data.root=prepared"]),
         "scripts/reproduce.py": (reproduce, []),
         "scripts/sample.py": (sample, ["tokens=4"]),

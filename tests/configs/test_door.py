@@ -12,7 +12,7 @@ COMMANDS = [
     "train.py",
     *(
         f"scripts/{name}.py"
-        for name in ("sample", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers")
+        for name in ("sample", "evaluate", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers")
     ),
 ]
 
