@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import train
 from configs import compose
 from data import load_tokenizer
-from scripts import compare, evaluate
+from scripts import compare, evaluate, prepare_data
 from tests.evaluation.test_hellaswag import ROWS
 
 
@@ -122,14 +122,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_data_of_another_tokenizer_are_refused(
-    trained: Path, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tmp_path / "other"
     (tmp_path / "text.txt").write_text("a b c " * 100)
-    overrides = ["data=files", f"data.source.pattern={tmp_path}/text.txt", "data/tokenizer=bytes"]
-    assert train.main(compose([*tiny, *overrides, f"run_dir={other}", "max_steps=1", "eval_sequences=2"])) == 0
-    root = OmegaConf.load(trained / "config.yaml").data.root
-    assert evaluate.main([f"run={trained}", *overrides, f"data.root={root}"]) == 2
+    overrides = ["data=files", f"data.source.pattern={tmp_path}/text.txt", f"data.root={tmp_path}"]
+    for tokenizer, status in ((["data/tokenizer=bytes"], 0), (["data.tokenizer.vocab_size=258"], 2)):
+        assert prepare_data.main([*overrides, *tokenizer]) == 0
+        assert evaluate.main([f"run={trained}", *overrides, *tokenizer]) == status
     assert "was encoded by another tokenizer than the run's; give the text itself" in capsys.readouterr().err
 
 
@@ -146,9 +145,10 @@ def test_a_damaged_evaluation_json_is_one_line_and_stays(
     trained: Path, run: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     (trained / "evaluation.json").write_text(content)
-    for status in (evaluate.main([f"run={trained}"]), compare.main([str(trained), str(run)])):
+    for command, arguments in ((evaluate, [f"run={trained}"]), (compare, [str(trained), str(run)])):
+        assert command.main(arguments) == 2
         printed = capsys.readouterr().err
-        assert status == 2 and str(trained / "evaluation.json") in printed and len(printed.splitlines()) == 1
+        assert str(trained / "evaluation.json") in printed and len(printed.splitlines()) == 1
     assert (trained / "evaluation.json").read_text() == content
 
 
