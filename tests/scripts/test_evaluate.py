@@ -96,6 +96,21 @@ def test_hellaswag_joins_the_run_and_the_comparison(
     assert {row[5] for row in table.rows} == {f"{each['numbers']['acc']:.4f}" for each in found(trained)}
 
 
+def test_tasks_of_the_harness_join_the_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def harness(folder: Path, tasks: list[str], **settings: Any) -> dict[str, float | None]:
+        asked.append((folder, tasks, settings))
+        return {"piqa/acc": 0.6, "arc_easy/acc": 0.4}
+
+    monkeypatch.setattr(evaluate, "harness", harness)
+    assert evaluate.main([f"run={trained}", "tasks=piqa, arc_easy", f"export={tmp_path}", "limit=5", "device=cpu"]) == 0
+    assert asked == [(tmp_path, ["piqa", "arc_easy"], {"limit": 5, "micro_batch": 8, "device": "cpu"})]
+    (evaluation,) = found(trained)
+    assert (evaluation["what"], evaluation["on"]) == ("lm-eval", "piqa,arc_easy")
+    assert evaluation["numbers"] == {"piqa/acc": 0.6, "arc_easy/acc": 0.4}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
