@@ -9,7 +9,7 @@ import torch
 from assembly.branch import origin_unless_begun
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
-from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts, validation_batches
+from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
@@ -76,9 +76,8 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         origin=origin,
     )
     stack.callback(run.store.wait)
-    next(validation_batches(run))  # fails here if eval_sequences is more than there is
     with strategy.watch.busy(READING):
-        run.bytes_per_token = count_bytes(run)
+        run.bytes_per_token = count_bytes(run)  # fails here if eval_sequences is more than there is
     return run
 
 
