@@ -24,12 +24,14 @@ from configs.arguments import described, setting
 from configs.arguments import parse as parsed
 from data import Files, TokenDataset, load_tokenizer
 from data.encoded import EncodedText
+from data.errors import MissingSource
 from data.hashing import sha256_of
 from data.metadata import META_FILE
 from evaluation import EvaluationError, record
 from evaluation.harness import harness
 from evaluation.hellaswag import STYLES, hellaswag
 from evaluation.text import Autocast, text_loss
+from files.errors import shown
 from files.paths import expanded
 from launch.run_files import Evaluation, read_environment, read_evaluations
 from report import numbers
@@ -162,7 +164,7 @@ def tokens_of(trained: Trained, settings: Settings, overrides: Sequence[str]) ->
     else:
         folder = expanded(settings.data, "data")
         if not (folder / META_FILE).exists():
-            return EncodedText(Files(pattern=settings.data, text=settings.text), trained.tokenizer, folder)
+            return text_of(trained, settings.data, settings.text)
     found = TokenDataset.open(folder, "val")
     if load_tokenizer(folder).to_json() != trained.tokenizer.to_json():
         raise EvaluationError(
@@ -171,9 +173,20 @@ def tokens_of(trained: Trained, settings: Settings, overrides: Sequence[str]) ->
     return found
 
 
+def text_of(trained: Trained, pattern: str, column: str) -> EncodedText:
+    """Returns the text of the files that match the pattern. Raises: ValueError: if there is none."""
+    try:
+        return EncodedText(Files(pattern=pattern, text=column), trained.tokenizer, Path(pattern))
+    except MissingSource:
+        raise EvaluationError(
+            f"data={shown(pattern)} matches no text file, and is neither the folder of a prepared data set nor an option "
+            "of the group data"
+        ) from None
+
+
 def show(evaluation: Evaluation) -> None:
     """Prints an evaluation."""
-    how = ", ".join(f"{name} {value}" for name, value in evaluation.settings.items() if value is not None)
+    how = ", ".join(f"{name} {shown(value)[:12]}" for name, value in evaluation.settings.items() if value is not None)
     print(f"{evaluation.what}: {evaluation.on}, step {evaluation.step} ({how})")
     width = max(map(len, evaluation.numbers), default=0)
     for name, value in evaluation.numbers.items():

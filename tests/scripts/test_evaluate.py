@@ -116,7 +116,7 @@ def test_tasks_of_the_harness_join_the_run(trained: Path, tmp_path: Path, monkey
     [
         (lambda run: [], "run=<run directory> is missing"),
         (lambda run: [f"run={run}@7"], "has no checkpoint of step 7; it has those of steps 3"),
-        (lambda run: [f"run={run}", "data=nothing/*.txt"], "data.source.pattern='nothing/*.txt' matches no file"),
+        (lambda run: [f"run={run}", "data=nothing/*.txt"], "data=nothing/*.txt matches no text file, and is neither"),
         (lambda run: [f"run={run}", "data.root=x"], "data.root=x is for data=<an option of the group data>"),
         (lambda run: [f"run={run}", "data=synthetic", "data.root=x"], "data set x/synthetic-"),
         (lambda run: [f"run={run}", "tasks=hellaswag"], "tasks= and export= go together"),
