@@ -179,8 +179,8 @@ def text_of(trained: Trained, pattern: str, column: str) -> EncodedText:
         return EncodedText(Files(pattern=pattern, text=column), trained.tokenizer, Path(pattern))
     except MissingSource:
         raise EvaluationError(
-            f"data={shown(pattern)} matches no text file, and is neither the folder of a prepared data set nor an option "
-            "of the group data"
+            f"data={shown(pattern)} matches no text file, and is neither the folder of a prepared data set nor an "
+            "option of the group data"
         ) from None
 
 
