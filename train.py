@@ -51,6 +51,7 @@ from optim.sampling import hashed
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.clock import Clock
+from trainer.metrics import bits_per_byte
 from trainer.parallel import Strategy
 from trainer.ranks import MainRankError, is_lost_rank, started_processes, wait_for_the_cause
 from trainer.run_directory import RunDirectory
@@ -155,10 +156,13 @@ def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """Returns the loss on the fixed part of the validation set."""
+    """Returns the loss on the fixed part of the validation set, per token and per byte."""
     with run.clock.paused():
-        run.losses["val/loss"] = run.strategy.evaluate(validation_batches(run), next_token_loss)
-    return {"val/loss": run.losses["val/loss"]}
+        found = {"val/loss": run.strategy.evaluate(validation_batches(run), next_token_loss)}
+    if (bits := bits_per_byte(found["val/loss"], run.bytes_per_token)) is not None:
+        found["val/bits_per_byte"] = bits
+    run.losses |= found
+    return found
 
 
 def end(run: Run) -> str:

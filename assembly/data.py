@@ -1,10 +1,14 @@
 """Finds or prepares the data set that a configuration names, and opens this rank's loader."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from assembly.model import meta_model, vocab_size_of
-from configs import RunConfig, plug_in
+from configs import ReadingError, RunConfig, plug_in
+from configs.plug_ins import TARGET, is_trusted
+from configs.schema import typed
 from data import TokenDataset, TokenLoader, dataset_dir, is_prepared, prepare, warn_if_changed
 from trainer.parallel import Strategy
 
@@ -26,6 +30,23 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
     if os.environ.get("RANK", "0") == "0":
         warn_if_changed(source, path)
     return path
+
+
+def data_path_of(content: Mapping[str, Any], path: Path) -> Path:
+    """Returns the folder of the data set that a run's config.yaml names; prepares nothing. content: that of the file.
+
+    Raises: ReadingError: if it names none, or a class that is not ours, which is not looked at.
+    """
+    data = content.get("data")
+    if not isinstance(data, dict):
+        raise ReadingError(f"{path} names no data set")
+    for key in ("source", "tokenizer"):
+        if not isinstance(data.get(key), dict) or not is_trusted(str(data[key].get(TARGET))):
+            raise ReadingError(f"{path}: data.{key} is no class of ours; name the data set by data=<its folder>")
+    try:
+        return data_path(typed(content), prepared=False)
+    except TypeError as error:
+        raise ReadingError(f"{path} names no data set: {error}") from None
 
 
 def open_data(config: RunConfig, strategy: Strategy) -> tuple[TokenDataset, TokenDataset, TokenLoader]:

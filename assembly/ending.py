@@ -25,6 +25,7 @@ def finish(run: Run, status: str) -> None:
         "tokens_per_second": counted["tokens"] / counted["seconds"],
         "train/loss": run.losses.get("train/loss"),
         "val/loss": run.losses.get("val/loss"),
+        "val/bits_per_byte": run.losses.get("val/bits_per_byte"),
         "skipped_steps": run.divergence.skipped_steps,
         "params_sha256": parameters_sha256(full_parameters(run)),
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 from assembly.cost import run_flops
 from configs import RunConfig
 from configs.start import Origin
-from data import Batch, TokenDataset, TokenLoader, eval_batches
+from data import Batch, TokenDataset, TokenLoader, eval_batches, load_tokenizer
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
 from trainer.checkpoint import CheckpointStore
@@ -40,26 +40,35 @@ class Run:
     store: CheckpointStore
     divergence: Divergence
     clock: Clock
+    bytes_per_token: float = 0.0  # of the text of the fixed part of the validation set
     origin: Origin | None = None
     sinks: list[Sink] = field(default_factory=list)
     clipped_steps: int | Tensor = 0  # steps whose gradient norm exceeded grad_clip; a tensor on the device
     step: int = 0  # the next one to run
-    losses: dict[str, float] = field(default_factory=dict)  # the newest of train/loss and val/loss
+    losses: dict[str, float] = field(default_factory=dict)  # the newest of train/loss, val/loss and val/bits_per_byte
     hints: list[str] = field(default_factory=list)  # advice that the optimizers derive from their newest diagnostics
 
 
 def validation_batches(run: Run) -> Iterator[Batch]:
     """Yields this rank's micro-batches of the fixed part of the validation set."""
-    batches = eval_batches(
-        run.val_data,
-        seq_len=run.model.block_size,
-        n_sequences=run.config.eval_sequences,
-        micro_batch=run.config.micro_batch,
-        device=run.strategy.device,
-        data_rank=run.strategy.data_rank,
-        data_ranks=run.strategy.data_ranks,
-    )
-    return run.strategy.watch.each(READING, batches)
+    strategy = run.strategy
+    ranks = {"data_rank": strategy.data_rank, "data_ranks": strategy.data_ranks}
+    return strategy.watch.each(READING, eval_batches(run.val_data, device=strategy.device, **_fixed_part(run), **ranks))
+
+
+def count_bytes(run: Run) -> float:
+    """Returns the mean number of bytes of text per token that the evaluation predicts, over all ranks' tokens."""
+    lengths = load_tokenizer(run.val_data.path).byte_lengths()
+    batches = eval_batches(run.val_data, device="cpu", **_fixed_part(run))
+    means = [(lengths[batch.targets.numpy()].mean(), len(batch.indices)) for batch in batches]
+    return float(sum(mean * n for mean, n in means) / sum(n for _, n in means))
+
+
+def _fixed_part(run: Run) -> dict[str, int]:
+    """Which windows of the validation set are evaluated, and how many at once."""
+    config = run.config
+    sizes = {"n_sequences": config.eval_sequences, "micro_batch": config.micro_batch}
+    return {"seq_len": run.model.block_size, **sizes}
 
 
 def counters(run: Run) -> dict[str, float]:

@@ -10,7 +10,7 @@ from assembly.branch import origin_in, remarks
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
 from assembly.rehearsal import check_optimizer
-from assembly.run import READING, Run, data_checksums, divergence_of, origin_facts, validation_batches
+from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from assembly.weights import load_weights
 from configs import RunConfig, as_yaml, plug_in
@@ -80,7 +80,8 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         clock=Clock(0.0, strategy.synchronize),
         origin=origin,
     )
-    next(validation_batches(run))  # fails here if eval_sequences is more than there is
+    with strategy.watch.busy(READING):
+        run.bytes_per_token = count_bytes(run)  # fails here if eval_sequences is more than there is
     return run
 
 

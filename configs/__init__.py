@@ -5,6 +5,7 @@ identity(config)      what makes two runs the same run, as a flat mapping; diffe
 settings(overrides)   the same without what is left at a constructor's default: what the names of runs are made of
 expand(overrides)     the jobs of a sweep
 answer(...)           the door of every script: --help, one line for bad input, exit statuses
+arguments.py          the key=value arguments of scripts that take few
 reading.py            files of runs, as plain data
 """
 

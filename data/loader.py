@@ -6,13 +6,15 @@ optimizers see the same tokens in the same order, and a run that continues needs
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import DataError
+from data.metadata import Part
 from data.shards import TokenDataset
 from data.windows import ORDERS, spread, starts
 
@@ -26,6 +28,21 @@ class Batch(NamedTuple):
     inputs: Tensor  # (B, T) int64, on the device
     targets: Tensor  # (B, T) int64: inputs, one token later
     indices: Sequence[int]  # of each sequence within the global batch; PADDING is computed but not counted
+
+
+class Tokens(Protocol):
+    """What windows of tokens are read from: a split of a data set, or text in memory."""
+
+    path: Path
+    split: str
+    n_tokens: int
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The stretches that windows are read from, see windows.py."""
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns the windows of `length` tokens that begin at starts, (len(starts), length) int64."""
 
 
 class TokenLoader:
@@ -98,7 +115,7 @@ class TokenLoader:
 
 
 def eval_batches(
-    dataset: TokenDataset,
+    dataset: Tokens,
     *,
     seq_len: int,
     n_sequences: int,
@@ -126,7 +143,7 @@ def eval_batches(
         yield Batch(inputs, targets, indices or (PADDING,))
 
 
-def _inputs_and_targets(dataset: TokenDataset, places: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
+def _inputs_and_targets(dataset: Tokens, places: np.ndarray, seq_len: int, device: torch.device) -> Tensor:
     """(2, len(places), seq_len) int64 in host memory, pinned for devices that can copy it while the host goes on."""
     windows = dataset.read(places, seq_len + 1)
     pair = torch.from_numpy(np.stack([windows[:, :-1], windows[:, 1:]]))
@@ -138,7 +155,7 @@ def _moved(windows: Tensor, device: torch.device) -> Tensor:
     return windows.to(device, non_blocking=device.type in PINNED)
 
 
-def _check_length(dataset: TokenDataset, seq_len: int) -> None:
+def _check_length(dataset: Tokens, seq_len: int) -> None:
     if short := [part for part in dataset.parts if part.n_tokens < seq_len + 1]:
         raise DataError(
             f"block_size={seq_len} is larger than the data: {dataset.split} of {short[0].name} has "

@@ -47,7 +47,7 @@ def train_tokens(tokens: np.ndarray, tokenizer: Tokenizer, val_fraction: float) 
     Raises: DataError: if the text cannot be divided.
     """
     pieces = [tokenizer.token_bytes(i) for i in range(tokenizer.eot)]
-    target = _tokens_of_bytes(tokens, np.array([len(piece) for piece in pieces]), 1 - val_fraction)
+    target = _tokens_of_bytes(tokens, tokenizer.byte_lengths(), 1 - val_fraction)
     reach = min(REACH, len(tokens) // 50)
     # A character has up to four bytes, and so as many tokens.
     first = max(target - reach - 4, 1)

@@ -5,10 +5,11 @@ so training, sampling and export need neither network nor recipe.
 """
 
 import base64
+import codecs
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -78,15 +79,26 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_document(text)[:-1].tolist()
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; for bytes that are not UTF-8 and unknown ids the replacement character."""
-        return b"".join(map(self.shown, ids)).decode("utf-8", "replace")
+        return "".join(self.decode_each(ids))
+
+    def decode_each(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yields the text of ids piece by piece, each as soon as its characters are complete; joined as decode()."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(self.shown(i))
+        yield decoder.decode(b"", final=True)
 
     def shown(self, id: int) -> bytes:
         """Returns what decode() shows for any number: a mark for eot, the replacement character for no id."""
         if id == self.eot:
             return EOT.encode()
         return self.token_bytes(id) if 0 <= id < self.vocab_size else "\ufffd".encode()
+
+    def byte_lengths(self) -> np.ndarray:
+        """Returns of how many bytes of text each id stands, (vocab_size,) int64; of none the end of text."""
+        return np.array([0 if i == self.eot else len(self.token_bytes(i)) for i in range(self.vocab_size)])
 
 
 class BytePairs(Tokenizer):

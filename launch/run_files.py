@@ -4,6 +4,7 @@ A loss that is not finite is None; a run whose final loss is not finite has dive
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ from files.reading import MIB, number, read_json, read_lines
 STATUSES = ("finished", "diverged", "stopped")
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = "config.yaml", "env.json", "metrics.jsonl", "result.json", "lock"
 CHECKPOINTS, HEARTBEAT = "checkpoints", "heartbeat"
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What scripts/evaluate.py found of one of a run's checkpoints."""
+
+    what: str  # "text", "hellaswag" or "lm-eval"
+    on: str  # the data
+    step: int  # of the checkpoint
+    settings: Mapping[str, Any]  # with which the numbers compare: texts, numbers, null
+    numbers: Mapping[str, float | None]
 
 
 def is_run(folder: Path) -> bool:
@@ -31,7 +44,7 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
         return None
     if found.get("status") not in STATUSES:
         raise ReadingError(f"{path}: status={shown(found.get('status'))} must be one of {', '.join(STATUSES)}")
-    for key in ("val/loss", "train/loss", "tokens", "seconds", "flops", "tokens_per_second"):
+    for key in ("val/loss", "val/bits_per_byte", "train/loss", "tokens", "seconds", "flops", "tokens_per_second"):
         found[key] = number_in(found, key, path)
     found["step"] = None if found.get("step") is None else _step(found, path)
     if found["status"] == "finished" and found["val/loss"] is None:
@@ -68,6 +81,21 @@ def read_environment(run_dir: Path) -> dict[str, Any]:
     if commit is not None and not isinstance(commit, str):
         raise ReadingError(f"{path}: git.commit={shown(commit)} must be a text")
     return found
+
+
+def read_evaluations(run_dir: Path) -> list[Evaluation]:
+    """Returns the content of evaluation.json, empty if there is none. Raises: ReadingError: if the file is damaged."""
+    path = run_dir / EVALUATION
+    found = (read_json(path) or {"evaluations": []}).get("evaluations")
+    if not isinstance(found, list):
+        raise ReadingError(f"{path}: evaluations={shown(found)} must be a list")
+    kinds = {"what": str, "on": str, "step": int, "settings": dict, "numbers": dict}
+    for each in found:
+        if not isinstance(each, dict) or {key: type(value) for key, value in each.items()} != kinds:
+            raise ReadingError(f"{path}: {shown(each)} must be an object with {', '.join(kinds)}")
+        for name in each["numbers"]:
+            each["numbers"][name] = number_in(each["numbers"], name, path)
+    return [Evaluation(**each) for each in found]
 
 
 def number_in(row: Mapping[str, Any], key: str, path: Path) -> float | None:

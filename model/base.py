@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from model.cache import Cache
+from model.generation import Sampling, stream
 from model.loss import cross_entropy
 
 INIT_STD = 0.02
-GREEDY_BELOW = 1e-20  # temperatures below take the likeliest token; fp32 logits divided by them would overflow
 
 
 class LanguageModel(nn.Module, ABC):
@@ -85,7 +86,13 @@ class LanguageModel(nn.Module, ABC):
             logits[..., V:] = -math.inf
         return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    @torch.no_grad()
+    def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Returns the logits (B, vocab_size) of what follows tokens (B, T), which follow those in the cache.
+
+        The logits are those of forward(), to rounding. An architecture that does not define it generates without.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward_cached")
+
     def generate(
         self,
         tokens: Tensor,
@@ -93,19 +100,12 @@ class LanguageModel(nn.Module, ABC):
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Returns tokens (B, T) int64 followed by max_new_tokens sampled ones, each from the last block_size tokens.
-
-        temperature 0 takes the likeliest token; top_k samples among the k likeliest. Dropout is off.
-        """
-        was_training = self.training
-        self.eval()
-        for _ in range(max_new_tokens):
-            logits = self(tokens[:, -self.block_size :])[:, -1].float()  # (B, V)
-            tokens = torch.cat([tokens, _sampled(logits, temperature, top_k, generator)], dim=1)
-        self.train(was_training)
-        return tokens
+        """Returns tokens (B, T) int64 followed by max_new_tokens sampled ones; see generation.py."""
+        sampling = Sampling(temperature, top_k, top_p)
+        return torch.cat([tokens, *stream(self, tokens, max_new_tokens, sampling, generator=generator)], dim=1)
 
 
 def require_positive(**sizes: int) -> None:
@@ -126,13 +126,3 @@ def require_multiple(n_embd: int, n_head: int) -> None:
 def widened(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     """Returns the parameter in a dtype as wide as that of its input x: a sharded one may be gathered in bf16."""
     return None if parameter is None else parameter.to(torch.promote_types(parameter.dtype, x.dtype))
-
-
-def _sampled(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token per sequence, (B, 1) int64."""
-    if temperature < GREEDY_BELOW:
-        return logits.argmax(-1, keepdim=True)
-    if top_k is not None:
-        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -math.inf)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.base import LanguageModel, require_multiple, require_positive, widened
+from model.cache import Attend, Cache
 
 
 class LayerNorm(nn.LayerNorm):
@@ -38,14 +39,14 @@ class Attention(nn.Module):
         self.k_norm = LayerNorm(D, bias=bias) if qk_norm else nn.Identity()
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, C // self.n_head) for part in self.c_attn(x).split(C, 2)
         )  # (B, T, H, D)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
+        y = attend(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout, is_causal=True, scale=self.scale
         )  # (B, H, T, D)
         return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
@@ -76,8 +77,8 @@ class Block(nn.Module):
         self.mlp = mlp
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+        x = x + self.attn(self.ln_1(x), attend)
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y
 
@@ -143,6 +144,14 @@ class GPT(LanguageModel):
         for block in self.h:
             x = block(x)
         return self.logits_or_loss(self.head(self.ln_f(x)), targets)
+
+    @override
+    def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
+        start = cache.length
+        x = self.wte(tokens) + self.wpe.weight[start : start + tokens.shape[1]]
+        for block, attend in zip(self.h, cache.layers, strict=True):
+            x = block(x, attend)
+        return self.logits_or_loss(self.head(self.ln_f(x[:, -1])), None)
 
 
 def _check(n_layer: int, n_head: int, n_embd: int, dropout: float, gelu: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.base import LanguageModel, require_multiple, require_positive, widened
+from model.cache import Attend, Cache
 
 
 class RMSNorm(nn.Module):
@@ -56,10 +57,10 @@ class Attention(nn.Module):
         self.wo = nn.Linear(n_head * self.D, n_embd, bias=False)
 
     @override
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
         q, k, v = (w(x).unflatten(-1, (-1, self.D)) for w in (self.wq, self.wk, self.wv))  # (B, T, H, D)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
-        y = F.scaled_dot_product_attention(
+        y = attend(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=q.shape != k.shape
         )  # (B, H, T, D)
         out: Tensor = self.wo(y.transpose(1, 2).flatten(2))
@@ -92,8 +93,8 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
 
     @override
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, attend)
         y: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return y
 
@@ -155,6 +156,15 @@ class Llama(LanguageModel):
         for layer in self.layers:
             x = layer(x, cos, sin)
         return self.logits_or_loss(self.output(self.norm(x)), targets)
+
+    @override
+    def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
+        start = cache.length
+        x = self.tok_embeddings(tokens)
+        cos, sin = (each[start:] for each in rotations(start + tokens.shape[1], self.D, self.rope_base, x))
+        for layer, attend in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, cos, sin, attend)
+        return self.logits_or_loss(self.output(self.norm(x[:, -1])), None)
 
 
 def _check(

@@ -146,7 +146,8 @@ def runs(results: Results, slots: Mapping[str, int]) -> list[Grid]:
         ]
         for arm in names
     ]
-    columns = ["run", "arm", "protocol", "purpose", "seed", "steps", "status", "val/loss", "seconds", "FLOPs"]
+    columns = ["run", "arm", "protocol", "purpose", "seed", "steps", "status", "val/loss"]
+    columns += ["bits per byte", "seconds", "FLOPs"]
     shown = list(dict.fromkeys(key for run in results.runs for key in run.diagnostics))
     columns += ["peak memory", "clipped", *map(diagnostic_name, shown), "commit", "configuration", "overrides"]
     return [
@@ -204,6 +205,7 @@ def _run_row(run: Run, arm: Cell, shown: Sequence[str]) -> list[Cell]:
         Cell(numbers.count(run.steps)),
         Cell(run.status, "text" if run.status == "finished" else "alarm"),
         Cell(numbers.loss(run.loss)),
+        Cell(numbers.loss(run.bits_per_byte)),
         Cell(numbers.seconds(run.seconds)),
         Cell(numbers.flops(run.flops)),
         Cell(numbers.n_bytes(run.peak_bytes)),

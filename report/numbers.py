@@ -115,6 +115,11 @@ def loss(value: float | None) -> str:
     return MISSING if value is None else f"{value:.4f}"
 
 
+def of_evaluation(value: float | None) -> str:
+    """A number that an evaluation found: a count if it is whole, else as a loss."""
+    return count(value) if isinstance(value, int) else loss(value)
+
+
 def fraction(value: float | None) -> str:
     """A number between 0 and 1."""
     return MISSING if value is None else f"{value:.3f}"

@@ -163,6 +163,7 @@ class Run:
     loss: float | None  # final val/loss
     seconds: float | None  # in training steps
     flops: float | None
+    bits_per_byte: float | None = None  # final val/bits_per_byte
     peak_bytes: float | None = None
     clipped_share: float | None = None  # of steps
     diagnostics: dict[str, float] = field(default_factory=dict)  # those shown, such as optim/update_ratio: means

@@ -35,6 +35,7 @@ class Record:
     seconds: float | None
     flops: float | None
     curve: dict[str, list[float | None]]  # COLUMNS, where val/loss was measured
+    bits_per_byte: float | None = None  # final val/bits_per_byte; None unless finished
     peak_bytes: float | None = None
     state_bytes: float | None = None
     clipped_share: float | None = None  # of the steps after the first quarter
@@ -58,6 +59,7 @@ class Record:
         return {
             "status": self.status,
             "loss": number(self.loss),
+            "bits_per_byte": number(self.bits_per_byte),
             "seconds": self.seconds,
             "flops": self.flops,
             "peak_bytes": self.peak_bytes,
@@ -83,10 +85,12 @@ def read(run_dir: Path) -> Record:
     result, environment = run_files.read_result(run_dir), run_files.read_environment(run_dir)
     rows = _Rows(run_dir)
     step = (result or {}).get("step")
+    is_finished = result is not None and result["status"] == "finished"
     return Record(
         status=result["status"] if result else "unfinished",
         step=rows.last_step if step is None else step,
-        loss=result["val/loss"] if result and result["status"] == "finished" else None,
+        loss=result["val/loss"] if result and is_finished else None,
+        bits_per_byte=result["val/bits_per_byte"] if result and is_finished else None,
         seconds=result["seconds"] if result else None,
         flops=result["flops"] if result else None,
         curve=rows.curve(),

@@ -25,7 +25,7 @@ from configs import answer, flat
 from files.errors import shown
 from files.paths import expanded
 from launch.listing import paths_of
-from launch.run_files import CONFIG, is_run
+from launch.run_files import CONFIG, Evaluation, is_run, read_evaluations
 from launch.statuses import EXIT_STATUS
 from report import numbers
 from report.files import write_report
@@ -141,7 +141,11 @@ def compare(folders: Sequence[Path], *, allow_different_data: bool = False) -> R
     differing = differences(settings)
     if differing.keys() & set(SLICE):
         notes.append("The runs measured val/loss on different parts of the validation data: see the differences.")
-    return finite(assemble(records, settings, differing, notes))
+    found = finite(assemble(records, settings, differing, notes))
+    evaluated = {name: read_evaluations(folder) for name, folder in zip(names, folders, strict=True)}
+    if any(evaluated.values()):
+        found.tables.append(_evaluations_table(evaluated))
+    return found
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
@@ -278,6 +282,7 @@ def _runs_table(records: Mapping[str, Record], own: Mapping[str, Sequence[str]])
     for name, record in ordered:
         cells = [
             numbers.loss(record.loss),
+            numbers.loss(record.bits_per_byte),
             numbers.seconds(record.seconds),
             numbers.flops(record.flops),
             numbers.digits(record.state_bytes),
@@ -285,8 +290,24 @@ def _runs_table(records: Mapping[str, Record], own: Mapping[str, Sequence[str]])
             *(numbers.digits(record.diagnostics.get(key)) for key in shown),
         ]
         rows.append([name, record.status, numbers.count(record.step), *cells, " ".join(own[name])])
-    columns = ["run", "status", "steps", "val/loss", "seconds", "FLOPs", "state bytes", "clipped steps"]
+    columns = ["run", "status", "steps", "val/loss", "bits per byte", "seconds", "FLOPs"]
+    columns += ["state bytes", "clipped steps"]
     return Table("How they ended", [*columns, *map(diagnostic_name, shown), "what differs"], rows)
+
+
+def _evaluations_table(evaluated: Mapping[str, Sequence[Evaluation]]) -> Table:
+    """What scripts/evaluate.py found, those of the same data and settings together."""
+    found = [(name, each) for name, evaluations in evaluated.items() for each in evaluations]
+    shown_numbers = list(dict.fromkeys(number for _, each in found for number in each.numbers))
+    rows = []
+    for name, each in sorted(
+        found, key=lambda pair: (pair[1].what, pair[1].on, sorted(map(str, pair[1].settings.items())))
+    ):
+        how = ", ".join(f"{key} {shown(value)[:12]}" for key, value in each.settings.items() if value is not None)
+        cells = [numbers.of_evaluation(each.numbers.get(key)) for key in shown_numbers]
+        rows.append([each.what, each.on, how, name, numbers.count(each.step), *cells])
+    columns = ["evaluation", "on", "settings", "run", "step"]
+    return Table("Evaluations", [*columns, *(key.replace("_", " ") for key in shown_numbers)], rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from assembly.trained import check_files, read_model
 from configs import ConfigError, answer, identity, read_config
 from data import read_tokenizer
 from files.errors import shown
@@ -23,7 +24,6 @@ from files.paths import expanded
 from interchange import LAYOUTS, Layout, Trained, layout_named
 from interchange.card import card
 from launch.run_files import CONFIG, is_run, read_environment
-from scripts.sample import check_files, read_model
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
 from trainer.run_directory import CHECKPOINTS, TOKENIZER
 

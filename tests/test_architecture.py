@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 OURS = (
     "assembly",
     "configs",
+    "evaluation",
     "files",
     "data",
     "model",
@@ -32,6 +33,7 @@ ALLOWED = {
     "trainer": {"trainer", "files"},
     "configs": {"configs", "files"},
     "launch": {"launch", "configs", "files"},
+    "evaluation": {"evaluation", "data", "files", "launch.run_files", "model", "trainer.metrics"},
     "interchange": {"interchange", "data", "files", "model"},
     "assembly": {"assembly", "launch.statuses", "configs", "data", "files", "interchange", "model", "optim", "trainer"},
     "train": {"assembly", "launch", "configs", "data", "files", "model", "optim", "trainer"},

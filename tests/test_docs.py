@@ -16,7 +16,7 @@ import pytest
 import train
 from configs import from_command_line
 from launch.sweep import sweep
-from scripts import bench, compare, doctor, prepare_data, reproduce, runs, sample, send_metrics
+from scripts import bench, compare, doctor, evaluate, prepare_data, reproduce, runs, sample, send_metrics
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -349,6 +349,7 @@ def test_scripts_do_what_the_docs_show(
         "scripts/bench.py": (bench, ["--model", "nano"] if "--help" not in arguments else []),
         "scripts/compare.py": (compare, ["out=out"]),
         "scripts/doctor.py": (doctor, tiny),
+        "scripts/evaluate.py": (evaluate, []),
         "scripts/prepare_data.py": (prepare_data, ["data.root=prepared"]),
         "scripts/reproduce.py": (reproduce, []),
         "scripts/runs.py": (runs, []),

@@ -65,6 +65,9 @@ def test_a_run_leaves_what_it_promises(
     assert [row["step"] for row in rows if "val/loss" in row] == [0, 5, 10, 12]
     assert [row["step"] for row in rows if "train/loss" in row] == [0, 2, 4, 6, 8, 10, 11]
     assert rows[-1]["val/loss"] == found["val/loss"] < rows[0]["val/loss"]
+    bits_per_nat = [row["val/bits_per_byte"] / row["val/loss"] for row in rows if "val/loss" in row]
+    assert bits_per_nat == pytest.approx([bits_per_nat[0]] * 4) and rows[-1]["val/bits_per_byte"] > 0
+    assert found["val/bits_per_byte"] == rows[-1]["val/bits_per_byte"]
     assert all({"step", "tokens", "seconds", "flops"} <= row.keys() for row in rows)
     printed = capsys.readouterr().out
     assert f"val/loss {found['val/loss']:.4f}" in printed

@@ -51,6 +51,7 @@ SCRIPTS = {
     "bench.py": ["memory", "--model", "nano"],
     "compare.py": ["--help"],
     "doctor.py": ["--help"],
+    "evaluate.py": ["--help"],
     "prepare_data.py": ["data=synthetic", "data.root=prepared"],
     "reproduce.py": ["claim=adafactor_memory", "scale=nano", "--dry-run"],
     "runs.py": ["prune=checkpoints", "."],

@@ -2,12 +2,14 @@
 
 A row holds what was measured at one step, as a flat mapping: "step" (updates done before it was measured), "tokens"
 (seen by then), "seconds" (spent in training steps), "flops", then paths such as train/loss, val/loss (nats per token),
-lr, grad_norm, optim/..., memory/.... Other sinks: console.py, wandb.py, tensorboard.py. Only the main rank has sinks.
+val/bits_per_byte, lr, grad_norm, optim/..., memory/.... Other sinks: console.py, wandb.py, tensorboard.py. Only the
+main rank has sinks.
 """
 
 import errno
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,6 +27,15 @@ RESERVED_BYTES = 1 << 19  # about a thousand rows
 
 Row = Mapping[str, float]
 MOST_BYTES = 1 << 44  # of a metrics.jsonl; in effect no limit, as a run continues its file however long it is
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float | None:
+    """Returns the loss in bits per byte of text, by which models with different tokenizers compare; None: no text.
+
+    As Gao et al. 2020, arXiv:2101.00027, section 3.1. bytes_per_token: means are over the same tokens; the end of a
+    document is a token without bytes.
+    """
+    return nats_per_token / math.log(2) / bytes_per_token if bytes_per_token else None
 
 
 class Sink(Protocol):

@@ -12,7 +12,10 @@ COMMANDS = [
     "train.py",
     *(
         f"scripts/{name}.py"
-        for name in ("sample", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers", "export")
+        for name in (
+            *("sample", "evaluate", "doctor", "prepare_data", "compare", "reproduce", "bench", "optimizers", "export"),
+            *("runs", "send_metrics"),
+        )
     ),
 ]
 

@@ -75,6 +75,27 @@ def test_text_survives_a_round_trip(bpe: Tokenizer, recipe: str, text: str) -> N
     assert (again.vocab_size, again.eot) == (tokenizer.vocab_size, tokenizer.eot)
 
 
+@pytest.mark.parametrize("text", UNICODE)
+@pytest.mark.parametrize("recipe", ["bpe", "bytes"])
+def test_text_that_comes_id_by_id_is_the_text_and_no_character_is_split(bpe: Tokenizer, recipe: str, text: str) -> None:
+    tokenizer = bpe if recipe == "bpe" else PlainBytes()
+    ids = tokenizer.encode(text)
+    pieces = list(tokenizer.decode_each(iter(ids)))
+    assert "".join(pieces) == text
+    for n, piece in enumerate(pieces[:-1], 1):
+        so_far = b"".join(map(tokenizer.token_bytes, ids[:n])).decode("utf-8", "ignore")
+        assert "".join(pieces[:n]) == so_far and (piece == "" or so_far.endswith(piece))
+
+
+@pytest.mark.parametrize("text", UNICODE)
+@pytest.mark.parametrize("recipe", ["bpe", "bytes"])
+def test_lengths_of_ids_add_up_to_the_bytes_of_the_text(bpe: Tokenizer, recipe: str, text: str) -> None:
+    tokenizer = bpe if recipe == "bpe" else PlainBytes()
+    lengths = tokenizer.byte_lengths()
+    assert lengths.shape == (tokenizer.vocab_size,)
+    assert lengths[tokenizer.encode_document(text)].sum() == len(text.encode())
+
+
 @pytest.mark.parametrize("recipe", ["bpe", "bytes"])
 def test_only_the_end_of_a_document_is_eot(bpe: Tokenizer, recipe: str) -> None:
     tokenizer = bpe if recipe == "bpe" else Bytes().fit(lambda n_bytes: iter(()))

@@ -56,6 +56,17 @@ def test_logits_agree_with_hugging_face(inverse_layer_idx: bool) -> None:
     torch.testing.assert_close(ours, theirs[..., : model.vocab_size], rtol=1e-5, atol=1e-5)
 
 
+def test_greedy_tokens_are_those_of_hugging_faces_generate() -> None:
+    model = tiny(n_layer=3, n_embd=32, vocab_multiple=1, block_size=32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    prompt = tokens(model)[:, :5]
+    theirs = hugging_face(model).generate(prompt, do_sample=False, max_new_tokens=20, min_new_tokens=20, pad_token_id=0)
+    assert torch.equal(model.generate(prompt, 20, temperature=0), theirs) and len(theirs[:, 5:].unique()) > 3
+
+
 def test_the_exact_gelu_is_near_gpt2s_and_not_the_same() -> None:
     models = [tiny(gelu=gelu) for gelu in ("tanh", "erf")]
     with torch.no_grad():

@@ -53,7 +53,7 @@ def test_the_prompt_is_taken_as_typed(prompt: str) -> None:
 
 
 def test_it_begins_with_the_prompt_whatever_that_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for prompt in ("{", "null", "# include", "line\nline"):
+    for prompt in ("{", "null", "# include", "line\nline", "ROMEO:"):
         assert sample.main([f"run={trained}", f"prompt={prompt}", "tokens=2"]) == 0
         assert capsys.readouterr().out.startswith(prompt)
 
@@ -88,9 +88,80 @@ def test_several_samples_differ_and_more_of_them_change_none(trained: Path, caps
     assert sample.stream_seed(1, 1) not in (1, 2, sample.stream_seed(2, 1))
 
 
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert sample.main(list(arguments)) == 0
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+def test_with_and_without_a_cache_the_text_is_the_same(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["temperature=0"], ["top_p=0.9", "top_k=null"]):
+        texts = [
+            printed(capsys, f"run={trained}", "prompt=abc", "tokens=40", f"cache={cache}", *more)
+            for cache in ("true", "false")
+        ]
+        assert texts[0] == texts[1] != "abc"
+
+
+def test_a_small_top_p_takes_the_likeliest_token(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"run={trained}", "prompt=abc", "tokens=20"]
+    assert printed(capsys, *arguments, "top_p=1e-9") == printed(capsys, *arguments, "temperature=0")
+
+
+def test_a_sample_ends_before_the_first_of_the_stops(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"run={trained}", "prompt=abc", "tokens=60"]
+    text = printed(capsys, *arguments)
+    stops = text[30:33], text[20:22]
+    ends = [text.index(stop, 3) for stop in stops]
+    assert printed(capsys, *arguments, f"stop={stops[0]}") == text[: ends[0]]
+    assert printed(capsys, *arguments, f"stop={stops[0]}", f"stop={stops[1]}") == text[: min(ends)]
+    assert printed(capsys, *arguments, "stop=of which there is none") == text
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "expected"),
+    [
+        (["ab", "c", "d"], [], ["ab", "c", "d", ""]),
+        (["ab<", "|e", "nd|", ">x", "y"], ["<|end|>"], ["ab", "", "", ""]),
+        (["ab<", "|e", "x"], ["<|end|>"], ["ab", "", "<|ex", ""]),
+        (["a", "aab"], ["aab"], ["", "a"]),
+        (["xyz"], ["z", "y"], ["x"]),
+        (["<"], ["<|"], ["", "<"]),
+    ],
+)
+def test_what_may_begin_a_stop_is_withheld_and_nothing_else(
+    pieces: list[str], stops: list[str], expected: list[str]
+) -> None:
+    assert list(sample.until(pieces, stops)) == expected
+
+
+def test_text_is_printed_as_it_is_drawn(trained: Path) -> None:
+    settings = sample.parse([f"run={trained}", "prompt=abc", "tokens=9"])
+    (pieces,) = sample.samples(settings)
+    assert next(pieces) == "abc"
+    assert len(list(pieces)) > 2
+
+
+def test_a_step_may_be_named(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["prompt=abc", "tokens=9"]
+    assert printed(capsys, f"run={trained}@3", *arguments) == printed(capsys, f"run={trained}", *arguments)
+    assert sample.main([f"run={trained}@2"]) == 2
+    assert "has no checkpoint of step 2; it has those of steps 3" in capsys.readouterr().err
+
+
+def test_help_has_every_setting_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("run= ") for line in lines) and any(line.startswith("top_k=50 ") for line in lines)
+    assert max(map(len, lines)) <= 120
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (lambda run: [f"run={run}", "top_p=0"], "top_p=0.0 must be > 0 and at most 1"),
+        (lambda run: [f"run={run}", "stop="], "stop= is empty; give a text, or leave it out"),
+        (lambda run: [f"run={run}", "cache=perhaps"], "cache=perhaps must be true or false"),
+        (lambda run: [f"run={run}", "device=tpu"], "device=tpu must be one of auto, cpu, cuda"),
         (lambda run: [], "run=<run directory> is missing"),
         (lambda run: ["run=nowhere"], "run=nowhere is no run directory"),
         (lambda run: [f"run={run}", "token=3"], "unknown key 'token'; the nearest valid one is 'tokens'"),
