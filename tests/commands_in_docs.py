@@ -15,7 +15,19 @@ PAGES = [
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OTHER_LANGUAGES = ("mermaid", "python")  # the examples in Python are lines of docs/recipes, which are run
 INLINE = re.compile(r"`([^`]+)`")
-PROGRAMS = ("bash", "make", "pip", "pre-commit", "pytest", "python", "ruff", "sbatch", "tensorboard", "torchrun")
+PROGRAMS = (
+    "bash",
+    "make",
+    "mkdocs",
+    "pip",
+    "pre-commit",
+    "pytest",
+    "python",
+    "ruff",
+    "sbatch",
+    "tensorboard",
+    "torchrun",
+)
 
 
 def commands_of(text: str) -> Iterator[str]:

@@ -31,6 +31,10 @@ NOT_RUN = {
         for recipe in ("plain_torch", "hf_trainer", "lightning_module")
     },
     "pip install -e '.[dev]'": NotRun("the package index; .ci/run does it in a fresh environment"),
+    "pip install -e '.[docs]'": NotRun("the package index; a part of .[dev]"),
+    "mkdocs build --strict": NotRun(
+        "a build", "tests/test_site.py::test_it_builds_strictly_and_its_pages_load_nothing_from_elsewhere"
+    ),
     "pip install pre-commit": NotRun("the package index"),
     "pre-commit install": NotRun("it changes the checkout", "tests/test_docs.py::test_the_hooks_are_checks_of_make"),
     "make check": NotRun("it is the whole suite; .ci/run runs the same"),
