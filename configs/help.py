@@ -1,7 +1,7 @@
 """What --help lists: the options of every group, the keys of a run, and those of the options that were chosen."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -39,15 +39,51 @@ def run_help(doc: str, arguments: Sequence[str], groups: Sequence[str] = GROUPS,
     Raises: ConfigError: if an option does not exist.
     """
     chosen = [each for each in arguments if "=" in each and given(each).key in GROUPS]
-    config = of_options(chosen)
+    of_options(chosen)  # all of them exist
     sections = [doc.strip(), "\n".join(_groups(groups))]
     if tuple(groups) == GROUPS:
         sections.append("Keys, key=value, with their defaults:\n" + "\n".join(_table(list(_keys()))))
     for choice in chosen:
-        place, path = given(choice).key, choice.partition("=")[2]
-        rows = list(_keys_of(place, FOLDER / place / f"{path}.yaml", config))
-        sections.append(f"Keys of {choice}:\n" + "\n".join(_table(rows)))
+        sections.append(f"Keys of {choice}:\n" + "\n".join(_table(list(keys_of_option(choice, chosen)))))
     return "\n\n".join([*sections, *([more] if more else [])])
+
+
+def keys_of_option(choice: str, chosen: Sequence[str] = ()) -> Iterator[Row]:
+    """Yields the keys of a chosen option, group=option, with what its file or the schema says of them, else their type.
+
+    chosen: the options beside it, among which it may be.
+    """
+    group, option = given(choice).key, choice.partition("=")[2]
+    config = of_options(chosen or [choice])
+    place, comments = group.replace("/", "."), dict(_comments(FOLDER / group / f"{option}.yaml"))
+    meanings = {name: f"{rule.meaning}{limits(rule)}" for name, _, rule in rules()}
+    types = {
+        f"{node.key}.{name}": in_words(argument.annotation)
+        for node in nodes(config)
+        for name, argument in (settings(node, may_import=True) or {}).items()
+        if argument.annotation is not None
+    }
+    for key, value in flat(config).items():
+        if key.startswith(f"{place}."):
+            meaning = comments.get(key.rpartition(".")[2]) or meanings.get(key) or types.get(key, "")
+            yield f"{key}={'<to be given>' if value == MISSING else as_typed(value)}", meaning
+
+
+def as_typed(value: Any) -> str:
+    """Returns a value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    return shown(value)
+
+
+def limits(rule: Rule) -> str:
+    """Returns, in brackets, what the key's values must be; empty if anything of its type is right."""
+    found = [" | ".join(rule.choices)] if rule.choices else []
+    found += [f">= {rule.least:g}"] if rule.least is not None else []
+    found += [f"> {rule.above:g}"] if rule.above is not None else []
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _groups(groups: Sequence[str]) -> Iterator[str]:
@@ -64,45 +100,13 @@ def _keys() -> Iterator[Row]:
     for name, field, rule in rules():
         default = default_of(field)
         if default != MISSING and "." not in name:
-            yield f"{name}={_as_typed(default)}", f"{rule.meaning}{_limits(rule)}"
-
-
-def _keys_of(group: str, file: Path, config: Mapping[str, Any]) -> Iterator[Row]:
-    """The keys of a chosen option, with what its file or the schema says of them, else their type."""
-    place, comments = group.replace("/", "."), dict(_comments(file))
-    meanings = {name: f"{rule.meaning}{_limits(rule)}" for name, _, rule in rules()}
-    types = {
-        f"{node.key}.{name}": in_words(argument.annotation)
-        for node in nodes(config)
-        for name, argument in (settings(node, may_import=True) or {}).items()
-        if argument.annotation is not None
-    }
-    for key, value in flat(config).items():
-        if key.startswith(f"{place}."):
-            meaning = comments.get(key.rpartition(".")[2]) or meanings.get(key) or types.get(key, "")
-            yield f"{key}={'<to be given>' if value == MISSING else _as_typed(value)}", meaning
+            yield f"{name}={as_typed(default)}", f"{rule.meaning}{limits(rule)}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
     column = min(max((len(text) for text, _ in rows), default=0), WIDEST) + 2
     for text, meaning in rows:
         yield f"  {text:{column}}{'' if len(text) < column else '  '}{meaning}".rstrip()
-
-
-def _as_typed(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_typed, value))}]"
-    return shown(value)
-
-
-def _limits(rule: Rule) -> str:
-    """In brackets, what the key's values must be."""
-    limits = [" | ".join(rule.choices)] if rule.choices else []
-    limits += [f">= {rule.least:g}"] if rule.least is not None else []
-    limits += [f"> {rule.above:g}"] if rule.above is not None else []
-    return f" ({', '.join(limits)})" if limits else ""
 
 
 def _comments(path: Path) -> Iterator[tuple[str, str]]:
