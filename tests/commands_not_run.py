@@ -88,6 +88,15 @@ NOT_RUN = {
     "python scripts/prepare_data.py data=hf data.source.path=my_set data.source.text=content": NotRun(
         "a folder of yours", "tests/data/test_huggingface.py::test_the_command_prepares_a_folder_as_first_typed"
     ),
+    **{
+        f"python scripts/evaluate.py run=runs/<name> {each}": NotRun(why, f"tests/scripts/test_evaluate.py::{test}")
+        for each, why, test in (
+            ("data='books/*.txt'", "texts of yours", "test_text_files_are_evaluated_on_all_of_them"),
+            ("hellaswag=hellaswag_val.jsonl", "a download", "test_hellaswag_joins_the_run_and_the_comparison"),
+            ("tasks=piqa export=<folder>", "downloads", "test_tasks_of_the_harness_join_the_run"),
+        )
+    },
+    "pip install -e '.[eval]'": NotRun("the package index"),
     "python scripts/runs.py --serve": NotRun(
         "a server", "tests/scripts/test_runs.py::test_the_served_page_has_the_runs_and_their_losses"
     ),
