@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 from report.results import Measure
 from reproduce.claim import Claim, F, Fields
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, nearest
+from reproduce.fields import nearest
+from reproduce.mistakes import ClaimError
 from reproduce.records import Ratios
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ from report.numbers import in_words
 from report.results import Results, ResultsError, Table, read
 from reproduce import claims
 from reproduce.claim import Claim
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome

@@ -68,11 +68,12 @@ def raising(error: BaseException) -> int:
     [
         (ConfigError("seed=x is wrong"), 2, "error: seed=x is wrong\n"),
         (ValueError("two\nlines"), 2, "error: two lines\n"),
+        (ConfigError("lr=x\nis wrong", "so is y"), 2, "error: lr=x is wrong\nerror: so is y\n"),
         (PermissionError(13, "Permission denied", "out/report.html"), 2, "error: out/report.html: Permission denied\n"),
         (KeyboardInterrupt(), 75, ""),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_a_status(
+def test_what_goes_wrong_is_a_line_for_each_mistake_and_a_status(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
 ) -> None:
     assert answer([], "doc", lambda arguments: raising(error)) == status

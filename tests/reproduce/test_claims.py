@@ -11,7 +11,7 @@ from files.reading import read_yaml
 from reproduce import claims
 from reproduce.claims import load
 from reproduce.composed import composed
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 RATE = {"rate": {"sets": ["optim.lr={}"], "start": 1e-3}}
 ARMS: dict[str, Any] = {
@@ -118,7 +118,7 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"kind": "speedup"}, "kind='speedup' does not exist; the nearest one is 'speed_up'"),
         ({"buget": 3}, "has no field 'buget'; the nearest one is 'budget'"),
         ({"contrary": "none"}, "field 'contrary' must be a list of texts"),
-        ({"source": {"paper": "P"}}, "source.url is missing"),
+        ({"source": {"paper": "P", "statement": "S", "setting": "s"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seeds=[7, 8] has 7, a seed of the comparison, [1, 7]"),
         ({"tuning_seeds": []}, "tuning_seeds=[] must be different counts"),
         ({"seeds": [1, 1]}, "must be different counts"),
@@ -165,6 +165,69 @@ def test_a_wrong_field_gets_one_clear_line(
     with pytest.raises(ClaimError) as error:
         load("twice", "nano", folder=write_claim(**changes))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_mistakes_of_a_file_are_said_at_once_a_line_each(write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["a"]["usual"] = ["optim.lrr=1"]
+    arms["b"]["axes"] = {"rate": {"sets": ["optim.lr=1"], "start": 1e-3}}
+    arms["d"] = {"role": "hero", "overrides": []}
+    compared = {"candidate": "c", "baseline": "a", "claims": {"stesp": {"claimed": 2, "least": 1.75}}}
+    half = {"candidate": "b", "claims": {"steps": {"claimed": 2}}}
+    changes = {
+        "title": None,
+        "contrary": "none",
+        "buget": 3,
+        "warmup_steps": 0,
+        "protocols": ["papr"],
+        "comparisons": [compared, half],
+        "evidence": [EVIDENCE | {"source": " "}, EVIDENCE | {"arm": "c", "value": "twice"}],
+        "arms": arms,
+        "scales": {"nano": {"arms": {"e": {}}}},
+    }
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(**changes))
+    wanted = [
+        "a scale changes the arm 'e', which `arms` does not have",
+        "has no field 'buget'; the nearest one is 'budget'",
+        "field 'contrary' must be a list of texts, not none",
+        "comparisons[1].claims.steps.least is missing",
+        "comparisons[1] lacks 'baseline'",
+        "evidence[1].value=twice must be a number",
+        "field 'title' is missing",
+        "warmup_steps=0 must be >= 1",
+        "evidence[0] (theirs) has no source",
+        "evidence[1] (theirs): there is no arm 'c'",
+        "arm d: role='hero' must be one of",
+        "arm d: field 'label' is missing",
+        "arm b: axes.rate.sets=['optim.lr=1'] must list overrides",
+        "protocol 'papr' does not exist",
+        "comparisons: there is no arm 'c'",
+        "comparisons: c against a: there is no rule for a part in 'stesp'",
+        "arm a: unknown key 'optim.lrr'",
+    ]
+    for line in error.value.args:
+        assert "twice.yaml, scale nano: " in line and "\n" not in line
+    assert all(any(each in line for line in error.value.args) for each in wanted), str(error.value)
+    assert len(error.value.args) == len(wanted), str(error.value)
+
+
+def test_a_mistake_of_the_users_is_said_once_for_all_arms(write_claim: Callable[..., Path]) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", ["grad_clipp=1"], folder=write_claim())
+    (line,) = error.value.args
+    assert line.startswith("unknown key 'grad_clipp'")
+
+
+def test_a_form_that_is_wrong_is_said_of_all_scales_and_arms(tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("scales: {nano: 5, small: {}}\narms: {a: [1], b: {}, c: 2}\n")
+    with pytest.raises(ClaimError) as error:
+        load("odd", "nano", folder=tmp_path)
+    assert [line.partition("yaml: ")[2].partition(" must")[0] for line in error.value.args] == [
+        "scales: nano",
+        "arms: a",
+        "arms: c",
+    ]
 
 
 @pytest.mark.parametrize(
