@@ -37,8 +37,8 @@ SHARED = ("data", "global_batch", "model.block_size")
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The claims there are."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    """The claims there are, less those whose names begin with _, such as the template."""
+    return sorted(path.stem for path in folder.glob("[!_]*.yaml"))
 
 
 def scales(name: str, folder: Path = FOLDER) -> list[str]:
@@ -87,8 +87,8 @@ def load(
 
 
 def _content(name: str, folder: Path) -> dict[str, Any]:
-    if name not in (found := names(folder)):
-        raise ClaimError(f"there is no claim {name!r}; {nearest(name, found)}")
+    if name not in {path.stem for path in folder.glob("*.yaml")}:
+        raise ClaimError(f"there is no claim {name!r}; {nearest(name, names(folder))}")
     path = folder / f"{name}.yaml"
     try:
         content = read_yaml(path, may_be_link=True)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from configs.plug_ins import escaped, literal
+from configs.overrides import escaped
+from configs.plug_ins import literal
 from files.errors import shown
 from reproduce.mistakes import ClaimError, Mistakes, incomplete
 
@@ -124,10 +125,8 @@ def _right_of(hint: Any, value: Any, where: str, key: str, mistakes: Mistakes, *
     value, and lists or mappings in lists of numbers or texts.
     """
     hint = _without_none(hint)
-    is_code = (
-        hint not in (str, Any) and isinstance(value, str) and escaped(value) != value
-    )  # of OmegaConf, for any type
-    if is_code or (hint in WORDS and isinstance(value, list | Mapping) and is_inside):
+    looks_up = isinstance(value, str) and escaped(value) != value and hint not in (str, Any)
+    if looks_up or (hint in WORDS and isinstance(value, list | Mapping) and is_inside):
         mistakes.lines.append(f"{where}: {key}={shown(value)} must be {in_words(hint)}")
     if is_dataclass(hint) and isinstance(hint, type):
         is_mapping = isinstance(value, Mapping)

@@ -35,6 +35,12 @@ def test_every_shipped_claim_has_the_scale_that_needs_no_gpu() -> None:
     assert {name for name, scale in SHIPPED if scale == "nano"} == set(claims.names())
 
 
+def test_the_template_is_whole_and_no_claim_of_the_projects() -> None:
+    claim = load("_template", "nano")
+    assert [arm.role for arm in claim.arms] == ["baseline", "candidate", "other"]
+    assert "_template" not in claims.names()
+
+
 def test_a_scale_replaces_fields_and_an_arms_fields(write_claim: Callable[..., Path]) -> None:
     folder = write_claim(scales={"nano": {"budget": 8, "warmup_steps": 1, "arms": {"a": {"paper": ["optim.lr=9e-3"]}}}})
     claim = load("twice", "nano", ["grad_clip=2"], folder=folder)
@@ -130,6 +136,8 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"warmup_steps": 0}, "warmup_steps=0 must be >= 1"),
         ({"tuned_axes": 0}, "tuned_axes=0 must be >= 1"),
         ({"worse_by": -1}, "worse_by=-1.0 must be >= 0"),
+        ({"worse_by": "${budget}"}, "worse_by=${budget} must be a number"),
+        ({"comparisons": "???"}, "comparisons=??? must be a list of mappings with candidate, baseline"),
         ({"protocols": ["papr"]}, "protocol 'papr' does not exist; the nearest one is 'paper'"),
         ({"protocols": []}, "field 'protocols' must name one or more of paper, tuned"),
         ({"comparisons": []}, "comparisons must list one or more rows"),
