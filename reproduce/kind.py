@@ -33,7 +33,10 @@ class Kind(ABC, Generic[F]):
         return type(self).__module__.rpartition(".")[2]
 
     def check(self, claim: Claim[F]) -> None:
-        """Raises: ClaimError: if the fields do not fit each other; types and limits have been checked."""
+        """Raises: ClaimError: if the fields do not fit each other, with a line for each mistake, see mistakes.py.
+
+        Types and limits have been checked; to read a field in which they were wrong ends the check.
+        """
 
     def protocols(self, claim: Claim[F]) -> "list[Protocol[F]]":
         """The ways to test it by training, the one that the verdict follows last; none: nothing is trained."""

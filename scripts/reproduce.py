@@ -39,6 +39,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from configs import answer
+from files.errors import one_line
 from files.paths import expanded
 from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
@@ -162,7 +163,7 @@ def _described(name: str) -> str:
     try:
         return f"{claims.title(name)} ({', '.join(claims.scales(name))})"
     except ValueError as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read: {one_line(error)}"
 
 
 def _all(request: Request) -> int:
