@@ -220,6 +220,53 @@ def test_all_mistakes_of_a_file_are_said_at_once_a_line_each(write_claim: Callab
     assert len(error.value.args) == len(wanted), str(error.value)
 
 
+def _expected(arm: str) -> dict[str, Any]:
+    return {"quantity": "best_loss", "arm": arm, "against": "a", "claimed": 0.05, "no_effect": 0.15}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"base": "sweep", "expect": [_expected("c"), _expected("d")], "seeds": [1, 1]}
+            | {"sweep": {"label": "rate", "axis": "rat", "values": [1.0]}},
+            [
+                "seeds=[1, 1]",
+                "expect: there is no arm 'c'",
+                "expect: there is no arm 'd'",
+                "sweep.values=[1.0]",
+                "sweep.axis: arm a",
+                "sweep.axis: arm b",
+            ],
+        ),
+        (
+            {"base": "memory"}
+            | {"settings": {"sizes": [], "claims": [{"arm": "c", "percent_saved": [1]}, {"arm": "a", "size": "x"}]}},
+            [
+                "settings.claims[1] lacks 'percent_saved'",
+                "settings: sizes is empty",
+                "settings: claims: there is no arm",
+                "settings: claims: percent_saved=[1.0]",
+                "settings: claims: size='x'",
+            ],
+        ),
+        (
+            {"base": "memory", "kind": "toy", "settings": {"dimensions": 1, "tolerance": 2}, "contrary": 5},
+            ["settings: dimensions=1", "settings: tolerance=2", "field 'contrary'"],
+        ),
+    ],
+)
+def test_what_a_kind_asks_for_is_said_at_once_too(
+    changes: dict[str, Any], wanted: list[str], write_claim: Callable[..., Path]
+) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(**changes))
+    said = [line.partition("scale nano: ")[2] for line in error.value.args]
+    for each in wanted:
+        assert any(line.startswith(each) for line in said), (each, said)
+    assert len(said) == len(wanted), said
+
+
 def test_a_mistake_of_the_users_is_said_once_for_all_arms(write_claim: Callable[..., Path]) -> None:
     with pytest.raises(ClaimError) as error:
         load("twice", "nano", ["grad_clipp=1"], folder=write_claim())
