@@ -1,4 +1,4 @@
-"""The one way in for every command: help, one line for bad input, exit statuses, output that nobody reads any more."""
+"""The one way in for every command: help, a line for each mistake, exit statuses, output that nobody reads any more."""
 
 import os
 import sys
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from configs.composition import compose
-from configs.errors import ConfigError
+from configs.errors import ConfigError, lines_of
 from configs.help import FLAGS, run_help
 from configs.overrides import expand
 from configs.runs import as_yaml
 from configs.schema import RunConfig
 from configs.terminal import protect_output
-from files.errors import one_line
 
 BAD_INPUT, STOPPED = 2, 75
 MOST = 9999  # processes or ranks
@@ -43,7 +42,7 @@ INSTEAD = {
 
 
 def answer(arguments: Sequence[str], doc: Doc, work: Callable[[list[str]], int]) -> int:
-    """What a script does with its arguments; the exit status: work's, or 2 with one line for what it cannot use.
+    """What a script does with its arguments; the exit status: work's, or 2 with a line for each thing it cannot use.
 
     --help prints doc. A file that cannot be written or read is bad input too; an interrupted script ends with 75.
     Output that cannot be written (a full disk, a reader that has left) changes neither the work nor its status.
@@ -63,7 +62,7 @@ def answer(arguments: Sequence[str], doc: Doc, work: Callable[[list[str]], int])
     except OSError as error:
         _say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
     except ValueError as error:
-        _say(one_line(error))
+        _say(*lines_of(error))
     return BAD_INPUT
 
 
@@ -142,7 +141,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _say(error: str) -> None:
+def _say(*errors: str) -> None:
     """Once on every machine: all ranks that torchrun starts there have the same to say."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {error}", file=sys.stderr)
+        print(*(f"error: {error}" for error in errors), sep="\n", file=sys.stderr)

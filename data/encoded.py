@@ -36,4 +36,6 @@ class EncodedText:
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the windows of `length` tokens that begin at starts, (len(starts), length) int64."""
-        return self._tokens[starts.astype(np.int64)[:, None] + np.arange(length)].astype(np.int64)
+        places = starts.astype(np.int64)[:, None] + np.arange(length)
+        windows: np.ndarray = self._tokens[places].astype(np.int64)
+        return windows

@@ -38,7 +38,7 @@ class GaussNewtonBartlett(Curvature):
         def drawn_label_loss(model: nn.Module, batch: Batch) -> Tensor:
             nonlocal tokens
             logits = widened(model(batch.inputs))  # (B, T, V)
-            uniform = uniforms(self._seed, step, batch)
+            uniform = uniforms(self._seed, step, batch, logits.dtype)
             # Row by row: the temporaries, several times the logits, would otherwise be the peak of the whole run.
             labels = torch.stack([draw_labels(*row) for row in zip(logits.detach(), uniform, strict=True)])
             tokens = sequences * labels.shape[1]

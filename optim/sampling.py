@@ -51,14 +51,17 @@ def _rows(inputs: Inputs, rows: Sequence[int]) -> Inputs:
     return {name: tensor[rows] for name, tensor in inputs.items()}
 
 
-def uniforms(seed: int, step: int, batch: Batch) -> Tensor:
-    """One number in [0, 1) per token, (B, T) float64: a function of seed, step, index and position alone."""
+def uniforms(seed: int, step: int, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """One number from 0 to 1 per token, (B, T): a function of seed, step, index and position alone.
+
+    Drawn in float64 in [0, 1), then rounded on the host: not every device has float64.
+    """
     T = batch.targets.shape[1]
     drawn = []
     for index in batch.indices:
         generator = torch.Generator().manual_seed(hashed(seed, step, index))
         drawn.append(torch.rand(T, generator=generator, dtype=torch.float64))
-    return torch.stack(drawn).to(batch.targets.device)
+    return torch.stack(drawn).to(dtype).to(batch.targets.device)
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:

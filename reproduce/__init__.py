@@ -2,7 +2,8 @@
 
 What a claim is
     claim.py, arms.py   the fields of every claim file; arms, which claims share, and the axes of their tuning
-    fields.py           how a mapping of a file becomes a dataclass: types, limits, one line for what is wrong
+    fields.py           how a mapping of a file becomes a dataclass: types, limits
+    mistakes.py         how all that is wrong with a file is said at once
     claims.py           configs/claim, configs/scale and configs/arm to a checked Claim at a scale
     kind.py             what a kind of claim answers; kinds/ has one file for each, which alone knows its name
     training.py         the fields of claims that train, whatever their kind: lengths, seeds

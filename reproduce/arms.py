@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from files.errors import ReadingError
 from files.reading import read_yaml
-from reproduce.fields import ClaimError, limited, nearest
+from reproduce.fields import limited, nearest
+from reproduce.mistakes import ClaimError, Mistakes
 
 ROLES = ("baseline", "candidate", "other")
 Point = tuple[str, ...]  # overrides of one set of hyperparameters
@@ -186,15 +187,13 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def spec(name: str, fields: ArmFields, more: tuple[Axis, ...] = ()) -> ArmSpec:
     """The arm with its checked fields. more: axes that every arm has, after its own.
 
-    Raises: ClaimError: if an axis sets nothing.
+    Raises: ClaimError: if axes set nothing, or a complement starts at no decay.
     """
+    mistakes = Mistakes()
     for axis_name, axis in fields.axes.items():
-        if not axis.sets or not all("{}" in each for each in axis.sets):
-            raise ClaimError(
-                f"arm {name}: axes.{axis_name}.sets={axis.sets} must list overrides with {{}} for the value"
-            )
-        if axis.complement and axis.start >= 1:
-            raise ClaimError(f"arm {name}: axes.{axis_name}.start={axis.start:g} must be < 1, as complement is true")
+        with mistakes.collected(f"arm {name}: axes.{axis_name}."):
+            _check_axis(axis)
+    mistakes.raise_all()
     axes = tuple(
         Axis(axis_name, tuple(axis.sets), axis.start, axis.complement, axis.is_count, axis.most)
         for axis_name, axis in fields.axes.items()
@@ -211,3 +210,10 @@ def spec(name: str, fields: ArmFields, more: tuple[Axis, ...] = ()) -> ArmSpec:
         memories=tuple(fields.memories),
         itself=tuple(fields.itself),
     )
+
+
+def _check_axis(axis: AxisFields) -> None:
+    if not axis.sets or not all("{}" in each for each in axis.sets):
+        raise ClaimError(f"sets={axis.sets} must list overrides with {{}} for the value")
+    if axis.complement and axis.start >= 1:
+        raise ClaimError(f"start={axis.start:g} must be < 1, as complement is true")

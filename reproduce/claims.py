@@ -5,14 +5,17 @@ fields of its kind) and, under `scales`, what differs from scale to scale: the k
 file, and those of an arm there replace the arm's. What all claims that train have in common at a scale (model, data,
 length, seeds) stands in configs/scale/<scale>.yaml, and what they have in common of an arm in configs/arm/<arm>.yaml;
 the claim's own keys come after them, and `overrides` are added. Nothing runs before everything here has been checked,
-every arm composed included.
+every arm composed included. All mistakes of a file are said at once, a line each; those of its form, such as a scale
+that is no mapping, before all others.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import configs
+from configs import ConfigError, RunConfig
 from configs import overrides as grammar
 from configs.plug_ins import TARGET, is_trusted
 from configs.runs import belongs
@@ -22,9 +25,10 @@ from reproduce import arms
 from reproduce.arms import ArmFields, ArmSpec, CarriedFields, Point
 from reproduce.claim import Claim, Fields
 from reproduce.composed import composed
-from reproduce.fields import ClaimError, nearest, typed
-from reproduce.kind import named
+from reproduce.fields import nearest, typed_so_far
+from reproduce.kind import Kind, named
 from reproduce.kind import names as kinds
+from reproduce.mistakes import ClaimError, Mistakes, incomplete
 from reproduce.training import TrainingFields, with_seeds
 
 FOLDER = configs.FOLDER / "claim"
@@ -33,8 +37,8 @@ SHARED = ("data", "global_batch", "model.block_size")
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The claims there are."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    """The claims there are, less those whose names begin with _, such as the template."""
+    return sorted(path.stem for path in folder.glob("[!_]*.yaml"))
 
 
 def scales(name: str, folder: Path = FOLDER) -> list[str]:
@@ -54,8 +58,7 @@ def load(
 
     n_seeds: compare with so many seeds instead of the file's; the file's come first.
 
-    Raises: ClaimError: if there is no such claim or scale, or the file is wrong.
-    ConfigError: if an arm does not compose.
+    Raises: ClaimError: if there is no such claim or scale, the file is wrong, or an arm does not compose.
     """
     content = _content(name, folder)
     claim_scales = content.pop("scales", None) or {}
@@ -63,20 +66,29 @@ def load(
         raise ClaimError(f"claim {name} has no scale {scale!r}; {nearest(scale, list(claim_scales))}")
     where = f"{folder / name}.yaml, scale {scale}"
     common = _scale(scale, folder) if _trains(content) else {}
-    merged = _merged(common, content, claim_scales[scale] or {})
-    claim = _claim(name, scale, merged, where, folder.parent / "arm")
-    _check_trust(claim, where)
-    _check(claim, where)
-    claim = _with_overrides(claim, overrides)
+    mistakes = Mistakes()
+    merged = _merged(common, content, claim_scales[scale] or {}, where, mistakes)
+    claim = _claim(name, scale, merged, where, folder.parent / "arm", mistakes)
+    n_before = len(mistakes.lines)
+    with mistakes.collected():
+        _check_trust(claim, where, mistakes)
+    is_trusted = len(mistakes.lines) == n_before
+    _check(claim, where, mistakes)
+    with mistakes.collected():
+        claim = _with_overrides(claim, overrides)
     if n_seeds is not None:
-        claim = with_seeds(claim, n_seeds)
-    _check_arms_compose(claim, where)
+        with mistakes.collected():
+            claim = with_seeds(claim, n_seeds)
+    if is_trusted:
+        with mistakes.collected():
+            _check_arms_compose(claim, where, mistakes)
+    mistakes.raise_all()
     return claim
 
 
 def _content(name: str, folder: Path) -> dict[str, Any]:
-    if name not in (found := names(folder)):
-        raise ClaimError(f"there is no claim {name!r}; {nearest(name, found)}")
+    if name not in {path.stem for path in folder.glob("*.yaml")}:
+        raise ClaimError(f"there is no claim {name!r}; {nearest(name, names(folder))}")
     path = folder / f"{name}.yaml"
     try:
         content = read_yaml(path, may_be_link=True)
@@ -84,22 +96,27 @@ def _content(name: str, folder: Path) -> dict[str, Any]:
         raise ClaimError(str(error)) from None
     if content is None:
         raise ClaimError(f"{path} does not exist")
+    mistakes = Mistakes()
     for field in ("scales", "arms"):
-        _check_mappings(content.get(field), field, str(path))
+        mistakes.lines += _no_mappings(content.get(field), field, str(path))
+    mistakes.raise_all()
     for scale, fields in (content.get("scales") or {}).items():
-        _check_mappings((fields or {}).get("arms"), f"scales.{scale}.arms", str(path))
+        mistakes.lines += _no_mappings((fields or {}).get("arms"), f"scales.{scale}.arms", str(path))
+    mistakes.raise_all()
     return content
 
 
-def _check_mappings(found: Any, field: str, where: str) -> None:
-    """Raises: ClaimError: unless it is missing, or maps texts to mappings or nothing."""
+def _no_mappings(found: Any, field: str, where: str) -> list[str]:
+    """What is wrong with a field, unless it is missing, or maps texts to mappings or nothing."""
     if found is None:
-        return
+        return []
     if not isinstance(found, dict):
-        raise ClaimError(f"{where}: {field} must be a mapping, not {shown(found)}")
-    for name, content in found.items():
-        if not isinstance(name, str) or (content is not None and not isinstance(content, dict)):
-            raise ClaimError(f"{where}: {field}: {shown(name)} must be a name with a mapping, not {shown(content)}")
+        return [f"{where}: {field} must be a mapping, not {shown(found)}"]
+    return [
+        f"{where}: {field}: {shown(name)} must be a name with a mapping, not {shown(content)}"
+        for name, content in found.items()
+        if not isinstance(name, str) or (content is not None and not isinstance(content, dict))
+    ]
 
 
 def _trains(content: Mapping[str, Any]) -> bool:
@@ -116,13 +133,15 @@ def _scale(scale: str, folder: Path) -> dict[str, Any]:
         raise ClaimError(str(error)) from None
 
 
-def _merged(common: Mapping[str, Any], content: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    common: Mapping[str, Any], content: Mapping[str, Any], scale: Mapping[str, Any], where: str, mistakes: Mistakes
+) -> dict[str, Any]:
     """The fields of the scale's file, the claim's over them, and the claim's for the scale over those."""
     arms_there = content.get("arms") or {}
     changed = scale.get("arms") or {}
-    if odd := [arm for arm in changed if arm not in arms_there]:
-        known = nearest(odd[0], [*arms_there])
-        raise ClaimError(f"a scale changes the arm {odd[0]!r}, which `arms` does not have; {known}")
+    for odd in (arm for arm in changed if arm not in arms_there):
+        known = nearest(odd, [*arms_there])
+        mistakes.lines.append(f"{where}: a scale changes the arm {odd!r}, which `arms` does not have; {known}")
     merged_arms = {name: {**(arm or {}), **(changed.get(name) or {})} for name, arm in arms_there.items()}
     found = {**common, **content, **scale, **({"arms": merged_arms} if "arms" in content else {})}
     lists = [each["overrides"] for each in (common, content, scale) if "overrides" in each]
@@ -131,21 +150,42 @@ def _merged(common: Mapping[str, Any], content: Mapping[str, Any], scale: Mappin
     return found
 
 
-def _claim(name: str, scale: str, content: dict[str, Any], where: str, arm_folder: Path) -> Claim[Any]:
-    wanted = content.get("kind")
-    if wanted is None:
-        raise ClaimError(f"{where}: field 'kind' is missing; one of {', '.join(kinds())}")
-    try:
-        kind = named(str(wanted))
-    except ClaimError as error:
-        raise ClaimError(f"{where}: {error}") from None
-    fields: Fields = typed(kind.Fields, content, where, f"a claim of kind {kind.name}")
-    fields.rule = " ".join(fields.rule.split())
-    _check_evidence(fields, where)
-    trains = isinstance(fields, TrainingFields)
-    more, carried = ((fields.warm_up,), fields.rates_from) if trains else ((), None)  # type: ignore[attr-defined]
-    specs = tuple(_arm(arm, given or {}, scale, where, arm_folder, more, carried) for arm, given in fields.arms.items())
-    return Claim(id=name, scale=scale, kind=kind, arms=specs, common=tuple(fields.overrides), fields=fields)
+def _claim(
+    name: str, scale: str, content: dict[str, Any], where: str, arm_folder: Path, mistakes: Mistakes
+) -> Claim[Any]:
+    """The claim; if there are mistakes, which are added, without what is wrong."""
+    known: dict[str, Any] = {"id": name, "scale": scale}
+    with mistakes.collected(f"{where}: "):
+        known["kind"] = kind = _kind(content)
+    if "kind" in known:
+        fields = typed_so_far(kind.Fields, content, where, mistakes, f"a claim of kind {kind.name}")
+    else:
+        of_all_kinds = {each.name for each in dataclasses.fields(Fields)}
+        fields = typed_so_far(Fields, {k: v for k, v in content.items() if k in of_all_kinds}, where, mistakes)
+    known["fields"] = fields
+    with mistakes.collected():
+        fields.rule = " ".join(fields.rule.split())
+    with mistakes.collected():
+        _check_evidence(fields, where, mistakes)
+    more: tuple[arms.Axis, ...] = ()
+    carried: CarriedFields | None = None
+    with mistakes.collected():
+        if isinstance(fields, TrainingFields):
+            more, carried = (fields.warm_up,), fields.rates_from
+    with mistakes.collected():
+        known["arms"] = tuple(
+            _arm(arm, given or {}, scale, where, arm_folder, more, carried, mistakes)
+            for arm, given in fields.arms.items()
+        )
+    with mistakes.collected():
+        known["common"] = tuple(fields.overrides)
+    return incomplete(Claim, known) if mistakes.lines else Claim(**known)
+
+
+def _kind(content: Mapping[str, Any]) -> Kind[Any]:
+    if content.get("kind") is None:
+        raise ClaimError(f"field 'kind' is missing; one of {', '.join(kinds())}")
+    return named(str(content["kind"]))
 
 
 def _arm(
@@ -156,42 +196,56 @@ def _arm(
     folder: Path,
     more: tuple[arms.Axis, ...],
     carried: CarriedFields | None,
+    mistakes: Mistakes,
 ) -> ArmSpec:
-    try:
-        fields = typed(ArmFields, arms.merged(name, given, scale, folder, carried), f"{where}: arm {name}")
+    """The arm; if there are mistakes, which are added, of its fields the name alone."""
+    with mistakes.collected(f"{where}: "):
+        merged = arms.merged(name, given, scale, folder, carried)
+        fields = typed_so_far(ArmFields, merged, f"{where}: arm {name}", mistakes)
         return arms.spec(name, fields, more)
-    except ClaimError as error:
-        raise ClaimError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return incomplete(ArmSpec, {"name": name})
 
 
-def _check_evidence(fields: Fields, where: str) -> None:
-    """Raises: ClaimError: if evidence has no source, or is about no arm of the claim."""
+def _check_evidence(fields: Fields, where: str, mistakes: Mistakes) -> None:
+    """Adds evidence that has no source, or is about no arm of the claim."""
     for n, each in enumerate(fields.evidence):
-        if not each.source.strip():
-            raise ClaimError(f"{where}: evidence[{n}] ({each.label}) has no source; say where it stands")
-        if each.arm not in fields.arms:
-            known = nearest(each.arm, [*fields.arms])
-            raise ClaimError(f"{where}: evidence[{n}] ({each.label}): there is no arm {each.arm!r}; {known}")
+        with mistakes.collected():
+            if not each.source.strip():
+                raise ClaimError(f"{where}: evidence[{n}] ({each.label}) has no source; say where it stands")
+        with mistakes.collected():
+            if each.arm not in fields.arms:
+                known = nearest(each.arm, [*fields.arms])
+                raise ClaimError(f"{where}: evidence[{n}] ({each.label}): there is no arm {each.arm!r}; {known}")
 
 
-def _check_trust(claim: Claim[Any], where: str) -> None:
+def _check_trust(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
     """A file may choose among our classes and torch.optim's; any other, and a look into the environment, the user must.
 
-    Raises: ClaimError.
+    Adds the overrides that do else.
     """
-    points = [claim.common, *(point for arm in claim.arms for point in _points(arm, arm.overrides))]
-    for override in dict.fromkeys(override for point in points for override in point):
-        if "${" in override:
-            raise ClaimError(f"{where}: {shown(override)}: ${{...}} is not looked up for a file; write the value")
-        each = grammar.given(override)
-        if TARGET in override and each.raw is not None:
-            content = {each.key.rpartition(".")[2]: grammar.value(each.key, each.raw)}
-            for target in _targets(content):
-                if not is_trusted(str(target)):
-                    raise ClaimError(
-                        f"{where}: {shown(override)}: a file may name classes of optim, data, trainer and torch.optim "
-                        "alone; give others on the command line"
-                    )
+    found: dict[str, None] = {}
+    with mistakes.collected():
+        found |= dict.fromkeys(claim.common)
+    for arm in claim.arms:
+        with mistakes.collected():
+            found |= dict.fromkeys(override for point in _points(arm, arm.overrides) for override in point)
+    for override in found:
+        with mistakes.collected(f"{where}: "):
+            _check_override(override)
+
+
+def _check_override(override: str) -> None:
+    """Raises: ClaimError: if a file may not have it. ConfigError: if it is none."""
+    if "${" in override:
+        raise ClaimError(f"{shown(override)}: ${{...}} is not looked up for a file; write the value")
+    each = grammar.given(override)
+    if TARGET in override and each.raw is not None:
+        content = {each.key.rpartition(".")[2]: grammar.value(each.key, each.raw)}
+        if not all(is_trusted(str(target)) for target in _targets(content)):
+            raise ClaimError(
+                f"{shown(override)}: a file may name classes of optim, data, trainer and torch.optim alone; give "
+                "others on the command line"
+            )
 
 
 def _targets(content: Any) -> list[Any]:
@@ -202,38 +256,55 @@ def _targets(content: Any) -> list[Any]:
     return [target for each in content for target in _targets(each)] if isinstance(content, list) else []
 
 
-def _check(claim: Claim[Any], where: str) -> None:
-    """What the fields must be beyond their types."""
-    if claim.kind.needs_baseline and not any(arm.role == "baseline" for arm in claim.arms):
-        raise ClaimError(f"{where}: no arm has role baseline")
-    try:
+def _check(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
+    """Adds what is wrong with the fields beyond their types."""
+    with mistakes.collected():
+        if claim.kind.needs_baseline and not any(arm.role == "baseline" for arm in claim.arms):
+            raise ClaimError(f"{where}: no arm has role baseline")
+    with mistakes.collected(f"{where}: "):
         claim.kind.check(claim)
-    except ClaimError as error:
-        raise ClaimError(f"{where}: {error}") from None
 
 
 def _with_overrides(claim: Claim[Any], overrides: Sequence[str]) -> Claim[Any]:
     """The claim with the user's overrides; who chooses a group's option, leaves the scale's settings of it."""
     chosen = [key for key in (grammar.given(each).key for each in overrides) if key in configs.GROUPS]
     kept = [each for each in claim.common if not _is_among(grammar.given(each).key.replace("/", "."), chosen)]
-    return Claim(**{**vars(claim), "common": (*kept, *overrides)})
+    return dataclasses.replace(claim, common=(*kept, *overrides))
 
 
-def _check_arms_compose(claim: Claim[Any], where: str) -> None:
-    """Composes every point of every arm, and compares what the arms see."""
-    allowed = claim.fields.differs if isinstance(claim.fields, TrainingFields) else []
-    reference: dict[str, Any] | None = None
+def _check_arms_compose(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
+    """Composes every point of every arm, and compares what the arms see; adds what is wrong."""
+    points: list[tuple[str, Point]] = []
     for arm in claim.arms:
-        for point in _points(arm, ()):
-            config = composed((*claim.common, *arm.overrides, *point))
-            shared = {key: value for key, value in configs.identity(config).items() if _is_among(key, SHARED)}
-            reference = shared if reference is None else reference
-            for key in sorted(shared.keys() | reference.keys()):
-                if shared.get(key) != reference.get(key) and not _is_among(key, allowed):
-                    raise ClaimError(
-                        f"{where}: arm {arm.name} has {key}={shared.get(key)}, arm {claim.arms[0].name} has "
-                        f"{reference.get(key)}; arms must agree in it, or say so: differs: [{key}]"
-                    )
+        with mistakes.collected():
+            points += [(arm.name, (*claim.common, *arm.overrides, *point)) for point in _points(arm, ())]
+    found: list[tuple[str, RunConfig]] = []
+    failed: dict[str, list[str]] = {}  # what is wrong, and in which arms
+    for name, overrides in points:
+        try:
+            found.append((name, composed(overrides)))
+        except ConfigError as error:
+            for line in error.args:
+                failed.setdefault(line, []).append(name)
+    for line, names_ in failed.items():
+        is_of_all = {*names_} == {arm.name for arm in claim.arms}  # and may be the user's
+        mistakes.lines.append(line if is_of_all else f"{where}: arm {', '.join(dict.fromkeys(names_))}: {line}")
+    allowed = claim.fields.differs if isinstance(claim.fields, TrainingFields) else []
+    mistakes.lines += [f"{where}: {each}" for each in _disagreements(found, allowed)]
+
+
+def _disagreements(found: Sequence[tuple[str, RunConfig]], allowed: Sequence[str]) -> Iterator[str]:
+    """In what the arms do not agree with the first. found: the names of arms, with the configurations of each."""
+    reference: dict[str, Any] | None = None
+    for name, config in found:
+        shared = {key: value for key, value in configs.identity(config).items() if _is_among(key, SHARED)}
+        reference = shared if reference is None else reference
+        for key in sorted(shared.keys() | reference.keys()):
+            if shared.get(key) != reference.get(key) and not _is_among(key, allowed):
+                yield (
+                    f"arm {name} has {key}={shared.get(key)}, arm {found[0][0]} has {reference.get(key)}; arms must "
+                    f"agree in it, or say so: differs: [{key}]"
+                )
 
 
 def _points(arm: ArmSpec, also: Point) -> list[Point]:

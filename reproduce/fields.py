@@ -1,11 +1,12 @@
 """How a mapping of a claim file becomes a dataclass: OmegaConf's structured configs check keys and types.
 
-A number may be written as a text that reads as one. Limits stand beside a field's default.
+A number may be written as a text that reads as one. Limits stand beside a field's default. All
+mistakes are found, not the first alone.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -13,20 +14,19 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from configs.overrides import escaped
 from configs.plug_ins import literal
 from files.errors import shown
+from reproduce.mistakes import ClaimError, Mistakes, incomplete
 
 T = TypeVar("T")
+UNKNOWN = object()
 WORDS: dict[Any, tuple[str, str]] = {  # of one value, of several
     str: ("a text", "texts"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false each"),
 }
-
-
-class ClaimError(ValueError):
-    """A claim that cannot be run; one clear line that names the file and the field."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,42 @@ def typed(kind: type[T], content: Mapping[str, Any], where: str, owner: str = ""
 
     where: the file. owner: who has the fields, for people. at: the key of the content, dotted, within another mapping.
 
-    Raises: ClaimError: if a key is unknown or missing, or a value of another type or out of its limits.
+    Raises: ClaimError: if keys are unknown or missing, or values of another type or out of their limits.
     """
+    mistakes = Mistakes()
+    found = typed_so_far(kind, content, where, mistakes, owner, at)
+    mistakes.raise_all()
+    return found
+
+
+def typed_so_far(
+    kind: type[T], content: Mapping[str, Any], where: str, mistakes: Mistakes, owner: str = "", at: str = ""
+) -> T:
+    """What `typed` returns; if there are mistakes, adds them and returns it without what is wrong, incomplete."""
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
-    hints, node = get_type_hints(kind), OmegaConf.structured(kind)
+    hints, node, own = get_type_hints(kind), OmegaConf.structured(kind), Mistakes()
+    wrong: dict[str, Any] = {}  # what is right of fields that are wrong
     for name, value in content.items():
         if name not in known:
             prefix = f"{where}: {owner or at}" if owner or at else where
-            raise ClaimError(f"{prefix} has no field {name!r}; {nearest(str(name), list(known))}")
-        if value is not None or at:
-            key, words = _below(at, name), known[name].metadata.get("limits", Limits()).words
-            _check_inner(hints[name], value, where, key)
-            _set(node, name, value, where, key, words)
-    try:
-        made = OmegaConf.to_object(node)
-    except MissingMandatoryValue as error:
-        raise ClaimError(f"{where}: {_missing(at, str(error.key))}") from None
-    except OmegaConfBaseException:
-        raise
-    except ValueError as error:  # of a dataclass that checks itself
-        raise ClaimError(f"{where}: {error}") from None
-    _check_limits(made, where, at)
-    assert isinstance(made, kind)
-    return made
+            own.lines.append(f"{prefix} has no field {name!r}; {nearest(str(name), list(known))}")
+        elif value is not None or at:
+            key, words, before = _below(at, name), _limits(known[name]).words, len(own.lines)
+            right = _right_of(hints[name], value, where, key, own)
+            if len(own.lines) == before:
+                with own.collected():
+                    _set(node, name, value, where, key, words)
+            if len(own.lines) > before:
+                wrong[name] = right
+    found = {name: right for name, right in wrong.items() if right is not UNKNOWN}
+    for name in (each for each in known if each not in wrong):
+        with own.collected():
+            found[name] = _value(node, known[name], where, at)
+    if not own.lines:
+        with own.collected(f"{where}: "):
+            return kind(**found)  # a dataclass may check itself
+    mistakes.lines += own.lines
+    return incomplete(kind, found)
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
@@ -105,23 +118,28 @@ def _below(parent: str, name: str) -> str:
     return f"{parent}.{name}" if parent else name
 
 
-def _check_inner(hint: Any, value: Any, where: str, key: str, *, is_inside: bool = False) -> None:
-    """Checks what lies in a value: mappings that become dataclasses, so that what is wrong in one is named by its key.
+def _right_of(hint: Any, value: Any, where: str, key: str, mistakes: Mistakes, *, is_inside: bool = False) -> Any:
+    """What is right of a value: dataclasses, incomplete where they are wrong, or UNKNOWN if it is to hold none.
 
-    And that a list of numbers or texts holds no lists or mappings, which OmegaConf lets through.
+    So what is wrong in a mapping is named by its key. And what OmegaConf lets through is found: ${...} in place of any
+    value, and lists or mappings in lists of numbers or texts.
     """
     hint = _without_none(hint)
-    if hint in WORDS and isinstance(value, list | Mapping) and is_inside:
-        raise ClaimError(f"{where}: {key}={shown(value)} must be {in_words(hint)}")
-    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        typed(hint, value, where, at=key)
+    looks_up = isinstance(value, str) and escaped(value) != value and hint not in (str, Any)
+    if looks_up or (hint in WORDS and isinstance(value, list | Mapping) and is_inside):
+        mistakes.lines.append(f"{where}: {key}={shown(value)} must be {in_words(hint)}")
+    if is_dataclass(hint) and isinstance(hint, type):
+        is_mapping = isinstance(value, Mapping)
+        return typed_so_far(hint, value, where, mistakes, at=key) if is_mapping else incomplete(hint, {})
+    rows: list[Any] | dict[str, Any] = []
     if get_origin(hint) is list and isinstance(value, list):
         (each,) = get_args(hint)
-        for n, row in enumerate(value):
-            _check_inner(each, row, where, f"{key}[{n}]", is_inside=True)
+        rows = [_right_of(each, row, where, f"{key}[{n}]", mistakes, is_inside=True) for n, row in enumerate(value)]
     if get_origin(hint) is dict and isinstance(value, Mapping):
-        for name, row in value.items():
-            _check_inner(get_args(hint)[1], row, where, f"{key}.{name}", is_inside=True)
+        each = get_args(hint)[1]
+        rows = {k: _right_of(each, row, where, f"{key}.{k}", mistakes, is_inside=True) for k, row in value.items()}
+    is_known = rows and UNKNOWN not in (rows.values() if isinstance(rows, dict) else rows)
+    return rows if is_known else UNKNOWN
 
 
 def _set(node: DictConfig, name: str, value: Any, where: str, key: str, words: str) -> None:
@@ -154,17 +172,29 @@ def _missing(at: str, name: str) -> str:
     return f"{at}.{name} is missing" if at else f"field {name!r} is missing"
 
 
-def _check_limits(made: Any, where: str, at: str) -> None:
-    for each in fields(made):
-        value, limits = getattr(made, each.name), each.metadata.get("limits", Limits())
-        if value is None:
-            continue
-        said = f"{where}: {_below(at, each.name)}={shown(value)} must be"
-        if limits.choices and value not in limits.choices:
-            raise ClaimError(f"{where}: {_below(at, each.name)}={value!r} must be one of {', '.join(limits.choices)}")
-        if limits.least is not None and value < limits.least:
-            raise ClaimError(f"{said} >= {limits.least:g}")
-        if limits.above is not None and not value > limits.above:
-            raise ClaimError(f"{said} > {limits.above:g}")
-        if limits.most is not None and value > limits.most:
-            raise ClaimError(f"{said} <= {limits.most:g}")
+def _value(node: DictConfig, field_: Field[Any], where: str, at: str) -> Any:
+    """The value of a field. Raises: ClaimError: if it is missing or out of its limits."""
+    try:
+        value: Any = node[field_.name]
+        value = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    except MissingMandatoryValue as error:
+        raise ClaimError(f"{where}: {_missing(at, str(error.key))}") from None
+    limits = _limits(field_)
+    if value is None:
+        return value
+    said = f"{where}: {_below(at, field_.name)}={shown(value)} must be"
+    if limits.choices and value not in limits.choices:
+        raise ClaimError(f"{where}: {_below(at, field_.name)}={value!r} must be one of {', '.join(limits.choices)}")
+    if limits.least is not None and value < limits.least:
+        raise ClaimError(f"{said} >= {limits.least:g}")
+    if limits.above is not None and not value > limits.above:
+        raise ClaimError(f"{said} > {limits.above:g}")
+    if limits.most is not None and value > limits.most:
+        raise ClaimError(f"{said} <= {limits.most:g}")
+    return value
+
+
+def _limits(field_: Field[Any]) -> Limits:
+    found = field_.metadata.get("limits", Limits())
+    assert isinstance(found, Limits)
+    return found

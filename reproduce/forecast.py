@@ -17,7 +17,7 @@ from optim.memory import state_bytes
 from reproduce.arms import Point
 from reproduce.claim import Claim
 from reproduce.composed import composed
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 from reproduce.plans import Planned
 from reproduce.protocols import expected, of
 from reproduce.training import TrainingFields

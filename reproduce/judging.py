@@ -12,7 +12,8 @@ from inference.verdicts import REPRODUCED, UNDECIDED
 from report.numbers import NATS, in_words
 from report.results import Measure
 from reproduce.claim import Claim
-from reproduce.fields import ClaimError, nearest
+from reproduce.fields import nearest
+from reproduce.mistakes import ClaimError, Mistakes
 from reproduce.records import Losses
 
 
@@ -87,23 +88,28 @@ def _check_order(where: str, claimed: float, least: float, no_effect: float) -> 
 
 
 def check_expectations(claim: Claim[Any], rows: Sequence[Expectation], quantities: Collection[str]) -> None:
-    """Raises: ClaimError: if a row is about something that is not there, or claims what no effect would be."""
+    """Raises: ClaimError: if rows are about something that is not there, or claim what no effect would be."""
     if not rows:
         raise ClaimError("expect must list one or more rows")
+    mistakes = Mistakes()
     for row in rows:
-        check_arms_exist(claim, "expect", row.arm, *([] if row.against is None else [row.against]))
-        if row.quantity not in quantities:
-            raise ClaimError(f"expect: quantity={row.quantity!r} is unknown; {nearest(row.quantity, [*quantities])}")
-        least = row.claimed if row.least is None else row.least
-        _check_order(f"expect: {row.quantity} of {row.arm}", row.claimed, least, row.no_effect)
+        with mistakes.collected():
+            check_arms_exist(claim, "expect", row.arm, *([] if row.against is None else [row.against]))
+        with mistakes.collected():
+            if row.quantity not in quantities:
+                known = nearest(row.quantity, [*quantities])
+                raise ClaimError(f"expect: quantity={row.quantity!r} is unknown; {known}")
+        with mistakes.collected():
+            least = row.claimed if row.least is None else row.least
+            _check_order(f"expect: {row.quantity} of {row.arm}", row.claimed, least, row.no_effect)
+    mistakes.raise_all()
 
 
 def check_arms_exist(claim: Claim[Any], field: str, *names: str) -> None:
-    """Raises: ClaimError: if the claim has no arm of one of the names, which stand in that field."""
+    """Raises: ClaimError: if the claim has no arms of some of the names, which stand in that field."""
     arms = [arm.name for arm in claim.arms]
-    for name in names:
-        if name not in arms:
-            raise ClaimError(f"{field}: there is no arm {name!r}; {nearest(name, arms)}")
+    if odd := [name for name in names if name not in arms]:
+        raise ClaimError(*(f"{field}: there is no arm {name!r}; {nearest(name, arms)}" for name in odd))
 
 
 def judged(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 from report.results import Measure
 from reproduce.claim import Claim, F, Fields
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, nearest
+from reproduce.fields import nearest
+from reproduce.mistakes import ClaimError
 from reproduce.records import Ratios
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ class Kind(ABC, Generic[F]):
         return type(self).__module__.rpartition(".")[2]
 
     def check(self, claim: Claim[F]) -> None:
-        """Raises: ClaimError: if the fields do not fit each other; types and limits have been checked."""
+        """Raises: ClaimError: if the fields do not fit each other, with a line for each mistake, see mistakes.py.
+
+        Types and limits have been checked; to read a field in which they were wrong ends the check.
+        """
 
     def protocols(self, claim: Claim[F]) -> "list[Protocol[F]]":
         """The ways to test it by training, the one that the verdict follows last; none: nothing is trained."""

@@ -10,8 +10,8 @@ from data import TokenDataset, eval_batches, load_tokenizer
 from optim.build import build
 from reproduce.claim import Claim
 from reproduce.composed import composed
-from reproduce.fields import ClaimError
 from reproduce.forecast import model_of
+from reproduce.mistakes import ClaimError
 from reproduce.protocols import expected, of
 from trainer import environment
 

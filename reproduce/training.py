@@ -12,7 +12,8 @@ from omegaconf import MISSING
 
 from reproduce.arms import Axis, CarriedFields
 from reproduce.claim import Claim, F, Fields
-from reproduce.fields import ClaimError, limited
+from reproduce.fields import limited
+from reproduce.mistakes import ClaimError, Mistakes
 
 T = TypeVar("T", bound="TrainingFields")
 DIAGNOSTIC = "optim/"  # how the names of the optimizers' diagnostics begin in metrics.jsonl
@@ -50,6 +51,15 @@ class TrainingFields(Fields):
 
 def check_training(claim: Claim[T]) -> None:
     """Raises: ClaimError: if the fields do not fit each other."""
+    mistakes = Mistakes()
+    for check in (_check_seeds, _check_shows, _check_lengths, _check_equal_tuning):
+        with mistakes.collected():
+            check(claim)
+    mistakes.raise_all()
+
+
+def _check_seeds(claim: Claim[T]) -> None:
+    """Raises: ClaimError: unless the seeds of tuning and of the comparison are different counts."""
     fields = claim.fields
     for name, seeds in (("seeds", fields.seeds), ("tuning_seeds", fields.tuning_seeds)):
         if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
@@ -59,14 +69,17 @@ def check_training(claim: Claim[T]) -> None:
             f"tuning_seeds={fields.tuning_seeds} has {min(seen)}, a seed of the comparison, {fields.seeds}; what "
             "tuning has seen must not be compared"
         )
-    if odd := [name for name in fields.shows if not name.startswith(DIAGNOSTIC)]:
+
+
+def _check_shows(claim: Claim[T]) -> None:
+    """Raises: ClaimError: if what the report is to show is no diagnostic."""
+    if odd := [name for name in claim.fields.shows if not name.startswith(DIAGNOSTIC)]:
         raise ClaimError(f"shows: {odd[0]!r} is no diagnostic of an optimizer; its name begins with {DIAGNOSTIC}")
-    _check_lengths(fields)
-    _check_equal_tuning(claim)
 
 
-def _check_lengths(fields: TrainingFields) -> None:
+def _check_lengths(claim: Claim[T]) -> None:
     """Raises: ClaimError: if the lengths are not what the regime checks read the losses of."""
+    fields = claim.fields
     fractions = sorted(set(fields.fractions))
     if not fractions or fractions[0] <= 0 or fractions[-1] != FULL or HALF not in fractions or len(fractions) < 4:
         raise ClaimError(

@@ -17,6 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 from configs import ConfigError, answer
 from scripts import bench_checkpoint, bench_memory, bench_optim, bench_tensors, bench_train
 from scripts.benchmarking import Round, a_path, check_writable, serve

@@ -16,6 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 from assembly.trained import check_files, read_model
 from configs import ConfigError, answer, identity, read_config
 from data import read_tokenizer

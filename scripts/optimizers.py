@@ -12,6 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 import torch
 
 from assembly.model import meta_model

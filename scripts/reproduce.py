@@ -31,9 +31,15 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 from rich.console import Console
 
 from configs import answer
+from files.errors import one_line
 from files.paths import expanded
 from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
@@ -43,7 +49,7 @@ from report.numbers import in_words
 from report.results import Results, ResultsError, Table, read
 from reproduce import claims
 from reproduce.claim import Claim
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
@@ -157,7 +163,7 @@ def _described(name: str) -> str:
     try:
         return f"{claims.title(name)} ({', '.join(claims.scales(name))})"
     except ValueError as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read: {one_line(error)}"
 
 
 def _all(request: Request) -> int:

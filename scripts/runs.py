@@ -17,6 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from files.requirements import check_installed
+
+if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
 from rich import box
 from rich.console import Console
 from rich.table import Table

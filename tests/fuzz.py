@@ -245,7 +245,8 @@ def _reading_fault(read: Callable[[], object], where: Path) -> str:
     try:
         read()
     except ValueError as error:
-        if "\n" in str(error) or len(str(error)) > 3000:
+        lines = error.args if isinstance(error, ConfigError) else [str(error)]
+        if not lines or any("\n" in line or len(line) > 3000 for line in lines):
             return f"no short line: {error!s:.300}"
     except Exception as error:
         return f"{type(error).__name__}: {error!s:.300}"

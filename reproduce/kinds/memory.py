@@ -10,9 +10,10 @@ from inference.verdicts import verdict
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited
+from reproduce.fields import limited
 from reproduce.judging import check_arms_exist
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError, Mistakes
 
 if TYPE_CHECKING:
     from reproduce.state import States
@@ -52,17 +53,16 @@ class Memory(Kind[MemoryFields]):
 
     @override
     def check(self, claim: Claim[MemoryFields]) -> None:
-        sizes = claim.fields.settings.sizes
-        if not sizes:
-            raise ClaimError("settings: sizes is empty; name options of model")
-        for row in claim.fields.settings.claims:
-            check_arms_exist(claim, "settings: claims", row.arm)
-            if row.size is not None and row.size not in sizes:
-                raise ClaimError(f"settings: claims: size={row.size!r} must be a size: {', '.join(sizes)}")
-            if len(row.percent_saved) != 2 or not 0 < row.percent_saved[0] <= row.percent_saved[1] <= 100:
-                raise ClaimError(
-                    f"settings: claims: percent_saved={row.percent_saved} of {row.arm} must be [low, high], in (0, 100]"
-                )
+        settings, mistakes = claim.fields.settings, Mistakes()
+        with mistakes.collected():
+            if not settings.sizes:
+                raise ClaimError("settings: sizes is empty; name options of model")
+        for row in settings.claims:
+            with mistakes.collected():
+                check_arms_exist(claim, "settings: claims", row.arm)
+            with mistakes.collected("settings: claims: "):
+                _check_saving(row, settings.sizes)
+        mistakes.raise_all()
 
     @override
     def measure(self, claim: Claim[MemoryFields]) -> Evidence:
@@ -76,6 +76,13 @@ class Memory(Kind[MemoryFields]):
         from reproduce import state
 
         return _rows(claim, state.states(claim, claim.fields.settings.sizes))
+
+
+def _check_saving(row: Saving, sizes: list[str]) -> None:
+    if row.size is not None and row.size not in sizes:
+        raise ClaimError(f"size={row.size!r} must be a size: {', '.join(sizes)}")
+    if len(row.percent_saved) != 2 or not 0 < row.percent_saved[0] <= row.percent_saved[1] <= 100:
+        raise ClaimError(f"percent_saved={row.percent_saved} of {row.arm} must be [low, high], in (0, 100]")
 
 
 def _rows(claim: Claim[MemoryFields], found: "States") -> list[Measure]:

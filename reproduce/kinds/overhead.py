@@ -9,9 +9,10 @@ from inference.intervals import Interval
 from report.results import Measure
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited
+from reproduce.fields import limited
 from reproduce.judging import Expectation, Expected, check_expectations, judged
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError, Mistakes
 from reproduce.records import Ratios
 from reproduce.rounds import LEAST_ROUNDS
 
@@ -46,10 +47,14 @@ class Overhead(Kind[OverheadFields]):
 
     @override
     def check(self, claim: Claim[OverheadFields]) -> None:
-        check_expectations(claim, claim.fields.expect, QUANTITIES)
+        mistakes = Mistakes()
+        with mistakes.collected():
+            check_expectations(claim, claim.fields.expect, QUANTITIES)
         for n, row in enumerate(claim.fields.expect):
-            if row.against is None:
-                raise ClaimError(f"expect[{n}] lacks 'against', the arm that {row.arm} is compared with")
+            with mistakes.collected():
+                if row.against is None:
+                    raise ClaimError(f"expect[{n}] lacks 'against', the arm that {row.arm} is compared with")
+        mistakes.raise_all()
 
     @override
     def measure(self, claim: Claim[OverheadFields]) -> Evidence:

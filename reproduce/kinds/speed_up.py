@@ -17,9 +17,10 @@ from reproduce import exhibits, records, speed_ups
 from reproduce.arms import ArmSpec, Point
 from reproduce.claim import Claim
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited, nearest
+from reproduce.fields import limited, nearest
 from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, difference, judged, part
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError, Mistakes
 from reproduce.plans import plan
 from reproduce.protocols import Comparison, Plan, Protocol
 from reproduce.records import Losses, Ratios, Recorded
@@ -91,10 +92,11 @@ class SpeedUp(Kind[SpeedUpFields]):
 
     @override
     def check(self, claim: Claim[SpeedUpFields]) -> None:
-        check_training(claim)
-        _check_protocols(claim)
-        for row in claim.fields.comparisons:
-            _check_pair(claim, row)
+        mistakes = Mistakes()
+        for check in (check_training, _check_protocols, _check_comparisons):
+            with mistakes.collected():
+                check(claim)
+        mistakes.raise_all()
 
     @override
     def protocols(self, claim: Claim[SpeedUpFields]) -> list[Protocol[SpeedUpFields]]:
@@ -140,23 +142,35 @@ def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
         if protocol not in PROTOCOLS:
             raise ClaimError(f"protocol {protocol!r} does not exist; {nearest(protocol, list(PROTOCOLS))}")
     if PAPER in fields.protocols:
-        if without := [arm.name for arm in claim.arms if not arm.paper]:
-            raise ClaimError(f"arm {without[0]}: field 'paper' is missing: the paper's hyperparameters")
         if not fields.paper_schedule:
             raise ClaimError("field 'paper_schedule' is missing: overrides such as [schedule=cosine]")
-    if not fields.comparisons:
+        if without := [arm.name for arm in claim.arms if not arm.paper]:
+            raise ClaimError(
+                *(f"arm {name}: field 'paper' is missing: the paper's hyperparameters" for name in without)
+            )
+
+
+def _check_comparisons(claim: Claim[SpeedUpFields]) -> None:
+    if not claim.fields.comparisons:
         raise ClaimError("comparisons must list one or more rows")
+    mistakes = Mistakes()
+    for row in claim.fields.comparisons:
+        with mistakes.collected():
+            check_arms_exist(claim, "comparisons", row.candidate, row.baseline)
+        with mistakes.collected():
+            where = f"comparisons: {row.candidate} against {row.baseline}"
+            for key, fields in row.claims.items():
+                with mistakes.collected(f"{where}: "):
+                    _check_part(key, fields)
+            if row.half_budget is not None:
+                check_part(f"{where}: half_budget", row.half_budget, 0.0, log_scale=False)
+    mistakes.raise_all()
 
 
-def _check_pair(claim: Claim[SpeedUpFields], row: Pair) -> None:
-    check_arms_exist(claim, "comparisons", row.candidate, row.baseline)
-    where = f"comparisons: {row.candidate} against {row.baseline}"
-    for key, fields in row.claims.items():
-        if key not in NO_EFFECT:
-            raise ClaimError(f"{where}: there is no rule for a part in {key!r}; {nearest(key, [*NO_EFFECT])}")
-        check_part(f"{where}: {key}", fields, NO_EFFECT[key], log_scale=True)
-    if row.half_budget is not None:
-        check_part(f"{where}: half_budget", row.half_budget, 0.0, log_scale=False)
+def _check_part(key: str, fields: PartFields) -> None:
+    if key not in NO_EFFECT:
+        raise ClaimError(f"there is no rule for a part in {key!r}; {nearest(key, [*NO_EFFECT])}")
+    check_part(key, fields, NO_EFFECT[key], log_scale=True)
 
 
 class _Contest(NamedTuple):

@@ -16,9 +16,10 @@ from reproduce import exhibits, records
 from reproduce.arms import ArmSpec, Point
 from reproduce.claim import Claim
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited, nearest
+from reproduce.fields import limited, nearest
 from reproduce.judging import Expectation, Expected, check_expectations, difference
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError, Mistakes
 from reproduce.plans import Planned, plan
 from reproduce.protocols import Comparison, Points, Protocol
 from reproduce.records import Losses, Recorded
@@ -83,10 +84,15 @@ class Sweep(Kind[SweepFields]):
 
     @override
     def check(self, claim: Claim[SweepFields]) -> None:
-        check_training(claim)
-        check_expectations(claim, claim.fields.expect, [*QUANTITIES, *claim.fields.shows])
-        if claim.fields.sweep is not None:
-            _check_sweep(claim, claim.fields.sweep)
+        mistakes = Mistakes()
+        with mistakes.collected():
+            check_training(claim)
+        with mistakes.collected():
+            check_expectations(claim, claim.fields.expect, [*QUANTITIES, *claim.fields.shows])
+        with mistakes.collected():
+            if claim.fields.sweep is not None:
+                _check_sweep(claim, claim.fields.sweep)
+        mistakes.raise_all()
 
     @override
     def protocols(self, claim: Claim[SweepFields]) -> list[Protocol[SweepFields]]:
@@ -116,15 +122,24 @@ class Sweep(Kind[SweepFields]):
 
 
 def _check_sweep(claim: Claim[SweepFields], over: SweepOver) -> None:
-    if len(set(over.values)) < 2 or min(over.values) <= 0:
-        raise ClaimError(f"sweep.values={over.values} must be two or more different numbers above 0")
-    if bool(over.axis) == bool(over.sets):
-        raise ClaimError("sweep: give one of axis and sets")
-    for arm in claim.arms:
-        if over.axis and over.axis not in arm.start:
-            raise ClaimError(f"sweep.axis: arm {arm.name} has none; {nearest(over.axis, [*arm.start])}")
-        if over.sets and not all("{}" in each for each in over.sets.get(arm.name) or [""]):
-            raise ClaimError(f"sweep.sets.{arm.name} must list overrides with {{}} for the value")
+    mistakes = Mistakes()
+    with mistakes.collected():
+        if len(set(over.values)) < 2 or min(over.values) <= 0:
+            raise ClaimError(f"sweep.values={over.values} must be two or more different numbers above 0")
+    with mistakes.collected():
+        if bool(over.axis) == bool(over.sets):
+            raise ClaimError("sweep: give one of axis and sets")
+        for arm in claim.arms:
+            with mistakes.collected():
+                _check_swept(arm, over)
+    mistakes.raise_all()
+
+
+def _check_swept(arm: ArmSpec, over: SweepOver) -> None:
+    if over.axis and over.axis not in arm.start:
+        raise ClaimError(f"sweep.axis: arm {arm.name} has none; {nearest(over.axis, [*arm.start])}")
+    if over.sets and not all("{}" in each for each in over.sets.get(arm.name) or [""]):
+        raise ClaimError(f"sweep.sets.{arm.name} must list overrides with {{}} for the value")
 
 
 def _swept_point(arm: ArmSpec, over: SweepOver, value: float, points: Points, tunings: dict[str, Tuning]) -> Point:

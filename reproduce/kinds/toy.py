@@ -27,8 +27,8 @@ from inference.verdicts import UNDECIDED, verdict
 from report.results import Axis, Figure, Measure, Series, Table
 from reproduce.claim import Claim, Fields
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError
 
 HOLD = 100  # steps that the error must stay small for: a bounce through the minimum does not count
 LOWEST_LR, HIGHEST_LR = 1e-3, 1e3
@@ -58,20 +58,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.conditions, self.conditions[1:], strict=False))
-        self._require(
-            len(self.conditions) >= 2 and ascending and self.conditions[0] >= 1,
-            "conditions",
-            "name two or more, ascending from 1",
-        )
-        self._require(self.dimensions >= 2, "dimensions", "be at least 2")
-        self._require(0 < self.tolerance < 1, "tolerance", "lie in (0, 1)")
-        self._require(self.max_steps >= 1, "max_steps", "be at least 1")
         several = self.grid_points >= 2 * len(SHARES) and self.grid_points % len(SHARES) == 0
-        self._require(several, "grid_points", f"be a multiple of {len(SHARES)}, at least {2 * len(SHARES)}")
-
-    def _require(self, is_met: bool, name: str, wanted: str) -> None:
-        if not is_met:
-            raise ClaimError(f"settings: {name}={getattr(self, name)} must {wanted}")
+        wanted = {
+            "conditions": (
+                len(self.conditions) >= 2 and ascending and self.conditions[0] >= 1,
+                "name two or more, ascending from 1",
+            ),
+            "dimensions": (self.dimensions >= 2, "be at least 2"),
+            "tolerance": (0 < self.tolerance < 1, "lie in (0, 1)"),
+            "max_steps": (self.max_steps >= 1, "be at least 1"),
+            "grid_points": (several, f"be a multiple of {len(SHARES)}, at least {2 * len(SHARES)}"),
+        }
+        if odd := [name for name, (is_met, _) in wanted.items() if not is_met]:
+            raise ClaimError(*(f"settings: {name}={getattr(self, name)} must {wanted[name][1]}" for name in odd))
 
 
 @dataclass

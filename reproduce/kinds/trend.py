@@ -18,9 +18,10 @@ from reproduce import exhibits, speed_ups
 from reproduce.arms import ArmSpec
 from reproduce.claim import Claim
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError, limited
+from reproduce.fields import limited
 from reproduce.judging import Expected, PartFields, check_arms_exist, check_part, judged, part
 from reproduce.kind import Kind
+from reproduce.mistakes import ClaimError, Mistakes
 from reproduce.protocols import Comparison, Protocol
 from reproduce.training import TrainingFields, check_training
 from reproduce.tuned import Tuned
@@ -66,18 +67,11 @@ class Trend(Kind[TrendFields]):
 
     @override
     def check(self, claim: Claim[TrendFields]) -> None:
-        values = [place.value for place in claim.fields.places]
-        if len(values) < 2 or values != sorted(set(values)):
-            raise ClaimError(f"places: the values {values} must be two or more, rising")
-        for row in claim.fields.expect:
-            check_arms_exist(claim, "expect", row.candidate, row.baseline)
-            if row.ratio is not None:
-                check_part(f"expect: {row.candidate} against {row.baseline}", row.ratio, 1.0, log_scale=True)
-        for place in claim.fields.places:
-            try:
-                check_training(_at(claim, place))
-            except ClaimError as error:
-                raise ClaimError(f"places: {place.value:g}: {error}") from None
+        mistakes = Mistakes()
+        for check in (_check_places, _check_changes):
+            with mistakes.collected():
+                check(claim)
+        mistakes.raise_all()
 
     @override
     def protocols(self, claim: Claim[TrendFields]) -> list[Protocol[TrendFields]]:
@@ -106,6 +100,31 @@ class Trend(Kind[TrendFields]):
         }
         measures = [_change(claim, row, by_pair[row.candidate, row.baseline]) for row in fields.expect]
         return Evidence(measures, [_figure(claim, by_pair)], [_carried(found)])
+
+
+def _check_places(claim: Claim[TrendFields]) -> None:
+    values = [place.value for place in claim.fields.places]
+    if len(values) < 2 or values != sorted(set(values)):
+        raise ClaimError(f"places: the values {values} must be two or more, rising")
+    mistakes, said = Mistakes(), set[str]()
+    for place in claim.fields.places:
+        own = Mistakes()
+        with own.collected():
+            check_training(_at(claim, place))
+        mistakes.lines += [f"places: {place.value:g}: {line}" for line in own.lines if line not in said]
+        said |= {*own.lines}
+    mistakes.raise_all()
+
+
+def _check_changes(claim: Claim[TrendFields]) -> None:
+    mistakes = Mistakes()
+    for row in claim.fields.expect:
+        with mistakes.collected():
+            check_arms_exist(claim, "expect", row.candidate, row.baseline)
+        with mistakes.collected():
+            if row.ratio is not None:
+                check_part(f"expect: {row.candidate} against {row.baseline}", row.ratio, 1.0, log_scale=True)
+    mistakes.raise_all()
 
 
 def _at(claim: Claim[TrendFields], place: Place) -> Claim[TrendFields]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from files import requirements
+from tests.configs.test_door import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("command", ["train.py", "scripts/doctor.py"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_without_the_extra_a_command_says_so_in_one_line(command: str, tmp_path: Path) -> None:
     """-S: without site-packages, as where nothing is installed."""
     done = subprocess.run([sys.executable, "-S", ROOT / command], cwd=tmp_path, env={}, capture_output=True, text=True)

@@ -253,9 +253,15 @@ def test_frozen_and_unused_parameters_have_no_estimate_and_the_others_theirs(cur
 
 
 def test_noise_belongs_to_the_global_row() -> None:
-    together = uniforms(1, 2, batches(G)[0])
-    assert torch.equal(torch.cat([uniforms(1, 2, batch) for batch in batches(2)]), together)
+    together = uniforms(1, 2, batches(G)[0], torch.float64)
+    assert torch.equal(torch.cat([uniforms(1, 2, batch, torch.float64) for batch in batches(2)]), together)
     assert len({tuple(row) for row in together.tolist()}) == G
+
+
+def test_noise_of_another_dtype_is_the_same_numbers_rounded() -> None:
+    drawn, rounded = (uniforms(1, 2, batches(G)[0], dtype) for dtype in (torch.float64, torch.float32))
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, drawn.to(torch.float32))
 
 
 def test_hutchinson_refuses_what_has_no_second_derivative() -> None:

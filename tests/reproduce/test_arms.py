@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from reproduce import arms, claims
 from reproduce.arms import ArmFields, Axis, CarriedFields, merged, spec
 from reproduce.claims import load
-from reproduce.fields import ClaimError, typed
+from reproduce.fields import typed
+from reproduce.mistakes import ClaimError
 
 RATE = Axis("rate", ("optim.lr={}",), 1e-3)
 BETA = Axis("beta2", ("optim.betas=[0.9,{}]",), 0.95, complement=True)

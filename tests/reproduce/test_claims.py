@@ -11,7 +11,7 @@ from files.reading import read_yaml
 from reproduce import claims
 from reproduce.claims import load
 from reproduce.composed import composed
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 RATE = {"rate": {"sets": ["optim.lr={}"], "start": 1e-3}}
 ARMS: dict[str, Any] = {
@@ -33,6 +33,12 @@ def test_every_shipped_claim_loads_and_has_its_source_contrary_evidence_and_rule
 
 def test_every_shipped_claim_has_the_scale_that_needs_no_gpu() -> None:
     assert {name for name, scale in SHIPPED if scale == "nano"} == set(claims.names())
+
+
+def test_the_template_is_whole_and_no_claim_of_the_projects() -> None:
+    claim = load("_template", "nano")
+    assert [arm.role for arm in claim.arms] == ["baseline", "candidate", "other"]
+    assert "_template" not in claims.names()
 
 
 def test_a_scale_replaces_fields_and_an_arms_fields(write_claim: Callable[..., Path]) -> None:
@@ -118,7 +124,7 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"kind": "speedup"}, "kind='speedup' does not exist; the nearest one is 'speed_up'"),
         ({"buget": 3}, "has no field 'buget'; the nearest one is 'budget'"),
         ({"contrary": "none"}, "field 'contrary' must be a list of texts"),
-        ({"source": {"paper": "P"}}, "source.url is missing"),
+        ({"source": {"paper": "P", "statement": "S", "setting": "s"}}, "source.url is missing"),
         ({"seeds": [1, 7]}, "tuning_seeds=[7, 8] has 7, a seed of the comparison, [1, 7]"),
         ({"tuning_seeds": []}, "tuning_seeds=[] must be different counts"),
         ({"seeds": [1, 1]}, "must be different counts"),
@@ -130,6 +136,8 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"warmup_steps": 0}, "warmup_steps=0 must be >= 1"),
         ({"tuned_axes": 0}, "tuned_axes=0 must be >= 1"),
         ({"worse_by": -1}, "worse_by=-1.0 must be >= 0"),
+        ({"worse_by": "${budget}"}, "worse_by=${budget} must be a number"),
+        ({"comparisons": "???"}, "comparisons=??? must be a list of mappings with candidate, baseline"),
         ({"protocols": ["papr"]}, "protocol 'papr' does not exist; the nearest one is 'paper'"),
         ({"protocols": []}, "field 'protocols' must name one or more of paper, tuned"),
         ({"comparisons": []}, "comparisons must list one or more rows"),
@@ -165,6 +173,116 @@ def test_a_wrong_field_gets_one_clear_line(
     with pytest.raises(ClaimError) as error:
         load("twice", "nano", folder=write_claim(**changes))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_mistakes_of_a_file_are_said_at_once_a_line_each(write_claim: Callable[..., Path]) -> None:
+    arms = deepcopy(ARMS)
+    arms["a"]["usual"] = ["optim.lrr=1"]
+    arms["b"]["axes"] = {"rate": {"sets": ["optim.lr=1"], "start": 1e-3}}
+    arms["d"] = {"role": "hero", "overrides": []}
+    compared = {"candidate": "c", "baseline": "a", "claims": {"stesp": {"claimed": 2, "least": 1.75}}}
+    half = {"candidate": "b", "claims": {"steps": {"claimed": 2}}}
+    changes = {
+        "title": None,
+        "contrary": "none",
+        "buget": 3,
+        "warmup_steps": 0,
+        "protocols": ["papr"],
+        "comparisons": [compared, half],
+        "evidence": [EVIDENCE | {"source": " "}, EVIDENCE | {"arm": "c", "value": "twice"}],
+        "arms": arms,
+        "scales": {"nano": {"arms": {"e": {}}}},
+    }
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(**changes))
+    wanted = [
+        "a scale changes the arm 'e', which `arms` does not have",
+        "has no field 'buget'; the nearest one is 'budget'",
+        "field 'contrary' must be a list of texts, not none",
+        "comparisons[1].claims.steps.least is missing",
+        "comparisons[1] lacks 'baseline'",
+        "evidence[1].value=twice must be a number",
+        "field 'title' is missing",
+        "warmup_steps=0 must be >= 1",
+        "evidence[0] (theirs) has no source",
+        "evidence[1] (theirs): there is no arm 'c'",
+        "arm d: role='hero' must be one of",
+        "arm d: field 'label' is missing",
+        "arm b: axes.rate.sets=['optim.lr=1'] must list overrides",
+        "protocol 'papr' does not exist",
+        "comparisons: there is no arm 'c'",
+        "comparisons: c against a: there is no rule for a part in 'stesp'",
+        "arm a: unknown key 'optim.lrr'",
+    ]
+    for line in error.value.args:
+        assert "twice.yaml, scale nano: " in line and "\n" not in line
+    assert all(any(each in line for line in error.value.args) for each in wanted), str(error.value)
+    assert len(error.value.args) == len(wanted), str(error.value)
+
+
+def _expected(arm: str) -> dict[str, Any]:
+    return {"quantity": "best_loss", "arm": arm, "against": "a", "claimed": 0.05, "no_effect": 0.15}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"base": "sweep", "expect": [_expected("c"), _expected("d")], "seeds": [1, 1]}
+            | {"sweep": {"label": "rate", "axis": "rat", "values": [1.0]}},
+            [
+                "seeds=[1, 1]",
+                "expect: there is no arm 'c'",
+                "expect: there is no arm 'd'",
+                "sweep.values=[1.0]",
+                "sweep.axis: arm a",
+                "sweep.axis: arm b",
+            ],
+        ),
+        (
+            {"base": "memory"}
+            | {"settings": {"sizes": [], "claims": [{"arm": "c", "percent_saved": [1]}, {"arm": "a", "size": "x"}]}},
+            [
+                "settings.claims[1] lacks 'percent_saved'",
+                "settings: sizes is empty",
+                "settings: claims: there is no arm",
+                "settings: claims: percent_saved=[1.0]",
+                "settings: claims: size='x'",
+            ],
+        ),
+        (
+            {"base": "memory", "kind": "toy", "settings": {"dimensions": 1, "tolerance": 2}, "contrary": 5},
+            ["settings: dimensions=1", "settings: tolerance=2", "field 'contrary'"],
+        ),
+    ],
+)
+def test_what_a_kind_asks_for_is_said_at_once_too(
+    changes: dict[str, Any], wanted: list[str], write_claim: Callable[..., Path]
+) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(**changes))
+    said = [line.partition("scale nano: ")[2] for line in error.value.args]
+    for each in wanted:
+        assert any(line.startswith(each) for line in said), (each, said)
+    assert len(said) == len(wanted), said
+
+
+def test_a_mistake_of_the_users_is_said_once_for_all_arms(write_claim: Callable[..., Path]) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", ["grad_clipp=1"], folder=write_claim())
+    (line,) = error.value.args
+    assert line.startswith("unknown key 'grad_clipp'")
+
+
+def test_a_form_that_is_wrong_is_said_of_all_scales_and_arms(tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("scales: {nano: 5, small: {}}\narms: {a: [1], b: {}, c: 2}\n")
+    with pytest.raises(ClaimError) as error:
+        load("odd", "nano", folder=tmp_path)
+    assert [line.partition("yaml: ")[2].partition(" must")[0] for line in error.value.args] == [
+        "scales: nano",
+        "arms: a",
+        "arms: c",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from model.flops import flops_per_token
 from reproduce import forecast
 from reproduce.claims import load
 from reproduce.composed import composed
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 from reproduce.protocols import expected, of
 
 EVERY_FOUR = {

@@ -10,7 +10,7 @@ from configs import ConfigError
 from report import figures
 from reproduce.claims import load
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 ARMS = {
     "adamw": ["optim=adamw"],

@@ -8,7 +8,7 @@ import pytest
 
 from inference.intervals import Interval
 from reproduce.claims import load
-from reproduce.fields import ClaimError
+from reproduce.mistakes import ClaimError
 
 Write = Callable[..., Path]
 ARMS = {

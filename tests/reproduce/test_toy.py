@@ -10,9 +10,10 @@ import torch
 import optim
 from inference.intervals import Interval
 from report import figures
-from reproduce.fields import ClaimError, typed
+from reproduce.fields import typed
 from reproduce.kinds import toy
 from reproduce.kinds.toy import METHODS, Method, Point, Problem, Settings
+from reproduce.mistakes import ClaimError
 
 BY_NAME = {method.name: method for method in METHODS}
 SOPHIAS = [BY_NAME["sophia"], BY_NAME["sophia_trained"]]

@@ -15,8 +15,8 @@ from reproduce import findings, forecast, protocols
 from reproduce.claims import load
 from reproduce.composed import composed
 from reproduce.evidence import Evidence
-from reproduce.fields import ClaimError
 from reproduce.kinds.trend import ratio
+from reproduce.mistakes import ClaimError
 from reproduce.plans import Planned
 
 Write = Callable[..., Path]

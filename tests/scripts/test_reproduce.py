@@ -6,6 +6,7 @@ import pytest
 
 from report.ledger import BEGIN, END
 from report.results import read
+from reproduce import claims
 from reproduce.forecast import Forecast, Line
 from scripts import reproduce as command
 
@@ -40,6 +41,37 @@ def test_bad_input_gets_one_line_and_status_2(
     assert command.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.slow  # imports torch, and counts the runs
+def test_the_template_of_a_claim_is_rehearsed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["claim=_template", "scale=nano", "--dry-run", "gpu=H100"]) == 0
+    said = capsys.readouterr()
+    assert "SGD with Nesterov's momentum" in said.out and "GPU-hours of one H100" in said.out and not said.err
+
+
+def test_mistakes_of_a_claim_file_get_a_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claim").mkdir()
+    for folder in ("scale", "arm"):
+        (tmp_path / folder).symlink_to(claims.FOLDER.parent / folder)
+    text = (claims.FOLDER / "_template.yaml").read_text("utf-8")
+    for right, wrong in (("role: candidate", "role: hero"), ("rule:", "rul:"), ("{claimed: 1.5, ", "{claimed: x, ")):
+        assert right in text
+        text = text.replace(right, wrong)
+    (tmp_path / "claim" / "mine.yaml").write_text(text, "utf-8")
+    monkeypatch.setitem(claims.load.__kwdefaults__, "folder", tmp_path / "claim")
+    assert command.main(["claim=mine", "scale=nano", "--dry-run"]) == 2
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == "" and all(line.startswith("error: ") and "mine.yaml, scale nano: " in line for line in lines)
+    assert [line.partition("nano: ")[2].partition(";")[0] for line in lines] == [
+        "a claim of kind speed_up has no field 'rul'",
+        "comparisons[0].claims.steps.claimed=x must be a number",
+        "field 'rule' is missing",
+        "arm lion: role='hero' must be one of baseline, candidate, other",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["claim="]])

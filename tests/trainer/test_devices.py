@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_flatten
 
 from assembly import rehearsal
 from configs import FOLDER, compose
+from data import Batch
+from optim.sampling import draw_labels, uniforms
 from trainer.divergence import Divergence
 from trainer.environment import device_name, memory_bytes, pick_device, pick_precision, synchronize, widest_float
 from trainer.parallel import DDP
@@ -119,6 +121,14 @@ def test_divergence_is_noticed_without_float64(monkeypatch: pytest.MonkeyPatch) 
         Divergence(META, max_nonfinite=2, spike_factor=3.0).observe(
             0, torch.ones((), device="meta"), torch.ones((), device="meta")
         )
+
+
+def test_labels_are_drawn_without_float64() -> None:
+    tokens = torch.zeros(2, 3, dtype=torch.int64, device=META)
+    with NoFloat64():
+        uniform = uniforms(1, 0, Batch(tokens, tokens, [0, 1]), torch.float32)
+        labels = draw_labels(torch.zeros(2, 3, 5, device=META), uniform)
+    assert (labels.device, labels.shape) == (META, tokens.shape)
 
 
 @pytest.mark.parametrize("optim", ["adamw_ours", "lion", "sgd", "sophiag", "came", "smmf"])
