@@ -9,6 +9,7 @@ from configs import ConfigError, compose, flat
 from configs.composition import FOLDER
 from configs.matching import check_key, matches, wanted
 from configs.runs import plain
+from tests.configs.test_compose import MANDATORY
 
 
 def is_meant(overrides: list[str], *filters: str) -> bool:
@@ -66,7 +67,8 @@ def test_an_option_means_its_classes_and_the_nearest_settings(overrides: list[st
 def test_a_run_of_an_option_is_found_by_it_and_by_no_other(group: str) -> None:
     names = options(group)
     for name in names:
-        assert [other for other in names if is_meant([f"{group}={name}"], f"{group}={other}")] == [name]
+        overrides = [f"{group}={name}", *MANDATORY.get(f"{group}={name}", [])]
+        assert [other for other in names if is_meant(overrides, f"{group}={other}")] == [name]
 
 
 @pytest.mark.parametrize(
