@@ -29,7 +29,7 @@ from reproduce.claim import Claim
 from reproduce.evidence import Evidence
 from reproduce.protocols import Comparison
 from reproduce.speed_ups import Scatter
-from reproduce.training import QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
+from reproduce.training import HALF, QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
 from reproduce.tuned import warm_up_steps
 
 SD, EXCESS, WARM_UP_GAIN = 0.1, 0.05, 0.1  # units
@@ -201,9 +201,9 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
 
 
 def _schedule(found: Comparison[Any], evidence: Evidence) -> Check:
-    """Of the baseline, whose shorter runs are the unit of all checks, and of arms on whose curve a speed-up is read.
+    """Of arms on whose curve a speed-up is read, and of the baseline's runs from T/2 on, the unit of all checks.
 
-    A slower candidate's is not: where it ends, the baseline's is read.
+    A slower candidate's curve is not read: where it ends, the baseline's is; nor is that of a slower baseline.
     """
     label, wanted = "shorter runs lose by their tokens alone", "a run of f T ends below the undecayed loss of T at f T"
     problems, closest = [], math.inf
@@ -219,6 +219,8 @@ def _schedule(found: Comparison[Any], evidence: Evidence) -> Check:
             ends = records.losses(found.compared, arm.name, steps)
             if steps == found.claim.fields.budget or steps > decay_begins(found.claim.fields.budget):
                 continue  # the long run decays there itself
+            if fraction < HALF and arm.name not in faster:
+                continue  # no number rests on it
             gaps = [
                 there - end
                 for run in records.of_length(found.compared, arm.name, found.claim.fields.budget)

@@ -190,8 +190,10 @@ def test_r5b_always_counts_the_baselines_short_runs_in_which_the_unit_is_measure
             curve["val/loss"] = [loss - 0.25 for loss in curve["val/loss"]]
         return curve
 
-    for speed_up in (0.6, 1.6):
-        assert checks(walk(claim, speed_up=speed_up).comparison(curve=moved))["R5b"].passed is False
+    for speed_up, is_read in ((0.6, True), (1.6, False)):  # below T/2 only where its curve is read
+        check = checks(walk(claim, speed_up=speed_up).comparison(curve=moved))["R5b"]
+        assert check.passed is False and "A at 0.5 T" in check.value
+        assert ("A at 0.25 T" in check.value) is is_read
 
 
 def test_r5b_is_not_known_without_evaluations(claim: Claim, walk: Walk) -> None:
