@@ -57,21 +57,30 @@ def read_trained(place: RunPlace, *, allowed: str | None = None) -> Trained:
     Raises: ValueError: if the run, its tokenizer or its checkpoints are missing or damaged.
     """
     folder, config = place.folder, place.config
-    store = CheckpointStore(folder / CHECKPOINTS, keep=1, permanent_every=None)
-    if not store.paths():
-        raise CheckpointError(f"run={folder} has no checkpoint yet")
-    check_files([folder / TOKENIZER, *(file for path in store.paths() for file in path.glob("*"))])
+    store, paths = checkpoints_of(folder)
     tokenizer = read_tokenizer(folder / TOKENIZER)
     node = model_node(config, allowed, tokenizer, folder / CONFIG)
     if place.step is None:
         step, model = newest_model(store, node, folder / CONFIG)
         return Trained(folder, step, config, tokenizer, model)
-    paths = {step_of(path): path for path in store.paths()}
     if place.step not in paths:
         listed = ", ".join(map(str, paths))
         raise CheckpointError(f"run={folder} has no checkpoint of step {place.step}; it has those of steps {listed}")
     model = read_model(node, store.read(paths[place.step]), folder / CONFIG)
     return Trained(folder, place.step, config, tokenizer, model)
+
+
+def checkpoints_of(folder: Path) -> tuple[CheckpointStore, dict[int, Path]]:
+    """Returns the store of a run's checkpoints, whose files are known to be regular, and the checkpoints by step.
+
+    Raises: CheckpointError: if there is none. ReadingError: if a file is no regular file, or is too large.
+    """
+    store = CheckpointStore(folder / CHECKPOINTS, keep=1, permanent_every=None)
+    paths = {step_of(path): path for path in store.paths()}
+    if not paths:
+        raise CheckpointError(f"run={folder} has no checkpoint yet")
+    check_files([folder / TOKENIZER, *(file for path in paths.values() for file in path.glob("*"))])
+    return store, paths
 
 
 def step_of(checkpoint: Path) -> int:

@@ -21,7 +21,7 @@ from files.requirements import check_installed
 if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
-from assembly.trained import check_files, read_model
+from assembly.trained import checkpoints_of, model_node, read_model
 from configs import ConfigError, answer, identity, read_config
 from data import read_tokenizer
 from files.errors import shown
@@ -29,8 +29,8 @@ from files.paths import expanded
 from interchange import LAYOUTS, Layout, Trained, layout_named
 from interchange.card import card
 from launch.run_files import CONFIG, is_run, read_environment
-from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
-from trainer.run_directory import CHECKPOINTS, TOKENIZER
+from trainer.checkpoint import CheckpointError, Saved
+from trainer.run_directory import TOKENIZER
 
 KEYS, NEEDED = ("run", "to", "out", "step"), ("run", "to", "out")
 
@@ -74,7 +74,7 @@ def export(folder: Path, layout: Layout, out: Path, step: int | None = None) -> 
     layout.check_settings(str(settings.get("_target_")), settings)
     saved = _checkpoint(folder, step)
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    settings = {**settings, "vocab_size": settings.get("vocab_size") or tokenizer.vocab_size}
+    settings = model_node(config, None, tokenizer, folder / CONFIG)
     model = read_model(settings, saved, folder / CONFIG)
     result = {key: saved.state.get(key) for key in ("step", "tokens", "seconds", "flops")}
     losses = saved.state.get("losses")
@@ -86,13 +86,9 @@ def export(folder: Path, layout: Layout, out: Path, step: int | None = None) -> 
 
 
 def _checkpoint(folder: Path, step: int | None) -> Saved:
-    store = CheckpointStore(folder / CHECKPOINTS, keep=1, permanent_every=None)
-    paths = {int(path.name.removeprefix("step_")): path for path in store.paths()}
-    if not paths:
-        raise CheckpointError(f"run={folder} has no checkpoint yet")
+    store, paths = checkpoints_of(folder)
     if step is not None and step not in paths:
         raise CheckpointError(f"run={folder} has no checkpoint of step {step}; there are {', '.join(map(str, paths))}")
-    check_files([folder / TOKENIZER, *(file for path in paths.values() for file in path.glob("*"))])
     saved = store.newest() if step is None else store.read(paths[step])
     if saved is None:
         raise CheckpointError(f"{store.folder} has no checkpoint any more")

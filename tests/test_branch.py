@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from every_option import few_fast
+from killing import killed_at
 from remains import ends, metrics, result
 
 import train
@@ -73,23 +74,6 @@ def content(folder: Path) -> Mapping[str, Any]:
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
         for path in sorted(folder.rglob("*"))
     }
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing of ours handles it."""
-
-
-def killed_at(step: int, start: Start, *arguments: str) -> None:
-    batches = TokenLoader.batches
-
-    def until(loader: TokenLoader, at: int) -> Any:
-        if at == step:
-            raise Killed
-        return batches(loader, at)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TokenLoader, "batches", until)
-        start(*arguments)
 
 
 @few_fast("optimizer")

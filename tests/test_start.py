@@ -10,11 +10,11 @@ import nanogpt_oracle as oracle
 import pytest
 import torch
 from every_option import few_fast
+from killing import killed_at
 from remains import metrics, result
 
 import train
 from configs import ConfigError, compose, differences, flat
-from data import TokenLoader
 from scripts import export
 from trainer.checkpoint import CheckpointStore
 
@@ -140,23 +140,6 @@ def test_the_weights_are_those_of_the_checkpoint(start: Start, trunk: Path, tmp_
         assert torch.equal(found, parameters(trunk, STEP)[name]), name
     assert start("newest", "max_steps=1", f"start_from={trunk}", "start=weights") == 0
     assert metrics(tmp_path / "newest")[0]["val/loss"] == result(trunk)["val/loss"]
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing of ours handles it."""
-
-
-def killed_at(step: int, start: Start, *arguments: str) -> None:
-    batches = TokenLoader.batches
-
-    def until(loader: TokenLoader, at: int) -> Any:
-        if at == step:
-            raise Killed
-        return batches(loader, at)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TokenLoader, "batches", until)
-        start(*arguments)
 
 
 def test_an_interrupted_run_with_anothers_weights_goes_on_from_its_own(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from every_option import few_fast
+from killing import Killed, kill_at
 from remains import ends, metrics, result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -82,21 +83,6 @@ def test_the_steps_whose_gradient_was_clipped_are_counted(
     counts = [row["clipped_steps"] for row in metrics(tmp_path / "c") if "clipped_steps" in row]
     assert counts[-1] == clipped
     assert counts[0] == min(clipped, 1)
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing of ours handles it."""
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    batches = TokenLoader.batches
-
-    def until(loader: TokenLoader, at: int) -> Any:
-        if at == step:
-            raise Killed
-        return batches(loader, at)
-
-    monkeypatch.setattr(TokenLoader, "batches", until)
 
 
 @few_fast("optimizer")

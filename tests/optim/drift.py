@@ -72,3 +72,18 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Random numbers in float64, the same for the same arguments."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(shape: tuple[int, ...], steps: int, seed: int = 0, decades: int = 3) -> Array:
+    """With a common part, scales of so many powers of ten, and in every other step a first row of zeros."""
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** -rng.integers(0, decades, size=steps).reshape(-1, *[1] * len(shape))
+    found = scale * (rng.standard_normal(shape) + rng.standard_normal((steps, *shape)))
+    found[1::2, 0] = 0
+    return np.asarray(found)
+
+
+def step(optimizer: torch.optim.Optimizer, param: Tensor, gradient: Array) -> None:
+    """One step with this gradient."""
+    param.grad = torch.tensor(gradient, dtype=param.dtype)
+    optimizer.step()

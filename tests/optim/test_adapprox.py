@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drift import step
 from oracles import Array, ema, rms
 from torch import Tensor
 
@@ -105,11 +106,6 @@ def factors(optimizer: Adapprox, param: Tensor) -> tuple[Array, Array, int]:
         state["exp_avg_sq_coordinates"].numpy(),
         int(state["rank"]),
     )
-
-
-def step(optimizer: Adapprox, param: Tensor, gradient: Array) -> None:
-    param.grad = torch.tensor(gradient, dtype=param.dtype)
-    optimizer.step()
 
 
 def matrix(shape: tuple[int, int], **settings: Any) -> tuple[Adapprox, Tensor]:

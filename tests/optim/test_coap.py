@@ -7,6 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from drift import gradients, step
 from oracles import Array, ema, rms
 from torch import Tensor
 from torch.nn import functional as F
@@ -132,23 +133,9 @@ def omega_of(shape: tuple[int, ...], rank: int, seed: int = 0) -> Array:
     return gaussians((short, rank), key_of(seed, long, short), torch.float64, torch.device("cpu")).numpy()
 
 
-def gradients(shape: tuple[int, ...], steps: int, seed: int = 0) -> Array:
-    """With a common part, scales that differ from step to step, and in every other step a first row of zeros."""
-    rng = np.random.default_rng(seed)
-    scale = 10.0 ** -rng.integers(0, 2, size=steps).reshape(-1, *[1] * len(shape))
-    found = scale * (rng.standard_normal(shape) + rng.standard_normal((steps, *shape)))
-    found[1::2, 0] = 0
-    return np.asarray(found)
-
-
 def started(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **settings: Any) -> tuple[COAP, Tensor]:
     param = torch.tensor(np.random.default_rng(7).standard_normal(shape), dtype=dtype, requires_grad=True)
     return COAP([param], **{"lr": 0.03} | settings), param
-
-
-def step(optimizer: COAP, param: Tensor, gradient: Array) -> None:
-    param.grad = torch.tensor(gradient, dtype=param.dtype)
-    optimizer.step()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -169,7 +156,7 @@ def test_it_follows_the_papers_box(shape: tuple[int, ...], settings: dict[str, A
     rank = rank_of(shape, settings["rank"], settings.get("rank_ratio"))
     omega = omega_of(shape, rank, settings.get("seed", 0)) if rank else None
     oracle = Oracle(start, lr=0.03, omega=omega, **own)
-    for t, g in enumerate(gradients(shape, 60), start=1):
+    for t, g in enumerate(gradients(shape, 60, decades=2), start=1):
         optimizer.param_groups[0]["lr"] = oracle.lr = 0.03 / (1 + t % 7)
         step(optimizer, param, g)
         oracle.step(g)
@@ -240,7 +227,7 @@ def test_another_seed_is_another_start() -> None:
     ends = []
     for seed in (0, 0, 1):
         optimizer, param = started((9, 6), rank=2, seed=seed)
-        step(optimizer, param, gradients((9, 6), 1)[0])
+        step(optimizer, param, gradients((9, 6), 1, decades=2)[0])
         ends.append(param.detach().clone())
     assert torch.equal(ends[0], ends[1]) and not torch.allclose(ends[0], ends[2])
 
@@ -249,7 +236,7 @@ def test_another_seed_is_another_start() -> None:
 def test_the_projector_is_updated_and_recomputed_on_time(shape: tuple[int, int]) -> None:
     optimizer, param = started(shape, rank=3, update_interval=2, svd_factor=3)
     before, kinds = torch.zeros(6, 3, dtype=torch.float64), []
-    for g in gradients(shape, 14):
+    for g in gradients(shape, 14, decades=2):
         step(optimizer, param, g)
         projector = optimizer.state[param]["projector"]
         is_orthonormal = torch.allclose(projector.mT @ projector, torch.eye(3, dtype=torch.float64), atol=1e-12)
@@ -281,7 +268,7 @@ def test_what_is_shorter_than_the_rank_is_the_bases(shape: tuple[int, ...]) -> N
     second = oracles.Adafactor(w, lr=0.03, beta1=0.9, weight_decay=0.1, relative_step=False)
     pairs: list[tuple[COAP, Tensor, Any]] = [(adamw, start, first), (adafactor, other, second)]
     for optimizer, param, oracle in pairs:
-        for g in gradients(shape, 9) + 1e-3:
+        for g in gradients(shape, 9, decades=2) + 1e-3:
             step(optimizer, param, g)
             oracle.step(g)
         np.testing.assert_allclose(param.detach().numpy(), oracle.w)
@@ -292,7 +279,7 @@ def test_a_factorisation_that_fails_leaves_the_projector_and_is_counted(monkeypa
         raise torch.linalg.LinAlgError("failed to converge")
 
     optimizer, param = started((6, 4), rank=2, update_interval=1, svd_factor=2)
-    gs = gradients((6, 4), 5)
+    gs = gradients((6, 4), 5, decades=2)
     step(optimizer, param, gs[0])
     monkeypatch.setattr(torch.linalg, "eigh", fails)
     for g in gs[1:]:
@@ -306,7 +293,7 @@ def test_a_factorisation_that_fails_leaves_the_projector_and_is_counted(monkeypa
 @pytest.mark.parametrize("svd_factor", [1, 2])
 def test_a_gradient_that_is_not_finite_leaves_the_projector(svd_factor: int) -> None:
     optimizer, param = started((6, 4), rank=2, update_interval=2, svd_factor=svd_factor)
-    for t, g in enumerate(gradients((6, 4), 3)):
+    for t, g in enumerate(gradients((6, 4), 3, decades=2)):
         step(optimizer, param, g * (np.nan if t == 2 else 1))
     assert optimizer.state[param]["projector"].isfinite().all()
     assert optimizer.diagnostics()["kept_projectors"] == 1

@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from drift import gradients, step
 from oracles import Array, ema
 from torch import Tensor
 
@@ -70,23 +71,9 @@ class Oracle:
         self.w = (1 - self.lr * self.weight_decay) * self.w  # l. 7
 
 
-def gradients(shape: tuple[int, ...], steps: int, seed: int = 0) -> Array:
-    """With a common part, scales that differ from step to step, and in every other step a first row of zeros."""
-    rng = np.random.default_rng(seed)
-    scale = 10.0 ** -rng.integers(0, 3, size=steps).reshape(-1, *[1] * len(shape))
-    found = scale * (rng.standard_normal(shape) + rng.standard_normal((steps, *shape)))
-    found[1::2, 0] = 0
-    return np.asarray(found)
-
-
 def started(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **settings: Any) -> tuple[GaLore, Tensor]:
     param = torch.tensor(np.random.default_rng(7).standard_normal(shape), dtype=dtype, requires_grad=True)
     return GaLore([param], **{"lr": 0.03} | settings), param
-
-
-def step(optimizer: GaLore, param: Tensor, gradient: Array) -> None:
-    param.grad = torch.tensor(gradient, dtype=param.dtype)
-    optimizer.step()
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
