@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from remains import result
 
 import train
+from assembly.data import data_path
 from configs import compose
 from data import load_tokenizer
 from scripts import compare, evaluate, prepare_data
@@ -33,11 +35,6 @@ def found(folder: Path) -> list[dict[str, Any]]:
     return content
 
 
-def result(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return content
-
-
 def test_the_runs_own_sequences_have_the_runs_own_loss(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([f"run={trained}", "sequences=6"]) == 0
     (evaluation,) = found(trained)
@@ -49,10 +46,10 @@ def test_the_runs_own_sequences_have_the_runs_own_loss(trained: Path, capsys: py
     assert f"nats_per_token  {expected['val/loss']:.4f}" in capsys.readouterr().out
 
 
-def test_the_whole_split_is_as_many_bytes_as_its_text(trained: Path, data_root: Path) -> None:
+def test_the_whole_split_is_as_many_bytes_as_its_text(trained: Path, tiny: list[str]) -> None:
     assert evaluate.main([f"run={trained}"]) == 0
     numbers = found(trained)[0]["numbers"]
-    (folder,) = (path.parent for path in data_root.glob("synthetic-*/dataset.json"))
+    folder = data_path(compose(tiny))
     val = json.loads((folder / "dataset.json").read_text())["splits"]["val"]
     ids = b"".join((folder / shard["file"]).read_bytes() for shard in val["shards"])
     tokens = memoryview(ids).cast("H").tolist()
@@ -71,8 +68,8 @@ def test_text_files_are_evaluated_on_all_of_them(trained: Path, tmp_path: Path) 
     assert [each["on"] for each in found(trained)] == [f"{tmp_path}/*.txt", f"{tmp_path}/c.jsonl"]
 
 
-def test_a_data_set_is_named_by_its_folder_or_its_option(trained: Path, data_root: Path) -> None:
-    (folder,) = (path.parent for path in data_root.glob("synthetic-*/dataset.json"))
+def test_a_data_set_is_named_by_its_folder_or_its_option(trained: Path, tiny: list[str], data_root: Path) -> None:
+    folder = data_path(compose(tiny))
     for data in ([f"data={folder}"], ["data=synthetic", f"data.root={data_root}"], []):
         assert evaluate.main([f"run={trained}", "sequences=6", *data]) == 0
         (evaluation,) = found(trained)  # the same evaluation takes the place of the one before
