@@ -384,6 +384,7 @@ class FSDP2(Distributed):
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
+        model.register_forward_hook(_shard_again)
         warnings.filterwarnings(
             "ignore", "FSDP2-wrapped module .* returned a view"
         )  # no code of ours changes the logits in place
@@ -402,6 +403,16 @@ class FSDP2(Distributed):
             batches, loss_fn, sequences, self._model, scale=self.world_size, on_last=on_last
         )  # scaled, as torch averages gradients
         return self._summed(total)
+
+
+def _shard_again(model: nn.Module, inputs: Any, outputs: Any) -> None:
+    """After a forward pass that no backward pass follows, which would do it: until then parameters are gathered ones.
+
+    torch leaves those of the outermost module gathered; a checkpoint would then hold them whole, once for every rank.
+    """
+    if not torch.is_grad_enabled():
+        assert isinstance(model, FSDPModule)
+        model.reshard()
 
 
 def _checkpoint_activations(block: nn.Module, how: str) -> None:

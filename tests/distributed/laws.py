@@ -240,6 +240,21 @@ def evaluated(placement: str, n_sequences: int) -> float:
     return loss
 
 
+def whole_after(n_backward: int) -> list[str]:
+    """The parameters that FSDP2 leaves gathered after so many backward passes, an evaluation and a sample."""
+    strategy, model = open_strategy("fsdp2"), gpt()
+    strategy.prepare(model, model.blocks)
+    tokens = torch.zeros(2, 2, T, dtype=torch.long)
+    batch = Batch(tokens[0], tokens[1], [0, 1])
+    for _ in range(n_backward):
+        strategy.forward_backward([batch], loss_of, 4)
+    strategy.evaluate([batch], loss_of)
+    with torch.no_grad():
+        model(tokens[0])
+    strategy.close()
+    return [name for name, p in model.named_parameters() if not isinstance(p, DTensor)]
+
+
 def compressed(how: str | None) -> dict[str, dict[str, Tensor]]:
     """Gradients of the fourth step, and of an extra backward pass, under DDP with compression, here from step 2 on."""
     parallel.POWERSGD_FROM = 2

@@ -182,3 +182,8 @@ def test_evaluation_is_the_same_number_everywhere(n_sequences: int) -> None:
     expected = laws.evaluated("single", n_sequences)
     for n, placement in ((2, "ddp"), (3, "fsdp2")):
         assert set(world.run(n, laws.evaluated, placement, n_sequences)) == {expected}
+
+
+@pytest.mark.parametrize("n_backward", [0, 1])
+def test_parameters_are_sharded_again_after_forward_passes_without_backward(n_backward: int) -> None:
+    assert world.run(2, laws.whole_after, n_backward) == [[], []]
