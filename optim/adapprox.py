@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
 from .factored import SQUARES, clipped
+from .moments import move_average
 from .subspace import low_rank, low_rank_flops
 
 BASIS, COORDINATES, RANK = f"{SQUARES}_basis", f"{SQUARES}_coordinates", "rank"
@@ -88,14 +89,14 @@ class Adapprox(RuleOptimizer):
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Lines of Algorithm 3, counted from the gradient's. The decay of l. 6 is the engine's.
         if SQUARES in state:
-            v = state[SQUARES].lerp_(grad.square(), 1 - hp.beta2)
+            v = move_average(state[SQUARES], grad.square(), 1 - hp.beta2)
         else:
-            v = (state[BASIS] @ state[COORDINATES].mT).clamp_(min=0)
+            v = (state[BASIS] @ state[COORDINATES].mT).relu_()
             v = v.mul_(hp.beta2).add_((1 - hp.beta2) * grad.square())  # l. 1
             _keep(v, state, hp)  # l. 2
         d = grad / (v.sqrt() + hp.eps)  # l. 3
         d = clipped(d, hp.clip_threshold, hp.rows)  # l. 4
-        return state["exp_avg"].lerp_(d, 1 - hp.beta1) if "exp_avg" in state else d  # l. 5
+        return move_average(state["exp_avg"], d, 1 - hp.beta1) if "exp_avg" in state else d  # l. 5
 
     @override
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:

@@ -70,11 +70,11 @@ class Engine(SavedRule):
         # results would depend on the ranks.
         below = 0 if params[0].device.type == "cpu" else STACKED_BELOW
         if (owners := self.owners()) is not None:
-            return owned_tensors(params, self.state, owners, self.apart, stacked_below=below)
+            return owned_tensors(params, self.state, owners, self.apart, self.seen, stacked_below=below)
         if self.splits_rows:
             is_stacked = not (is_compiled or is_sharded(params[0]) or self._refreshes_state)
             below = PACKED_BELOW if is_stacked else 0
-        return stacked_tensors(params, self.state, self.apart, below=below)
+        return stacked_tensors(params, self.state, self.apart, self.seen, below=below)
 
     @property
     def _refreshes_state(self) -> bool:

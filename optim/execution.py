@@ -40,7 +40,7 @@ def update_pieces(
         before = {name: tensor.clone() for name, tensor in changed.items()}
         dtype = working_dtype(param)
         working = param.to(dtype)
-        direction = torch.vmap(rule.direction, in_dims=(0, 0, 0, None)) if is_stack else rule.direction
+        direction = _of_stack(rule) if is_stack else rule.direction
         wide = widened(state, dtype)
         update = direction(grad.to(dtype), working, wide, hp.with_rows(rows))
         narrow(wide, state)
@@ -52,6 +52,11 @@ def update_pieces(
         if dtype != param.dtype:
             param.copy_(working)
         restore(before, changed, found_inf)
+
+
+def _of_stack(rule: Rule) -> Callable[..., Tensor]:
+    """The rule's direction for stacks. Random numbers, of the step and the shape, are those of each matrix alone."""
+    return torch.vmap(rule.direction, in_dims=(0, 0, 0, None), randomness="same")
 
 
 def restore(before: State, changed: State, found_inf: Tensor | None) -> None:

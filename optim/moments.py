@@ -16,9 +16,17 @@ def moments_spec(shape: Shape) -> dict[str, Spec]:
 
 def update_moments(state: State, grad: Tensor, betas: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
     """m and v after m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, in place."""
-    m = state["exp_avg"].lerp_(grad, 1 - betas[0])
-    v = state["exp_avg_sq"].lerp_(grad.square(), 1 - betas[1])
+    m = move_average(state["exp_avg"], grad, 1 - betas[0])
+    v = move_average(state["exp_avg_sq"], grad.square(), 1 - betas[1])
     return m, v
+
+
+def move_average(average: Tensor, value: Tensor, weight: Any) -> Tensor:
+    """average <- average + weight (value - average), in place.
+
+    Also for stacks of matrices: vmap knows no lerp_, and would compute one matrix after the other.
+    """
+    return average.copy_(average.lerp(value, weight))
 
 
 class Adam(Rule):

@@ -14,6 +14,7 @@ where needed also
                                            FLOPs, and for ranks that share parameters
     moves(hp)                              whether this step moves the parameters at all; raises if an input is missing
     check(hp)                              the ranges of its own hyperparameters
+    seen(shape)                            the shape, of as many numbers, in which direction sees a parameter
     gate(state)                            a count in the state; the parameter does not move while it is 0
 and declares
     elementwise = True                     if every number is updated from its own past alone, and all state has the
@@ -96,6 +97,10 @@ class Rule(ABC):
     def coefficients(self, hp: Hyper) -> dict[str, float]:
         """Numbers of the box that depend on hp.t or hp.lr, for direction to read from its hp."""
         return {}
+
+    def seen(self, shape: Shape) -> Shape:
+        """The shape in which direction and refresh see a parameter of this shape, if it lies in one piece of memory."""
+        return shape
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:  # noqa: B027 - most need none
         """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider."""

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
 from .kronecker import add_outer, eigen, eigen_flops, mirrored
+from .moments import move_average
 from .preconditioner import KroneckerOptimizer
 
 GRAFTINGS = (None, "adam", "sgd")
@@ -106,11 +107,10 @@ class Shampoo(KroneckerOptimizer):
     @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Symbols of Algorithm 1.
-        x: Tensor = state["exp_avg"].lerp_(grad, 1 - hp.betas[0]) * hp.correction1
-        graft = x
+        graft = x = move_average(state["exp_avg"], grad, 1 - hp.betas[0]).mul(hp.correction1)
         if "exp_avg_sq" in state:
             v, square = state["exp_avg_sq"], grad.square()
-            v = v.add_(square) if hp.sum_statistics else v.lerp_(square, 1 - hp.betas[1])
+            v = v.add_(square) if hp.sum_statistics else move_average(v, square, 1 - hp.betas[1])
             graft = x / ((v * hp.correction2).sqrt() + hp.graft_eps)
         if self.kept not in state:
             return graft
@@ -118,9 +118,9 @@ class Shampoo(KroneckerOptimizer):
         d = d @ state["root_right"] if "root_right" in state else d
         if hp.grafting is None:
             return d
-        size = torch.linalg.vector_norm(d)  # 0 while there is no root
+        size: Tensor = torch.linalg.vector_norm(d)  # 0 while there is no root
         grafted: Tensor = d * (torch.linalg.vector_norm(graft) / (size + 1e-16))
-        return grafted.addcmul_(graft, (size == 0).to(d.dtype))
+        return grafted + graft * (size == 0).to(d.dtype)
 
 
 def _weights(hp: Hyper) -> tuple[float, float]:
@@ -144,7 +144,6 @@ def _refresh_root(state: State, side: str, exponent: float, hp: Hyper) -> Tensor
     values = values + hp.eps * (1.0 if hp.sum_statistics else largest)
     half = vectors * values.pow(-exponent / 2)
     fresh = half @ half.mT
-    is_finite = fresh.isfinite().all()
-    root.copy_(torch.where(is_finite, fresh, root))
+    root.copy_(torch.where(is_finite := fresh.isfinite().all(), fresh, root))
     has_failed: Tensor = is_finite.logical_not() & (largest != 0)
     return has_failed

@@ -4,13 +4,18 @@ import math
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .factored import column_sums
 
 SIGN = "exp_avg_sign"
 BITS = 8  # signs in a byte
+# Eight numbers that are 0 or 1, a byte each, are an int64, the first in its lowest byte. Times EIGHT_COPIES, a sum of
+# 2^(9 j), that of byte i comes to bit 63 - i; and of a byte, bit 7 - i to the highest of byte i.
+EIGHT_COPIES = 0x8040201008040201 - (1 << 64)  # as int64, which counts modulo 2^64
+LOWEST_OF_EACH_BYTE = 0x0101010101010101
 
 
 class SMMF(RuleOptimizer):
@@ -78,16 +83,20 @@ class SMMF(RuleOptimizer):
         return {"beta1": hp.beta1 * hp.growth_rate ** (hp.t - 1), "beta2": 1 - float(hp.t) ** hp.beta2_decay}
 
     @override
+    def seen(self, shape: Shape) -> Shape:
+        return square_shape(math.prod(shape))
+
+    @override
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         # Lines of Algorithm 1, with Algorithms 2 to 5 in the functions below.
         m, v = restored(state, "exp_avg"), restored(state, "exp_avg_sq")  # decompression
-        m = torch.where(unpacked(state[SIGN], grad.numel()).view(m.shape), m, -m)
-        g = grad.reshape(-1).view(m.shape)  # square-matricization; through 1-D, compiled code serves all shapes
+        m = m * signs_of(state[SIGN], m.shape)
+        g = grad.reshape(-1).view(m.shape)  # square-matricization, where it has not been done before, as seen() asks
         m = m.mul_(hp.beta1).add_((1 - hp.beta1) * g)
         v = v.mul_(hp.beta2).add_((1 - hp.beta2) * g.square())
         keep(m.abs(), state, "exp_avg")  # compression
         keep(v, state, "exp_avg_sq")
-        pack(m.view(-1) > 0, state[SIGN])
+        state[SIGN].copy_(packed(m))
         u: Tensor = m / (v.sqrt() + hp.eps)
         return u.view(-1).view(grad.shape)
 
@@ -107,21 +116,34 @@ def restored(state: State, name: str) -> Tensor:
 def keep(matrix: Tensor, state: State, name: str) -> None:
     """Keeps a non-negative matrix (a, b) as its sums by row (a) and by column (b), these as shares of all."""
     state[f"{name}_row"].copy_(matrix.sum(1))
-    col = matrix.sum(0)
+    col = column_sums(matrix)
     state[f"{name}_col"].copy_(col / col.sum().clamp(min=torch.finfo(col.dtype).tiny))
 
 
-def pack(is_positive: Tensor, signs: Tensor) -> None:
-    """Writes booleans (n) into signs (n / 8, rounded up), uint8, as bits, 8 to a byte, the first one lowest."""
-    bits = torch.zeros(len(signs) * BITS, dtype=torch.uint8, device=signs.device)
-    bits[: len(is_positive)] = is_positive
-    signs.copy_((bits.view(-1, BITS) << _places(signs)).sum(1, dtype=torch.uint8))
+def packed(x: Tensor) -> Tensor:
+    """Which numbers (n in all) are > 0, as bits (n / 8, rounded up), uint8, 8 to a byte, the first one highest."""
+    return _packed_apart(x) if torch.compiler.is_compiling() else _packed(x)
 
 
-def unpacked(signs: Tensor, n: int) -> Tensor:
-    """The n booleans that were packed."""
-    return ((signs[:, None] >> _places(signs)) & 1).view(-1)[:n].bool()
+def signs_of(bits: Tensor, shape: Shape) -> Tensor:
+    """1 where packed() found a positive number, else -1; float32, of this shape."""
+    ones = (bits.to(torch.int64) * EIGHT_COPIES >> 7 & LOWEST_OF_EACH_BYTE).view(torch.uint8)
+    return 2 * ones[: math.prod(shape)].view(shape).to(torch.float32) - 1
 
 
-def _places(signs: Tensor) -> Tensor:
-    return torch.arange(BITS, dtype=torch.uint8, device=signs.device)
+def _packed(x: Tensor) -> Tensor:
+    ones = (x > 0).reshape(-1).to(torch.uint8)
+    if missing := -len(ones) % BITS:
+        ones = nn.functional.pad(ones, (0, missing))
+    return (ones.view(torch.int64) * EIGHT_COPIES >> 56).to(torch.uint8)
+
+
+# Of the package's name, as factored.stored. Compiled code would ask for every number whether it is one that is missing.
+@torch.library.custom_op(f"{__name__.replace('.', '_')}::packed", mutates_args=())
+def _packed_apart(x: Tensor) -> Tensor:
+    return _packed(x)
+
+
+@_packed_apart.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((x.numel() + BITS - 1) // BITS, dtype=torch.uint8)

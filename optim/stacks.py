@@ -1,6 +1,6 @@
 """The pieces of rules that are not elementwise: parameters in their shapes, or stacks of those of a shape."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,37 +8,44 @@ from torch import Tensor
 
 from .owners import Owners
 from .pieces import PACK, Piece, handed_on, piece_of
-from .rule import State
+from .rule import Shape, State
 
 STACKED_BELOW = 1 << 25  # numbers; a longer matrix keeps a device busy alone
+Seen = Callable[[Shape], Shape]  # in which shape a rule sees a parameter
 
 
 def owned_tensors(
     params: Sequence[Tensor],
     states: Mapping[Tensor, State],
     owners: Owners,
-    apart: Sequence[str] = (),
+    apart: Sequence[str],
+    seen: Seen,
     *,
     stacked_below: int = 0,
 ) -> Iterator[list[Piece]]:
     """The parameters that this rank computes, in full; all ranks have all updates at the end.
 
-    stacked_below: see stacked_tensors.
+    seen, stacked_below: see stacked_tensors.
     """
     for together in owners.full_tensors(params):
         pieces = (Piece(values, grad, handed_on(states[param], apart)) for param, values, grad in together)
-        yield from _stacked(pieces, stacked_below)
+        yield from _stacked(pieces, seen, stacked_below)
 
 
 def stacked_tensors(
-    params: Sequence[Tensor], states: Mapping[Tensor, State], apart: Sequence[str] = (), *, below: int
+    params: Sequence[Tensor],
+    states: Mapping[Tensor, State],
+    apart: Sequence[str] = (),
+    seen: Seen = lambda shape: shape,
+    *,
+    below: int,
 ) -> Iterator[list[Piece]]:
-    """Every parameter in its shape, those of a shape as one piece with one more dimension, the first.
+    """Every parameter in the shape that the rule sees, those of a shape as one piece, with one more dimension first.
 
     below: a parameter of as many numbers or more comes alone. Not for parameters that are sharded. A stack is written
     back at the next list.
     """
-    yield from _stacked((piece_of(param, states, apart) for param in params), below)
+    yield from _stacked((piece_of(param, states, apart) for param in params), seen, below)
 
 
 def unstacked(piece: Piece) -> list[Piece]:
@@ -49,9 +56,9 @@ def unstacked(piece: Piece) -> list[Piece]:
     return [Piece(*each) for each in zip(piece.param, piece.grad, states, strict=True)]
 
 
-def _stacked(pieces: Iterable[Piece], below: int) -> Iterator[list[Piece]]:
+def _stacked(pieces: Iterable[Piece], seen: Seen, below: int) -> Iterator[list[Piece]]:
     stacks: dict[Any, list[Piece]] = {}
-    for piece in pieces:
+    for piece in (_in_shape(piece, seen) for piece in pieces):
         if piece.param.numel() >= below:
             yield [piece]
             continue
@@ -62,6 +69,14 @@ def _stacked(pieces: Iterable[Piece], below: int) -> Iterator[list[Piece]]:
             yield from _stack(stacks.pop(kind))
     for stack in stacks.values():
         yield from _stack(stack)
+
+
+def _in_shape(piece: Piece, seen: Seen) -> Piece:
+    """The piece as the rule sees it; one that lies in memory in no order of its numbers as it is."""
+    shape = seen(tuple(piece.param.shape))
+    if shape == tuple(piece.param.shape) or not piece.param.is_contiguous():
+        return piece
+    return piece._replace(param=piece.param.view(shape), grad=piece.grad.reshape(shape))
 
 
 def _stack(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from optim.build import build
 from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
 from optim.nodes import check
+from optim.stacks import stacked_tensors
 from trainer.parallel import Single
 
 OF_EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
@@ -125,6 +127,22 @@ def test_state_has_the_bytes_that_the_meta_device_tells_beforehand(option: str) 
     found = optimizer.state_bytes()
     assert found == sum(tensor.nbytes for tensor in optimizer.save_state()[0].values() if tensor.ndim)
     assert found == state_bytes(config(option), dict(meta.named_parameters()), meta.roles())
+
+
+@OF_EVERY_OPTION
+def test_matrices_of_a_shape_are_stepped_together_as_each_alone(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on devices where a launch is expensive; what vmap does not know it computes one matrix after the other."""
+    ends = []
+    for below in (0, 1 << 25):
+        together = functools.partial(lambda stacked, limit, *a, below: stacked(*a, below=limit), stacked_tensors, below)
+        monkeypatch.setattr("optim.engine.stacked_tensors", together)
+        model = gpt(torch.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "There is a performance drop")
+            train(model, built(config(option, bf16_products=False), model), 0, 4)
+        ends.append([p.detach() for p in model.parameters()])
+    for alone, stacked in zip(*ends, strict=True):
+        torch.testing.assert_close(stacked, alone, rtol=1e-7, atol=1e-9)
 
 
 @few_fast("option")

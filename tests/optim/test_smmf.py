@@ -9,7 +9,7 @@ from oracles import Array, ema
 from torch import Tensor
 
 from optim import SMMF
-from optim.smmf import pack, square_shape, unpacked
+from optim.smmf import packed, signs_of, square_shape
 
 # Of 35, 36 and 24 values, which make (7, 5), (6, 6) and (6, 4); primes; a square.
 SHAPES = [(7, 5), (5, 7), (6, 6), (3, 12), (11,), (1, 13), (1,), (2, 3, 4), (1, 9), (9, 1)]
@@ -68,7 +68,7 @@ def remembered(state: dict[str, Tensor]) -> tuple[Array, Array]:
     """M and V as the state has them."""
     s = {name: tensor.numpy() for name, tensor in state.items()}
     m, v = (np.outer(s[f"{name}_row"], s[f"{name}_col"]) for name in ("exp_avg", "exp_avg_sq"))
-    bits = np.unpackbits(s["exp_avg_sign"], count=m.size, bitorder="little").reshape(m.shape)
+    bits = np.unpackbits(s["exp_avg_sign"], count=m.size, bitorder="big").reshape(m.shape)
     return np.where(bits, m, -m), v
 
 
@@ -166,10 +166,11 @@ def test_values_make_the_matrix_nearest_to_a_square(n: int, shape: tuple[int, in
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 35])
 def test_signs_are_packed_8_to_a_byte(n: int) -> None:
-    is_positive = torch.randn(n, generator=torch.Generator().manual_seed(n)) > 0
-    signs = torch.full((-(-n // 8),), 255, dtype=torch.uint8)
-    pack(is_positive, signs)
-    assert torch.equal(unpacked(signs, n), is_positive)
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    x[0] = 0
+    bits = packed(x)
+    assert np.array_equal(bits.numpy(), np.packbits(x.numpy() > 0))
+    assert torch.equal(signs_of(bits, (n,)), torch.where(x > 0, 1.0, -1.0))
 
 
 def test_the_state_of_gpt2s_embedding_is_a_60th_of_adams() -> None:
