@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kronecker import eigen, mirrored, orthonormal_rows
+from .kronecker import eigen, mirrored, orthonormal_rows, product
 from .rule import State
 
 SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
@@ -69,15 +69,11 @@ def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis:
 
 def rotate(x: Tensor, state: State, in_bf16: bool) -> Tensor:
     """Into the eigenbasis."""
-    x = _product(state["basis_left"], x, in_bf16) if "basis_left" in state else x
-    return _product(x, state["basis_right"].mT, in_bf16) if "basis_right" in state else x
+    x = product(state["basis_left"], x, in_bf16) if "basis_left" in state else x
+    return product(x, state["basis_right"].mT, in_bf16) if "basis_right" in state else x
 
 
 def rotate_back(x: Tensor, state: State, in_bf16: bool) -> Tensor:
     """Out of the eigenbasis."""
-    x = _product(state["basis_left"].mT, x, in_bf16) if "basis_left" in state else x
-    return _product(x, state["basis_right"], in_bf16) if "basis_right" in state else x
-
-
-def _product(a: Tensor, b: Tensor, in_bf16: bool) -> Tensor:
-    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if in_bf16 else a @ b
+    x = product(state["basis_left"].mT, x, in_bf16) if "basis_left" in state else x
+    return product(x, state["basis_right"], in_bf16) if "basis_right" in state else x

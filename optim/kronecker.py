@@ -25,21 +25,9 @@ def outer_flops(m: int, n: int) -> float:
     return 2.0 * numbers * n
 
 
-def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b (..., n, n) where that is symmetric, without the arithmetic of the blocks above its diagonal."""
-    n = a.shape[-2]
-    lower = [a[..., rows, :] @ b[..., through] for rows, through in _lower_blocks(n)]
-    starts = [rows.start for rows, _ in _lower_blocks(n)]
-    above = [
-        [below[..., start : start + part.shape[-2]].mT for below in lower[i + 1 :]]
-        for i, (start, part) in enumerate(zip(starts, lower, strict=True))
-    ]
-    return torch.cat([torch.cat([part, *rest], -1) for part, rest in zip(lower, above, strict=True)], -2)
-
-
-def symmetric_flops(n: int, k: int) -> float:
-    """FLOPs of symmetric_product for a (n, k)."""
-    return outer_flops(n, k)
+def product(a: Tensor, b: Tensor, in_bf16: bool) -> Tensor:
+    """a @ b, in bfloat16 if wanted, in a's dtype."""
+    return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if in_bf16 else a @ b
 
 
 def mirrored(factor: Tensor) -> Tensor:

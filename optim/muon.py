@@ -8,10 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
-from .kronecker import outer_flops, symmetric_product
+from .newton_schulz import orthogonal, orthogonal_flops
 
 SCALES = ("rms", "shape")
-QUINTIC = (3.4445, -4.775, 2.0315)  # a, b, c: steepest at 0, while a singular value of about 1 stays about 1
 UPDATE_RMS = 0.2  # Adam's update's, as Moonlight measures it
 
 
@@ -27,7 +26,8 @@ class Muon(RuleOptimizer):
     many rows as columns is GPT-2's query, key and value in one, and each is made orthogonal by itself.
     bf16_products: Newton-Schulz in bfloat16, as published. Five steps take singular values from 0.0015 of the matrix's
     norm up into [0.68, 1.21]; bfloat16 adds some hundredths.
-    Differs from the published code: products that are symmetric are computed by halves, and a zero gradient leaves its
+    Differs from the published code: of matrices that are longer than wide, or wider than long, up to three steps are
+    done on the product with their transposes, which is smaller (newton_schulz.py); and a zero gradient leaves its
     matrix where it is.
 
     Raises: ValueError: if a setting is out of its range, or a parameter is no matrix.
@@ -97,8 +97,7 @@ class Muon(RuleOptimizer):
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
         parts = _parts(shape, hp)
         short, long = sorted((shape[0] // parts, shape[1]))
-        per_step = outer_flops(short, long) + outer_flops(short, short) + 2.0 * short * short * long
-        return steps * parts * int(hp.newton_schulz_steps) * per_step
+        return steps * parts * orthogonal_flops(short, long, int(hp.newton_schulz_steps))
 
 
 def _parts(shape: Shape, hp: Hyper) -> int:
@@ -107,20 +106,4 @@ def _parts(shape: Shape, hp: Hyper) -> int:
 
 def _norm(x: Tensor) -> Tensor:
     found: Tensor = torch.linalg.vector_norm(x)
-    return found
-
-
-def orthogonal(x: Tensor, steps: int, eps: float | Tensor, *, in_bf16: bool) -> Tensor:
-    """U V^T, nearly, of matrices (..., m, n) with singular value decomposition U S V^T."""
-    is_tall = x.shape[-2] > x.shape[-1]
-    y = x.mT if is_tall else x
-    y = y / (torch.linalg.matrix_norm(y, keepdim=True) + eps)  # singular values at most 1
-    if in_bf16:
-        y = y.bfloat16()
-    a, b, c = QUINTIC
-    for _ in range(steps):
-        gram = symmetric_product(y, y.mT)  # A
-        polynomial = b * gram + c * symmetric_product(gram, gram)
-        y = a * y + polynomial @ y
-    found: Tensor = (y.mT.contiguous() if is_tall else y).to(x.dtype)
     return found
