@@ -23,20 +23,19 @@ class COAP(ProjectedOptimizer):
 
     State for a matrix (m, n) with n <= m, or transposed: projector P (n, r) and exp_avg (m, r); with base "adamw"
     exp_avg_sq (m, r), with "adafactor" exp_avg_sq_row (m) and exp_avg_sq_col (r). Memory: 2mr + nr numbers, or
-    mr + nr + m + r. A parameter that is no matrix, or whose shorter side is below r, is the base's, without scale. r is
-    rank, or the shorter side divided by rank_ratio, of which one is null.
+    mr + nr + m + r. What is no matrix, or has a shorter side below r, is the base's, without scale. r is rank, or the
+    shorter side divided by rank_ratio, of which one is null.
     P is first found from a random sketch of the gradient, drawn by seed. Every update_interval steps it takes a step of
     gradient descent, of rate projector_lr, on the loss mse(G P P^T, G) (1 - mean cosine of the rows of M P^T and G);
-    every update_interval svd_factor steps it is recomputed by a small factorisation. The moments stay as they are.
+    every update_interval svd_factor steps a small factorisation recomputes it. The moments stay as they are.
     eps and betas[1] are Adam's alone; beta2_decay and clip_threshold Adafactor's, whose momentum has betas[0].
     The rate 0.1 and the bound of 1 on the norm of the loss's gradient are the authors' code's. That gradient scales as
     the squares of G: of a GPT of 4 million parameters, gradients clipped to norm 1, numbers of P, about 0.04, move by
     less than 3e-9, their rounding error, so that P stays as it was last recomputed.
-    Differs from the authors' code: matrices with m < n are treated as their transposes, cosines included; of each
-    column of a recomputed P, the entry of largest magnitude is positive; a matrix whose shorter side is the rank is
-    projected too; decay comes before the update; Adafactor's step is lr, not lr times the parameter's RMS; a gradient
-    of zeros, or whose factorisation fails or is not finite, leaves P, the latter counted. Tensors of more dimensions,
-    which the authors decompose, are the base's.
+    bf16_products: as GaLore's. Differs from the authors' code: matrices with m < n are treated as their transposes,
+    cosines included; the largest entry of a column of a recomputed P is positive; a matrix with n = r has a P, too;
+    decay comes before the update; Adafactor's step is lr, not lr times the parameter's RMS; a gradient of zeros, or
+    whose factorisation fails or is not finite, leaves P, the latter counted; other tensors are the base's.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
     """
@@ -58,14 +57,15 @@ class COAP(ProjectedOptimizer):
         projector_lr: float = 0.1,
         scale: float = 1.0,
         seed: int = 0,
+        bf16_products: bool = False,
         *,
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
         settings = {"lr": lr, "base": base, "betas": tuple(betas), "eps": eps, "beta2_decay": beta2_decay}
-        settings |= {"clip_threshold": clip_threshold, "weight_decay": weight_decay, "rank": rank}
+        settings |= {"clip_threshold": clip_threshold, "weight_decay": weight_decay, "rank": rank, "scale": scale}
         settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "svd_factor": svd_factor}
-        settings |= {"projector_lr": projector_lr, "scale": scale, "seed": seed}
+        settings |= {"projector_lr": projector_lr, "seed": seed, "bf16_products": bf16_products}
         super().__init__(params, settings, execution, state)
 
     @override

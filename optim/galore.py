@@ -30,6 +30,8 @@ class GaLore(ProjectedOptimizer):
     that are shorter than the rank are not projected; and a gradient of zeros, or whose factorisation fails or is not
     finite, leaves the projector, the latter counted. Without a first gradient, because that step was skipped, it is the
     first columns of the identity until the next renewal.
+    bf16_products: gradients and updates are projected in bfloat16, the precision of the authors' training. It takes
+    half the time where the hardware has it.
     Where the gradient's rank is below r, the other vectors are any: rounding errors, which eps should exceed.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
@@ -48,12 +50,14 @@ class GaLore(ProjectedOptimizer):
         rank_ratio: float | None = None,
         update_interval: int = 200,
         scale: float = 0.25,
+        bf16_products: bool = False,
         *,
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "rank": rank}
         settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "scale": scale}
+        settings |= {"bf16_products": bf16_products}
         super().__init__(params, settings, execution, state)
 
     @override

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Shape, Spec, State, within
+from .kronecker import product
 from .refreshing import RefreshingOptimizer
 from .rule import Rule
 
@@ -57,9 +58,8 @@ class ProjectedOptimizer(RefreshingOptimizer):
         if PROJECTOR not in state:
             return inner.direction(grad, param, state, own)
         projector = state[PROJECTOR]
-        update = inner.direction(project(grad, projector), param, state, own)
-        found: Tensor = project_back(update, projector, grad.shape) * hp.scale
-        return found
+        update = inner.direction(project(grad, projector, hp.bf16_products), param, state, own)
+        return project_back(update, projector, grad.shape, hp.bf16_products).mul(hp.scale)
 
     @override
     def refresh_interval(self, hp: Hyper) -> int | None:
@@ -74,14 +74,12 @@ class ProjectedOptimizer(RefreshingOptimizer):
         if PROJECTOR not in state or (hp.t - 1) % int(hp.update_interval):
             return
         with self._refreshes:
-            projector, fresh = state[PROJECTOR], self.renewed(upright(grad), state, hp)
-            if fresh is None:
+            if (fresh := self.renewed(upright(grad), state, hp)) is None:
                 state[self.kept].add_(1)
                 return
-            is_finite = fresh.isfinite().all()
-            state[self.kept].add_(is_finite.logical_not())
+            state[self.kept].add_((is_finite := fresh.isfinite().all()).logical_not())
             # What comes of a gradient of zeros is no direction of it.
-            projector.copy_(torch.where(is_finite & grad.any(), fresh, projector))
+            state[PROJECTOR].copy_(torch.where(is_finite & grad.any(), fresh, state[PROJECTOR]))
 
     @abstractmethod
     def renewed(self, grad: Tensor, state: State, hp: Hyper) -> Tensor | None:
@@ -106,8 +104,8 @@ class ProjectedOptimizer(RefreshingOptimizer):
 def check_rank(owner: object, hp: Hyper) -> None:
     """Raises ValueError unless hp has either rank or rank_ratio, in its range."""
     if (hp.rank is None) == (hp.rank_ratio is None):
-        found = f"{type(owner).__name__}: rank={hp.rank} and rank_ratio={hp.rank_ratio}"
-        raise ValueError(f"{found}: give one of them, and null for the other")
+        found = f"rank={hp.rank} and rank_ratio={hp.rank_ratio}"
+        raise ValueError(f"{type(owner).__name__}: {found}: give one of them, and null for the other")
     name = "rank" if hp.rank is not None else "rank_ratio"
     within(owner, name, getattr(hp, name), 1, math.inf)
 
@@ -129,14 +127,16 @@ def projected_shape(shape: Shape, rank: int) -> Shape:
     return (m, rank) if m >= n else (rank, n)
 
 
-def project(matrix: Tensor, projector: Tensor) -> Tensor:
+def project(matrix: Tensor, projector: Tensor, in_bf16: bool = False) -> Tensor:
     """G P (m, rank) of a matrix G (m, n) with m >= n, else P^T G (rank, n)."""
-    return matrix @ projector if matrix.shape[0] >= matrix.shape[1] else projector.mT @ matrix
+    a, b = (matrix, projector) if matrix.shape[0] >= matrix.shape[1] else (projector.mT, matrix)
+    return product(a, b, in_bf16)
 
 
-def project_back(projected: Tensor, projector: Tensor, shape: Shape) -> Tensor:
+def project_back(projected: Tensor, projector: Tensor, shape: Shape, in_bf16: bool = False) -> Tensor:
     """A matrix of that shape (m, n) from one of project's shape."""
-    return projected @ projector.mT if shape[0] >= shape[1] else projector @ projected
+    a, b = (projected, projector.mT) if shape[0] >= shape[1] else (projector, projected)
+    return product(a, b, in_bf16)
 
 
 def upright(matrix: Tensor) -> Tensor:
@@ -146,5 +146,5 @@ def upright(matrix: Tensor) -> Tensor:
 
 def with_signs(vectors: Tensor) -> Tensor:
     """The columns, each times the sign of its entry of largest magnitude: one of the two that span the same line."""
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
+    is_negative = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0
+    return torch.where(is_negative, -vectors, vectors)
