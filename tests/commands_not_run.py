@@ -58,9 +58,6 @@ NOT_RUN = {
             "start_from=runs/<name>@400",
         )
     },
-    "python train.py -m optim=<name> optim.lr=... max_steps=200": NotRun(
-        "an hour, and the grammar of sweeps is run below"
-    ),
     "torchrun --standalone --nproc_per_node=8 train.py parallel=ddp": NotRun(
         "a longer form of it is run below",
         "tests/test_working_directory.py::test_train_py_trains_in_a_folder_with_files_of_our_packages_names",
@@ -162,6 +159,9 @@ NOT_RUN = {
     ),
     "python scripts/bench.py optim --optim adamw_ours sophiag lion signum sgd adafactor <authors' sophia.py>:SophiaG "
     "<a file with torch.optim.Adafactor>:Loop ... --steps 5 --rounds 9": NotRun(
+        "minutes, other projects' code", OPTIM_BENCH
+    ),
+    "python scripts/bench.py optim --optim lion <a peer's file>:<class> --rounds 6 --steps 2": NotRun(
         "minutes, other projects' code", OPTIM_BENCH
     ),
     "python scripts/bench.py optim --parallel 1 2 4 --optim soap adamw_ours --model micro --steps 10 "
