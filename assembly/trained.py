@@ -1,6 +1,6 @@
 """The model that a run has trained, read from one of its checkpoints; nothing of the run is changed or executed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,11 @@ class Trained(NamedTuple):
 
     folder: Path
     step: int  # of the checkpoint
+    state: Mapping[str, Any]  # what the checkpoint says besides tensors
     config: dict[str, Any]  # the content of config.yaml, plain, with all defaults
     tokenizer: Tokenizer
     model: LanguageModel  # on the CPU, in evaluation mode
+    settings: dict[str, Any]  # the configuration's node of the model, with vocab_size
 
 
 class RunPlace(NamedTuple):
@@ -61,13 +63,14 @@ def read_trained(place: RunPlace, *, allowed: str | None = None) -> Trained:
     tokenizer = read_tokenizer(folder / TOKENIZER)
     node = model_node(config, allowed, tokenizer, folder / CONFIG)
     if place.step is None:
-        step, model = newest_model(store, node, folder / CONFIG)
-        return Trained(folder, step, config, tokenizer, model)
-    if place.step not in paths:
+        saved, model = newest_model(store, node, folder / CONFIG)
+    elif place.step in paths:
+        saved = store.read(paths[place.step])
+        model = read_model(node, saved, folder / CONFIG)
+    else:
         listed = ", ".join(map(str, paths))
         raise CheckpointError(f"run={folder} has no checkpoint of step {place.step}; it has those of steps {listed}")
-    model = read_model(node, store.read(paths[place.step]), folder / CONFIG)
-    return Trained(folder, place.step, config, tokenizer, model)
+    return Trained(folder, step_of(saved.path), saved.state, config, tokenizer, model, node)
 
 
 def checkpoints_of(folder: Path) -> tuple[CheckpointStore, dict[int, Path]]:
@@ -110,14 +113,14 @@ def model_node(config: dict[str, Any], allowed: str | None, tokenizer: Tokenizer
     return {**node, "vocab_size": node.get("vocab_size") or tokenizer.vocab_size}
 
 
-def newest_model(store: CheckpointStore, node: dict[str, Any], path: Path) -> tuple[int, LanguageModel]:
-    """Returns step and model of the newest checkpoint; tries again if the run deletes that meanwhile.
+def newest_model(store: CheckpointStore, node: dict[str, Any], path: Path) -> tuple[Saved, LanguageModel]:
+    """Returns the newest checkpoint and its model; tries again if the run deletes that meanwhile.
 
     Raises: ValueError: if there is none, or it cannot be read.
     """
     while (saved := store.newest()) is not None:
         try:
-            return step_of(saved.path), read_model(node, saved, path)
+            return saved, read_model(node, saved, path)
         except CheckpointError:
             if saved.path.is_dir():
                 raise

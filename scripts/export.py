@@ -1,16 +1,11 @@
-"""Exports a trained GPT-2: python scripts/export.py run=runs/<name> to=hf out=<new folder> [step=400].
-
-run   the run directory; nothing of it is changed or run
-to    hf: a folder for transformers, safetensors with configuration and tokenizer; nanogpt: its ckpt.pt
-out   the folder to make, complete or not at all; also gets a model card with the record of the training
-step  of the checkpoint; without it, the newest
+"""Exports a trained GPT-2: python scripts/export.py run=runs/<name>[@400] to=hf out=<new folder>.
 
 Rows that only pad the vocabulary are left out. What the other program cannot express is refused by name.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +16,47 @@ from files.requirements import check_installed
 if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
-from assembly.trained import checkpoints_of, model_node, read_model
-from configs import ConfigError, answer, identity, read_config
-from data import read_tokenizer
-from files.errors import shown
+from assembly.trained import find_run, read_trained
+from configs import answer, identity
+from configs.arguments import described, parse, setting
 from files.paths import expanded
 from interchange import LAYOUTS, Layout, Trained, layout_named
 from interchange.card import card
-from launch.run_files import CONFIG, is_run, read_environment
-from trainer.checkpoint import CheckpointError, Saved
-from trainer.run_directory import TOKENIZER
+from launch.run_files import read_environment
 
-KEYS, NEEDED = ("run", "to", "out", "step"), ("run", "to", "out")
+
+@dataclass
+class Settings:
+    """The settings on the command line."""
+
+    run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
+    to: str = setting("hf: a folder for transformers; nanogpt: its ckpt.pt", choices=tuple(LAYOUTS))
+    out: str = setting("the folder to make, complete or not at all; with a record of the training")
 
 
 def main(arguments: list[str]) -> int:
     """Exports, and prints what was written; returns the exit status, 2 for bad input."""
-    return answer(arguments, __doc__, _main)
+    return answer(arguments, f"{__doc__}\n{described(Settings)}", _main)
 
 
-def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """Returns the settings, as typed. Raises: ConfigError: if a key is unknown or missing."""
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, is_pair, value = argument.partition("=")
-        if not is_pair or key not in KEYS:
-            near = get_close_matches(key, KEYS, 1)
-            hint = f"the nearest valid one is {near[0]!r}" if near else f"there are {', '.join(KEYS)}"
-            what = f"unknown key {shown(key)!r}" if is_pair else f"{shown(argument)}: write key=value"
-            raise ConfigError(f"{what}; {hint}")
-        given[key] = value
-    for key in NEEDED:
-        if key not in given:
-            listed = f" ({', '.join(LAYOUTS)})" if key == "to" else ""
-            raise ConfigError(f"{key}=... is missing{listed}; --help lists the keys")
-    if "step" in given and not given["step"].isdecimal():
-        raise ConfigError(f"step={shown(given['step'])} must be a whole number >= 0")
-    return given
+def export(run: str, layout: Layout, out: Path) -> Trained:
+    """Writes the model of RUN, or RUN@STEP, into the new folder out; returns what was written.
 
-
-def export(folder: Path, layout: Layout, out: Path, step: int | None = None) -> Trained:
-    """Writes a run's model into the new folder out; returns what was written.
-
-    step: of the checkpoint; None: the newest. Raises: ValueError: if the run cannot be read, or its model cannot be
-    expressed.
+    Raises: ValueError: if the run cannot be read, or its model cannot be expressed.
     """
-    if not is_run(folder):
-        raise ConfigError(f"run={folder} is no run directory: it has no {CONFIG}")
-    config = read_config(folder / CONFIG)
-    node = config.get("model")
+    place = find_run(run)
+    node = place.config.get("model")
     settings: Mapping[str, Any] = node if isinstance(node, dict) else {}
     layout.check_settings(str(settings.get("_target_")), settings)
-    saved = _checkpoint(folder, step)
-    tokenizer = read_tokenizer(folder / TOKENIZER)
-    settings = model_node(config, None, tokenizer, folder / CONFIG)
-    model = read_model(settings, saved, folder / CONFIG)
-    result = {key: saved.state.get(key) for key in ("step", "tokens", "seconds", "flops")}
-    losses = saved.state.get("losses")
+    found = read_trained(place)
+    result = {key: found.state.get(key) for key in ("step", "tokens", "seconds", "flops")}
+    losses = found.state.get("losses")
     result |= losses if isinstance(losses, dict) else {}
-    text = card(folder.resolve().name, layout.usage, _record(folder, config, result), identity(config))
-    trained = Trained(model, settings, tokenizer, text, result)
+    record = _record(place.folder, place.config, result)
+    text = card(place.folder.resolve().name, layout.usage, record, identity(place.config))
+    trained = Trained(found.model, found.settings, found.tokenizer, text, result)
     layout.export(trained, out)
     return trained
-
-
-def _checkpoint(folder: Path, step: int | None) -> Saved:
-    store, paths = checkpoints_of(folder)
-    if step is not None and step not in paths:
-        raise CheckpointError(f"run={folder} has no checkpoint of step {step}; there are {', '.join(map(str, paths))}")
-    saved = store.newest() if step is None else store.read(paths[step])
-    if saved is None:
-        raise CheckpointError(f"{store.folder} has no checkpoint any more")
-    return saved
 
 
 def _record(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,10 +81,9 @@ def _record(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
 
 
 def _main(arguments: list[str]) -> int:
-    given = parse(arguments)
-    layout, out = layout_named(given["to"], "to"), expanded(given["out"], "out")
-    step = int(given["step"]) if "step" in given else None
-    trained = export(expanded(given["run"], "run"), layout, out, step)
+    given = parse(Settings, arguments)
+    layout, out = layout_named(given.to, "to"), expanded(given.out, "out")
+    trained = export(given.run, layout, out)
     print(f"{out}: {layout.what}, step {trained.result['step']}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return 0
 

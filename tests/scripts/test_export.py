@@ -55,7 +55,7 @@ def test_an_older_step_can_be_exported(trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     for step in (2, 3):
         out = tmp_path / str(step)
-        assert export.main([f"run={trained}", "to=hf", f"out={out}", f"step={step}"]) == 0
+        assert export.main([f"run={trained}@{step}", "to=hf", f"out={out}"]) == 0
     assert (tmp_path / "2" / "model.safetensors").read_bytes() != (tmp_path / "3" / "model.safetensors").read_bytes()
 
 
@@ -63,12 +63,12 @@ def test_an_older_step_can_be_exported(trained: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["run=nowhere", "to=hf", "out=out"], "run=nowhere is no run directory: it has no config.yaml"),
-        (["run={run}", "to=onnx", "out=out"], "to: there is no layout 'onnx'; there are hf, nanogpt"),
-        (["run={run}", "out=out"], "to=... is missing (hf, nanogpt)"),
+        (["run={run}", "to=onnx", "out=out"], "to=onnx must be one of hf, nanogpt"),
+        (["run={run}", "out=out"], "to=<hf: a folder for transformers> is missing"),
         (["run={run}", "too=hf"], "unknown key 'too'; the nearest valid one is 'to'"),
-        (["run={run}", "hf"], "hf: write key=value"),
-        (["run={run}", "to=hf", "out=out", "step=last"], "step=last must be a whole number"),
-        (["run={run}", "to=hf", "out=out", "step=7"], "has no checkpoint of step 7; there are 2, 3"),
+        (["run={run}", "hf"], "'hf' must read key=value"),
+        (["run={run}@last", "to=hf", "out=out"], "is no run directory"),
+        (["run={run}@7", "to=hf", "out=out"], "has no checkpoint of step 7; it has those of steps 2, 3"),
         (["run={run}", "to=hf", "out={run}"], "exists; choose a new folder"),
         (["run={run}", "to=nanogpt", "out=out"], "cannot express this model: model.gelu=tanh: it has erf alone"),
     ],
