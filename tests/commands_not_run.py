@@ -166,6 +166,7 @@ NOT_RUN = {
     ),
     "python scripts/bench.py optim --parallel 1 2 4 --optim soap adamw_ours --model micro --steps 10 "
     "--rounds 2": NotRun("minutes", f"{BENCH}::test_the_optimizer_benchmark_compares_ranks_with_one_process"),
+    "python scripts/bench.py memory": NotRun("half a minute", f"{BENCH}::test_the_table_of_state_holds_every_config"),
     "OMP_NUM_THREADS=1 python scripts/bench.py tensors": NotRun(
         "half a minute", f"{BENCH}::test_small_tensors_are_measured_beside_torchs_foreach"
     ),

@@ -17,8 +17,8 @@ def tolerance(option: str) -> float:
     return 1e-3 if option in ("adapprox", "muon", "soap", "shampoo") else 1e-5
 
 
-def _slow_unless_soaps(claim: str) -> list[pytest.MarkDecorator]:
-    return [] if claim.startswith("soap") else [pytest.mark.slow]
+def _slow_unless_one(claim: str) -> list[pytest.MarkDecorator]:
+    return [] if claim == "soap_frequency" else [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_ten_steps_lose_what_they_did(option: str, scratch: Path) -> None:
     assert losses(option, scratch) == pytest.approx(expected, rel=tolerance(option))
 
 
-@pytest.mark.parametrize("claim", [pytest.param(each, marks=_slow_unless_soaps(each)) for each in claims.names()])
+@pytest.mark.parametrize("claim", [pytest.param(each, marks=_slow_unless_one(each)) for each in claims.names()])
 def test_claims_are_configured_as_they_were(claim: str) -> None:
     assert configs_of(claim) == json.loads((HERE / "configs" / f"{claim}.json").read_text())
 

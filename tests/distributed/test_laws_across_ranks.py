@@ -24,6 +24,7 @@ CASES = [
     if (p, each) != NO_SECOND_DERIVATIVE
 ]
 SHARDED = [option for option in OPTIONS if ("fsdp2", option) != NO_SECOND_DERIVATIVE]
+FEW_SHARDED = [option for option in SHARDED if option in every_option.FEW]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +109,7 @@ def test_training_goes_the_same_way(worlds: Worlds, n: int, placement: str, opti
         assert ((losses - theirs) / theirs).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("placement", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("placement", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_another_architecture_trains_the_same_way(placement: str) -> None:
     options, law = ["adamw", "adafactor", "sophiag"], (20, 0.0, "llama")
     outcomes = world.run(2, laws.of_training, placement, options, *law)[0]
@@ -157,9 +158,10 @@ def test_hutchinson_is_refused_where_there_is_no_second_derivative() -> None:
         assert "Hutchinson needs second derivatives, which parallel=fsdp2 does not have: use parallel=ddp" in str(found)
 
 
-def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds() -> None:
-    ranks = world.run(4, laws.bytes_held, "fsdp2", SHARDED)
-    for option in SHARDED:
+@pytest.mark.parametrize("options", [FEW_SHARDED, pytest.param(SHARDED, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds(options: list[str]) -> None:
+    ranks = world.run(4, laws.bytes_held, "fsdp2", options)
+    for option in options:
         full = float(alone("bytes_held", option)["bytes"])
         shares = [float(found[option]["bytes"]) / full for found in ranks]
         assert max(shares) <= 0.30, (option, shares)
