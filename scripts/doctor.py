@@ -49,8 +49,7 @@ def check_torch(config: RunConfig) -> Finding:
     """Checks the version of torch."""
     found, wanted = version("torch"), pinned("torch", "train")
     if found.partition("+")[0] != wanted:
-        fix = f"the project is tested with {wanted}: pip install -e '.[train]'"
-        return Finding("torch", found, fix, is_fatal=True)
+        return Finding("torch", found, f"runs may work; the project is tested with {wanted}: pip install -e '.[train]'")
     return Finding("torch", f"{found}, {torch.get_num_threads()} CPU threads")
 
 

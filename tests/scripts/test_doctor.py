@@ -32,10 +32,10 @@ def test_the_version_of_torch_is_the_one_the_project_pins(
 ) -> None:
     wanted = [each.partition(";")[0].strip() for each in requires("nanodescent") or ()]
     (pinned,) = (each.removeprefix("torch==") for each in wanted if each.startswith("torch=="))
-    for found, status in ((pinned, 0), (f"{pinned}+cpu", 0), ("2.12.0", 2)):
+    for found, is_other in ((pinned, False), (f"{pinned}+cpu", False), ("2.12.0", True)):
         monkeypatch.setattr(doctor, "version", lambda package, found=found: found)
-        assert doctor.main(tiny) == status
-    assert "the project is tested with" in lines(capsys)
+        assert doctor.main(tiny) == 0  # nothing keeps the run from starting
+        assert ("runs may work" in lines(capsys)) == is_other
 
 
 def test_it_leaves_everything_as_it_was(tiny: list[str], tmp_path: Path) -> None:
