@@ -172,11 +172,11 @@ def _scanned(
     """Each file's description and number of documents, by path."""
 
     def scan(path: str) -> tuple[Shard, int]:
-        n_documents = 0
+        n_documents = 1 if tokenizer.eot_is_text else 0  # which nothing separates
 
         def count(tokens: np.ndarray) -> None:
             nonlocal n_documents
-            n_documents += int(np.count_nonzero(tokens == tokenizer.eot))
+            n_documents += 0 if tokenizer.eot_is_text else int(np.count_nonzero(tokens == tokenizer.eot))
 
         layout = layouts[path]
         try:

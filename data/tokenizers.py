@@ -47,6 +47,7 @@ class Tokenizer(ABC):
     """Encodes documents; the id eot ends each of them."""
 
     kind: ClassVar[str]  # in tokenizer.json
+    eot_is_text: ClassVar[bool] = False  # whether eot is also a token of texts, and its bytes count
     vocab_size: int
     eot: int
 
@@ -98,7 +99,8 @@ class Tokenizer(ABC):
 
     def byte_lengths(self) -> np.ndarray:
         """Returns of how many bytes of text each id stands, (vocab_size,) int64; of none the end of text."""
-        return np.array([0 if i == self.eot else len(self.token_bytes(i)) for i in range(self.vocab_size)])
+        marks = () if self.eot_is_text else (self.eot,)
+        return np.array([0 if i in marks else len(self.token_bytes(i)) for i in range(self.vocab_size)])
 
 
 class BytePairs(Tokenizer):

@@ -12,7 +12,6 @@ from typing_extensions import override
 from data.errors import DataError
 from data.hashing import sha256_of
 from data.metadata import want
-from data.opening import unreadable
 from data.tokenizers import MAX_VOCAB_SIZE, Recipe, Sample, Tokenizer
 from files.paths import expanded
 
@@ -66,7 +65,7 @@ class Characters(Recipe):
             characters = _PlainUnpickler(io.BytesIO(content)).load()["itos"]
             return CharacterIds([characters[i] for i in range(len(characters))])
         except OSError as error:
-            raise unreadable(str(self.meta), error) from error
+            raise _unreadable(self.meta, error) from error
         except Exception as error:  # pickle raises what a damaged file makes it raise
             raise DataError(
                 f"{self.meta} is no meta.pkl of nanoGPT, with a character for every id under itos "
@@ -115,6 +114,7 @@ class CharacterIds(Tokenizer):
     """One id per character of a vocabulary. A text begins and ends with a line break, as nanoGPT has no other mark."""
 
     kind = "characters"
+    eot_is_text = True
 
     def __init__(self, characters: Sequence[str]) -> None:
         if not all(isinstance(each, str) and len(each) == 1 for each in characters) or NEWLINE not in characters:
@@ -163,4 +163,8 @@ def _sha256(file: Path) -> str:
     try:
         return sha256_of(file)
     except OSError as error:
-        raise unreadable(str(file), error) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(meta: Path, error: OSError) -> DataError:
+    return DataError(f"data.tokenizer.meta={meta} cannot be read ({error.strerror or error}): name nanoGPT's meta.pkl")

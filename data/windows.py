@@ -52,10 +52,14 @@ def spread(parts: Sequence[Part], *, seq_len: int, n_sequences: int, split: str)
             of = f" of {part.name}" if len(parts) > 1 else ""
             raise DataError(
                 f"evaluation wants {n} sequences of {seq_len} tokens, but {split}{of} has {available}: "
-                "evaluate on fewer, shorten block_size, or raise data.val_fraction"
+                f"{_fewer(available)}take a smaller model.block_size, more text, or a larger data.val_fraction"
             )
         found.append(first + np.arange(n) * available // max(n, 1) * seq_len)
     return np.concatenate(found).astype(np.uint64)
+
+
+def _fewer(available: int) -> str:
+    return f"add eval_sequences={available} (evaluate.py: sequences={available}), or " if available else ""
 
 
 def _random(rows: Rows, n_tokens: int, seq_len: int, seed: int) -> Numbers:

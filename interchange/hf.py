@@ -6,6 +6,7 @@ The layout: https://huggingface.co/docs/transformers/model_doc/gpt2
 """
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ class HuggingFace(Layout):
     @override
     def write(self, trained: Trained, folder: Path) -> None:
         tensors = dict(_theirs(trained))
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         write_json(folder / CONFIG, _described(trained))
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, folder / "model.safetensors")  # which others may not read otherwise
         eot = trained.tokenizer.eot
         write_json(folder / "generation_config.json", {"bos_token_id": eot, "eos_token_id": eot})
         tokenizer.write(trained.tokenizer, folder, trained.settings["block_size"])

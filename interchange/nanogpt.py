@@ -7,6 +7,7 @@ that its init_from=resume begins with new moments.
 The layout: https://github.com/karpathy/nanoGPT, model.py and train.py
 """
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from data.tokenizers_of_others import CharacterIds
 from files.errors import shown
 from files.writing import write_text
 from interchange.layout import InterchangeError, Layout, Trained, Weights, differing, unpickled
 
-FILE = "ckpt.pt"
+FILE, META = "ckpt.pt", "meta.pkl"
+DATASET = "nanodescent"  # the folder below nanoGPT's data that its sample.py takes characters from
 COMPILED, PREFIX, HEAD = "_orig_mod.", "transformer.", "lm_head.weight"
 BUFFERS = re.compile(r"h\.\d+\.attn\.bias")  # the causal mask, where torch has no fused attention
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
@@ -29,10 +32,12 @@ FIXED = {"tied_head": True, "gelu": "erf", "qk_norm": False, "scale_attn_by_inve
 
 
 USAGE = """\
-In a checkout of nanoGPT, with its own way of encoding text, which must give this tokenizer's ids (it does for GPT-2's):
+In a checkout of nanoGPT:
 ```
 python sample.py --out_dir=<this folder>
 ```
+Its script encodes text as GPT-2 does, or, if there is a data/nanodescent/meta.pkl, by the characters in that: copy the
+meta.pkl of this folder there, if it has one. Ids of other tokenizers it cannot turn into text.
 """
 
 
@@ -75,9 +80,13 @@ class NanoGPT(Layout):
             "model_args": arguments | {"vocab_size": trained.model.vocab_size},
             "iter_num": trained.result.get("step", 0),
             "best_val_loss": trained.result.get("val/loss") or UNKNOWN_LOSS,
-            "config": {},
+            "config": {"dataset": DATASET},
         }
         torch.save(checkpoint, folder / FILE)
+        if isinstance(trained.tokenizer, CharacterIds):
+            itos = dict(enumerate(trained.tokenizer.characters))
+            stoi = {character: id for id, character in itos.items()}
+            (folder / META).write_bytes(pickle.dumps({"vocab_size": len(itos), "itos": itos, "stoi": stoi}))
         write_text(folder / "README.md", trained.card)
 
 

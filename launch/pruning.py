@@ -1,6 +1,7 @@
 """Deletes run directories, or the checkpoints in them; says of each why it must stay, if it must.
 
-What another process uses stays, and so does what another run still needs: the trunk of one that has not ended.
+What another process uses stays, and so does what another run still needs: the trunk of one that has not ended. A
+directory that holds more than one run's files stays, too.
 """
 
 import os
@@ -15,11 +16,15 @@ from files.lock import Lock
 from files.writing import fsync_folder
 from launch.listing import LIVE, ListedRun
 from launch.processes import log_path
-from launch.run_files import CHECKPOINTS, ENVIRONMENT, LOCK
+from launch.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, EVALUATION, HEARTBEAT, LOCK, METRICS, RESULT
 
 RUNS = "runs"
 KINDS = (RUNS, CHECKPOINTS)
 ENDED = ("finished", "diverged")
+OF_A_RUN = {  # all that train.py and the scripts write into a run directory
+    *(CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK, CHECKPOINTS, HEARTBEAT, EVALUATION),
+    *("tokenizer.json", "loss.png", "tensorboard", "wandb", "wandb_id"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def candidates(chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kin
     """
     gone = {run.path.resolve() for run in chosen if kind == RUNS and not _reason(run, kind)}
     kept = [run for run in everything if run.path.resolve() not in gone]
-    needed = {trunk: run for run in kept if (trunk := _needed_by(run)) is not None}
+    needed = {trunk: run for run in kept for trunk in _needed_by(run)}
     for run in chosen:
         folder = run.path / CHECKPOINTS
         paths = [folder] if kind == CHECKPOINTS else [run.path, log_path(run.path)]
@@ -79,18 +84,30 @@ def _reason(run: ListedRun, kind: str) -> str:
         return "it is a symbolic link"
     if not (run.path / ENVIRONMENT).is_file():
         return f"it has no {ENVIRONMENT}, so train.py has not made it"
-    return ""
+    if kind == CHECKPOINTS:
+        return "they are a symbolic link" if (run.path / CHECKPOINTS).is_symlink() else ""
+    foreign = sorted(each.name for each in run.path.iterdir() if each.name not in OF_A_RUN and not _is_temporary(each))
+    return f"it holds {foreign[0]!r}, which no run makes" if foreign else ""
 
 
-def _needed_by(run: ListedRun) -> Path | None:
-    """The directory of the run that this one begins from, if it has not ended and has no checkpoint of its own."""
+def _is_temporary(path: Path) -> bool:
+    """Whether a process that was killed left it: files.writing and CheckpointStore name what is unfinished so."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _needed_by(run: ListedRun) -> set[Path]:
+    """Where the run that this one begins from may lie, if it has not ended and has no checkpoint of its own.
+
+    A relative path is of the working directory of then, which is likely to be above the run.
+    """
     if run.state in ENDED or any((run.path / CHECKPOINTS).glob("step_*")):
-        return None
+        return set()
     try:
         found = recorded(run.path)
     except ReadingError:
-        return None
-    return None if found is None else Path(found.run).resolve()
+        return set()
+    places = (Path(), *run.path.resolve().parents)
+    return set() if found is None else {(above / found.run).resolve() for above in places}
 
 
 def _size(path: Path) -> int:

@@ -63,7 +63,9 @@ def _record(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
     """The rows of the model card's table."""
     environment = read_environment(folder)
     git, origin = environment.get("git") or {}, environment.get("start_from")
-    began = {"began with": f"{origin.get('run')}, step {origin.get('step')}"} if isinstance(origin, dict) else {}
+    began = None
+    if isinstance(origin, dict) and Path(str(origin.get("run"))) != Path():  # ".": the run was only lengthened
+        began = f"{origin.get('run')}, step {origin.get('step')}"
     return {
         "steps": result.get("step"),
         "tokens": result.get("tokens"),
@@ -71,7 +73,7 @@ def _record(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
         "train/loss (nats per token)": result.get("train/loss"),
         "FLOPs": result.get("flops"),
         "seconds of training": result.get("seconds"),
-        **began,
+        "began with": began,
         "data (checksum of training, validation)": ", ".join((environment.get("data") or {}).values()) or None,
         "seed": str(config.get("seed")),
         "device": environment.get("device"),

@@ -44,20 +44,21 @@ class Console(Sink):
 
     @override
     def write(self, row: Row) -> None:
-        self._losses |= {key: row[key] for key in ("train/loss", "val/loss") if key in row}
-        status = self._status(row)
+        self._losses |= _losses_in(row)
+        status = self._status(row, self._losses)
         self._progress.update(self._task, completed=row["step"], status=status)
         if "val/loss" in row or not self._console.is_terminal:
             step, width = f"{int(row['step'])}/{self._max_steps}", 2 * len(str(self._max_steps)) + 1
-            self._console.print(f"step {step:<{width}}  {status}{self._eta(row)}", markup=False, soft_wrap=True)
+            line = self._status(row, _losses_in(row))  # an older val/loss would look like one of this step
+            self._console.print(f"step {step:<{width}}  {line}{self._eta(row)}", markup=False, soft_wrap=True)
         self._last = row
 
     @override
     def close(self) -> None:
         self._progress.stop()
 
-    def _status(self, row: Row) -> str:
-        losses = "  ".join(f"{key} {value:.4f}" for key, value in self._losses.items())
+    def _status(self, row: Row, shown: dict[str, float]) -> str:
+        losses = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
         seconds = row["seconds"] - self._last.get("seconds", row["seconds"])
         tokens = row["tokens"] - self._last.get("tokens", row["tokens"])
         return f"{losses}  {_rate(tokens / seconds)} tokens/s" if seconds > 0 else losses
@@ -68,6 +69,10 @@ class Console(Sink):
             return ""
         seconds = (time.monotonic() - self._started) / done * (self._max_steps - row["step"])
         return f"  ETA {timedelta(seconds=int(seconds))}"
+
+
+def _losses_in(row: Row) -> dict[str, float]:
+    return {key: row[key] for key in ("train/loss", "val/loss") if key in row}
 
 
 def _rate(per_second: float) -> str:

@@ -276,6 +276,9 @@ def test_nanogpts_characters_are_read_with_their_vocabulary(tmp_path: Path) -> N
     tokenizer = load_tokenizer(path)
     assert tokenizer.vocab_size == len(set(text))
     assert tokenizer.decode(tokens_of(path, "train") + tokens_of(path, "val")) == text
+    assert int(tokenizer.byte_lengths()[tokens_of(path, "train")].sum()) == len(text) * 9 // 10  # all ASCII
+    splits = json.loads((path / "dataset.json").read_text())["splits"]
+    assert {split: each["n_documents"] for split, each in splits.items()} == {"train": 1, "val": 1}
     assert tokenizer.encode("Speak:\n") == [sorted(set(text)).index(char) for char in "Speak:\n"]
     with pytest.raises(DataError, match="does not have 'ß'"):
         tokenizer.encode("ß")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import train
 from configs import as_yaml, compose
 from files.lock import Lock
-from scripts import runs
+from launch import pruning
+from scripts import evaluate, runs
 from scripts.serving import LiveRuns, server
 
 Write = Callable[..., Path]
@@ -152,14 +154,41 @@ def test_what_is_in_use_or_not_ours_stays(write_run: Write, capsys: pytest.Captu
     assert (used / "config.yaml").is_file() and (foreign / "config.yaml").is_file()
 
 
-def test_a_trunk_stays_as_long_as_a_branch_needs_it(
+def test_what_no_run_makes_stays_and_so_does_a_folder_that_others_lie_in(
     write_run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    outer, noted, linked = write_run("outer"), write_run("noted"), write_run("linked")
+    inner = write_run("outer/inner")
+    (noted / "notes.txt").write_text("of the user")
+    (linked / "checkpoints").rename(tmp_path / "elsewhere")
+    (linked / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    assert runs.main(["prune=runs", "runs/outer", "runs/noted", "--delete"]) == 0
+    printed = capsys.readouterr().out
+    assert "it holds 'inner', which no run makes" in printed and "it holds 'notes.txt'" in printed
+    assert runs.main(["prune=checkpoints", "runs/linked", "--delete"]) == 0
+    assert "they are a symbolic link" in capsys.readouterr().out
+    assert contents(tmp_path) == before and (inner / "config.yaml").is_file() and outer.is_dir()
+
+
+def test_all_that_a_run_writes_is_known_to_be_its_own(tiny: list[str], tmp_path: Path) -> None:
+    logging = ["logging=[jsonl,tensorboard]", "timeout_seconds=100"]
+    assert train.main(compose([*tiny, f"run_dir={tmp_path / 'a'}", "max_steps=4", *logging])) == 0
+    assert evaluate.main([f"run={tmp_path / 'a'}", "device=cpu"]) == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} <= pruning.OF_A_RUN
+
+
+def test_a_trunk_stays_as_long_as_a_branch_needs_it(
+    write_run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trunk, branch = write_run("trunk"), write_run("branch", "")
-    (branch / "env.json").write_text(json.dumps({"start_from": {"run": str(trunk), "step": 100, "exact": True}}))
     (branch / "checkpoints" / "step_000100").rename(tmp_path / "elsewhere")
-    assert runs.main(["prune=runs", "runs/trunk", "--delete"]) == 0
-    assert "stays" in (printed := capsys.readouterr().out) and "branch begins from it" in printed
+    for typed, where in ((str(trunk), "."), ("runs/trunk", "."), ("runs/trunk", "runs")):
+        (branch / "env.json").write_text(json.dumps({"start_from": {"run": typed, "step": 100, "exact": True}}))
+        monkeypatch.chdir(tmp_path / where)
+        assert runs.main(["prune=runs", str(trunk), "--delete"]) == 0
+        assert "stays" in (printed := capsys.readouterr().out) and "branch begins from it" in printed
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").rename(branch / "checkpoints" / "step_000100")
     assert runs.main(["prune=runs", "state=finished", "--delete"]) == 0
     assert not trunk.exists() and branch.is_dir()
