@@ -1,6 +1,7 @@
 """The site of the docs: what is generated is complete, and it builds without warnings or network."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -72,12 +73,20 @@ def test_the_messages_that_are_explained_are_messages_of_the_program() -> None:
         assert any(pattern.search(text) for text in texts), message
 
 
+def _folder_of(package: str) -> str:
+    """Where it is installed."""
+    return str(Path(import_module(package).__file__ or "").parents[1])
+
+
 @pytest.mark.slow  # eight seconds
 def test_it_builds_strictly_and_its_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     for name in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(name, reason="the extra [docs] is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # -P: as the command mkdocs, which does not put the working directory on the path, as python -m does.
+    command = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    bare["PYTHONPATH"] = _folder_of("mkdocs")  # and not the checkout
+    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "optim.base.RuleOptimizer" in (tmp_path / "add" / "optimizer.html").read_text("utf-8")
     for page in tmp_path.rglob("*.html"):

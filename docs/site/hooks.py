@@ -21,6 +21,11 @@ START, LINK = "README.md", re.compile(r"(\]\(|^\[[^\]]+\]: )<?([^)>\s#]+)>?(#[\w
 OUTSIDE = (START, "CONTRIBUTING.md", "CHANGELOG.md")  # pages that lie beside docs/
 
 
+def on_startup(command: str, dirty: bool) -> None:
+    """Makes the checkout importable again: mkdocs forgets what a file of hooks adds to sys.path."""
+    sys.path.insert(0, str(ROOT))
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages beside docs/, the generated ones, and files of the checkout that pages link to."""
     texts = {file: Path(file.abs_src_path or "").read_text("utf-8") for file in files.documentation_pages()}
