@@ -46,8 +46,8 @@ def wanted(arguments: Sequence[str]) -> dict[str, list[str]]:
 def check_key(key: str, known: Sequence[str]) -> None:
     """Checks that some run has the key; known: those of all runs. Raises: ConfigError: with the nearest one."""
     if key not in known:
-        near = get_close_matches(key, known, 1) or [each for each in known if each.endswith(f".{key}")]
-        hint = f"; the nearest that one has is {near[0]!r}" if near else ""
+        near = get_close_matches(key, [*GROUPS, *known], 1) or [each for each in known if each.endswith(f".{key}")]
+        hint = f"; the nearest that there is, is {near[0]!r}" if near else ""
         raise ConfigError(f"none of the runs has the key {shown(key)!r}{hint}")
 
 

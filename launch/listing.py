@@ -19,11 +19,12 @@ from files.lock import is_held
 from files.paths import expanded
 from files.reading import number
 from launch.progress import JobProgress
-from launch.run_files import CONFIG, ENVIRONMENT, HEARTBEAT, LOCK, METRICS, is_run, read_result
+from launch.run_files import CONFIG, ENVIRONMENT, HEARTBEAT, LOCK, METRICS, STATUSES, is_run, read_result
 
 DEPTH = 4  # of folders below a given one that are searched
 TIMEOUT_SECONDS = 600.0  # where a config.yaml has none, as schema.py
 LIVE = ("running", "hung")
+STATES = (*LIVE, *STATUSES, "unfinished")
 FACTS = ("name", "state", "step", "train/loss", "val/loss", "changed")
 
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 from .base import Hyper, Params, Shape, Spec, State, within
 from .curvature import Curvature
 from .curvature_average import CurvatureOptimizer, curvature_spec
+from .gauss_newton import GaussNewtonBartlett
 from .groups import plain
 
 WIN_RATE = (0.1, 0.5)
@@ -47,10 +48,12 @@ class Sophia(CurvatureOptimizer):
         eps: float = 1e-12,
         weight_decay: float = 0.2,
         *,
-        curvature: Curvature,
+        curvature: Curvature | None = None,
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
+        if curvature is None:
+            curvature = GaussNewtonBartlett()
         if not isinstance(curvature, Curvature):
             raise ValueError(
                 f"Sophia: curvature={curvature!r} must be an estimator: GaussNewtonBartlett(every=10) for Sophia-G, "

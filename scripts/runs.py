@@ -31,7 +31,7 @@ from configs import GROUPS, ConfigError, answer
 from configs.matching import check_key, matches, wanted
 from files.errors import printable, shown
 from files.lock import InUseError
-from launch.listing import ListedRun, RunList, by, keys_of
+from launch.listing import STATES, ListedRun, RunList, by, keys_of
 from launch.progress import COLOURS
 from launch.pruning import KINDS, candidates, delete
 from launch.run_rows import NARROW, Chosen, columns_of, row_of
@@ -69,12 +69,12 @@ def _main(arguments: list[str]) -> int:
 
         live = LiveRuns(chosen, columns_of(asked.filters, asked.sort), row_of)
         return serve(live, asked.host, int(asked.port), f"runs in {places}")
-    if asked.prune:
-        return prune(chosen, asked)
-    if found := chosen.refresh():
-        show(found, asked)
-    else:
+    if not (found := chosen.refresh()):
         print(f"no runs{' like that' * bool(asked.filters)} in {places}")
+    elif asked.prune:
+        return prune(found, asked)
+    else:
+        show(found, asked)
     for note in chosen.notes:
         print(f"note: {note}")
     return 0
@@ -114,6 +114,8 @@ def _check(asked: Asked) -> None:
         raise ConfigError(
             f"prune={asked.prune} needs to know of which runs: a filter such as state=diverged, or a folder"
         )
+    if odd := [each for each in asked.filters.get("state", []) if each not in STATES]:
+        raise ConfigError(f"state={shown(odd[0])} must be one of {', '.join(STATES)}")
     if not (asked.port.isdecimal() and 1 <= int(asked.port) <= MOST_PORT):
         raise ConfigError(f"port={shown(asked.port)} must be a whole number from 1 to {MOST_PORT}")
 
@@ -146,9 +148,9 @@ def show(found: Sequence[ListedRun], asked: Asked) -> None:
     console.print(table)
 
 
-def prune(chosen: Chosen, asked: Asked) -> int:
-    """Shows what of the chosen runs would be deleted, or deletes it."""
-    found, is_real, total = chosen.refresh(), "--delete" in asked.flags, 0
+def prune(found: Sequence[ListedRun], asked: Asked) -> int:
+    """Shows what of the runs would be deleted, or deletes it."""
+    is_real, total = "--delete" in asked.flags, 0
     beside = RunList(sorted({str(run.path.parent) for run in found})).refresh()  # which may need one of them
     for each in list(candidates(found, beside, asked.prune)):
         name, stays = printable(str(each.run.path)), each.stays

@@ -5,6 +5,7 @@ to disk, and a phone or the other end of an ssh tunnel can look too.
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,10 +83,17 @@ def server(runs: LiveRuns, host: str, port: int, title: str) -> ThreadingHTTPSer
         "/runs.json": lambda: ("application/json", json.dumps(runs.data(), allow_nan=False)),
     }
     try:
-        return ThreadingHTTPServer((host, port), _handler(answers, host))
+        return _Server((host, port), _handler(answers, host))
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"host={host} port={port} cannot be listened on: {reason}; choose another") from None
+
+
+class _Server(ThreadingHTTPServer):
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a browser that closes its page is no error
+            super().handle_error(request, client_address)
 
 
 def _handler(answers: Answers, host: str) -> type[BaseHTTPRequestHandler]:

@@ -47,14 +47,13 @@ def test_a_win_rate_out_of_range_gets_a_hint(rate: float, advice: list[str]) -> 
 
 
 def test_sophia_without_curvature_raises() -> None:
-    with pytest.raises(TypeError, match="curvature"):
-        Sophia([torch.zeros(1, requires_grad=True)])  # type: ignore[call-arg]
     with pytest.raises(
-        ValueError, match=r"Sophia: curvature=None must be an estimator: GaussNewtonBartlett\(every=10\)"
+        ValueError, match=r"Sophia: curvature='gnb' must be an estimator: GaussNewtonBartlett\(every=10\)"
     ):
-        Sophia([torch.zeros(1, requires_grad=True)], curvature=None)  # type: ignore[arg-type]
+        Sophia([torch.zeros(1, requires_grad=True)], curvature="gnb")  # type: ignore[arg-type]
     param = torch.zeros(1, requires_grad=True)
-    optimizer = sophia([param])
+    optimizer = Sophia([param])
+    assert isinstance(optimizer.curvature, GaussNewtonBartlett) and optimizer.param_groups[0]["rho"] == 0.05
     param.grad = torch.ones(1)
     with pytest.raises(RuntimeError, match="Sophia took 0 steps and never got curvature: make CurvaturePass"):
         optimizer.step()

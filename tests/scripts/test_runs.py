@@ -1,5 +1,7 @@
 import json
 import re
+import socket
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -123,6 +125,9 @@ def test_a_prune_shows_what_it_would_delete_and_deletes_it_when_told(
     assert "deleted" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["good"]
     assert (good / "result.json").is_file()
+    capsys.readouterr()
+    assert runs.main(["prune=runs", "state=diverged", "--delete"]) == 0
+    assert capsys.readouterr().out == "no runs like that in runs\n"
 
 
 def test_pruned_checkpoints_leave_the_record_of_a_run_that_has_ended(
@@ -203,7 +208,9 @@ def test_a_trunk_stays_as_long_as_a_branch_needs_it(
         (["--serv"], "--serv is no option"),
         (["port=x", "--serve"], "port=x must be a whole number"),
         (["nothing"], "nothing: there is no such folder"),
-        (["optim.rl=1"], "none of the runs has the key 'optim.rl'; the nearest that one has is 'optim.lr'"),
+        (["optim.rl=1"], "none of the runs has the key 'optim.rl'; the nearest that there is, is 'optim.lr'"),
+        (["otim=soap"], "none of the runs has the key 'otim'; the nearest that there is, is 'optim'"),
+        (["state=finnished"], "state=finnished must be one of running, hung, finished, diverged, stopped, unfinished"),
         (["sort=los"], "none of the runs has the key 'los'"),
         (["optim=sopa"], "optim=sopa does not exist; the nearest valid one is 'soap'"),
     ],
@@ -256,6 +263,15 @@ def test_the_served_page_has_the_runs_and_their_losses(address: str) -> None:
         "seconds of training",
         "FLOPs",
     ]
+
+
+def test_a_browser_that_closes_its_page_is_no_error(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as hasty:
+        hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+        hasty.sendall(b"GET / HTTP/1.1\r\n")
+    read(address)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_server_follows_the_runs_and_keeps_their_colours(address: str, write_run: Write) -> None:
