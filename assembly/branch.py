@@ -83,9 +83,9 @@ def origin_in(config: RunConfig, precision: str, directory: RunDirectory) -> Ori
     Raises: as origin_of.
     """
     own = checkpoints_in(directory.checkpoints)
-    if not own:
-        return origin_of(config, precision)
     before, path = recorded(directory.path), directory.path / CONFIG
+    if not own:
+        return origin_of(config, precision, before)
     if not _is_longer(config, path) or _has_learning_rates_of(path, config, _step(own[-1])):
         return before
     before = before or Origin(ITSELF, _step(own[-1]), exact=False)
@@ -93,14 +93,18 @@ def origin_in(config: RunConfig, precision: str, directory: RunDirectory) -> Ori
     return replace(before, exact=False, changed=(*before.changed, longer))
 
 
-def origin_of(config: RunConfig, precision: str) -> Origin | None:
+def origin_of(config: RunConfig, precision: str, before: Origin | None = None) -> Origin | None:
     """What start_from says, checked as far as the trunk's configuration and the names of its checkpoints allow.
+
+    before: where the run began when it was started the first time; without a step, start_from means that one's again.
 
     Raises: ValueError: if there is no such run or checkpoint, or it is of a run that cannot be continued as this one.
     """
     if config.start_from is None:
         return None
     (run, step), kind = start_of(config.start_from), kind_of(config.start_from, config.start)
+    if step is None and before is not None and before.run == run:
+        step = before.step
     if (layout := layout_of(run)) is not None:
         layout_named(layout[0], "start_from").check(expanded(layout[1], "start_from"))
         return Origin(run, 0, exact=False, start=WEIGHTS)

@@ -326,8 +326,27 @@ def _existing(node: Any, prefix: str) -> Iterator[str]:
             yield from _existing(node[key], path)
 
 
+# Names of nanoGPT's options that none of ours is near to, or the wrong one.
+NANOGPTS = {
+    "batch_size": "micro_batch",
+    "decay_lr": "schedule",
+    "eval_interval": "eval_every",
+    "eval_iters": "eval_sequences",
+    "gradient_accumulation_steps": "global_batch",
+    "init_from": "start_from",
+    "learning_rate": "optim.lr",
+    "lr_decay_iters": "max_steps",
+    "max_iters": "max_steps",
+    "min_lr": "schedule.final_lr_fraction",
+    "wandb_log": "logging=wandb",
+    "warmup_iters": "schedule.warmup_steps",
+}
+
+
 def _nearest(key: str, known: Sequence[str]) -> str:
     """In words, the known key that the user most likely meant: misplaced, misspelt, or both."""
+    if key in NANOGPTS:
+        return f"nanoGPT's {key} is {NANOGPTS[key]!r} here (docs/nanogpt.md)"
     ends = {candidate.rpartition(".")[2]: candidate for candidate in reversed(known)}
     end = key.rpartition(".")[2]
     known = [candidate for candidate in known if not key.startswith(f"{candidate}.")]

@@ -15,6 +15,7 @@ from configs.overrides import expand
 from configs.runs import as_yaml
 from configs.schema import RunConfig
 from configs.terminal import protect_output
+from files.errors import shown
 
 BAD_INPUT, STOPPED = 2, 75
 MOST = 9999  # processes or ranks
@@ -104,6 +105,8 @@ class _Arguments(ArgumentParser):
 
 def _asked(arguments: Sequence[str]) -> Namespace:
     """The flags, and the overrides around them."""
+    if dashed := [each for each in arguments if each.startswith("--") and "=" in each and not _is_flag(each)]:
+        raise ConfigError(f"{shown(dashed[0])}: keys are written without dashes: {shown(dashed[0].lstrip('-'))}")
     parser = _Arguments(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", action="store_true")  # a value is taken off before
@@ -116,6 +119,11 @@ def _asked(arguments: Sequence[str]) -> Namespace:
     if (asked.at_once or asked.ranks) and not asked.multirun:
         parser.error("--at-once and --ranks are for sweeps; add -m")
     return asked
+
+
+def _is_flag(argument: str) -> bool:
+    name = argument.partition("=")[0]
+    return name in ("--at-once", "--ranks", "--cfg") or any(name in flags for flags in INSTEAD)
 
 
 def _without_hydras(arguments: Sequence[str]) -> Iterator[str]:

@@ -17,6 +17,8 @@ from model.cache import Cache
 if TYPE_CHECKING:
     from model.base import LanguageModel
 
+LEAST_TOP_P = 1e-30  # smaller ones are 0 in fp32, and would take none
+HOTTEST = 1e30  # temperatures above are as this one, which makes all tokens alike; fp32 has none above 3e38
 GREEDY_BELOW = 1e-20  # temperatures below take the likeliest token; fp32 logits divided by them would overflow
 
 
@@ -54,12 +56,12 @@ class Sampling:
         if self.top_k is not None:
             least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
-        found = (logits / self.temperature).softmax(-1)
+        found = (logits / min(self.temperature, HOTTEST)).softmax(-1)
         if self.top_p is None:
             return found
         ordered, tokens = found.sort(-1, descending=True)
         of_likelier = ordered.cumsum(-1) - ordered
-        return torch.zeros_like(found).scatter(-1, tokens, ordered * (of_likelier < self.top_p))
+        return torch.zeros_like(found).scatter(-1, tokens, ordered * (of_likelier < max(self.top_p, LEAST_TOP_P)))
 
 
 @torch.no_grad()

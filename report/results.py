@@ -58,13 +58,16 @@ class Check:
     note: str = ""
 
 
+TAGS = ("printed", "authors' files", "thread", "computed", "unverified")  # docs/claims.md says what they mean
+
+
 @dataclass
 class Published:
     """What others measured, as a fact with its source."""
 
     label: str  # for people: "Wen et al. 2025, 130M, 8x Chinchilla"
     source: str  # where it stands: arXiv number, repository and file, issue
-    tag: str  # how we know: "printed", "authors' files", "thread", "computed", "unverified"
+    tag: str  # how we know, one of TAGS
     setting: str  # model, data, tokens, in a few words
     quantity: str  # what the value is: "speed-up in steps", "loss difference", ...
     value: float

@@ -21,6 +21,7 @@ from configs.plug_ins import TARGET, is_trusted
 from configs.runs import belongs
 from files.errors import ReadingError, shown
 from files.reading import read_yaml
+from report.results import TAGS
 from reproduce import arms
 from reproduce.arms import ArmFields, ArmSpec, CarriedFields, Point
 from reproduce.claim import Claim, Fields
@@ -212,6 +213,10 @@ def _check_evidence(fields: Fields, where: str, mistakes: Mistakes) -> None:
         with mistakes.collected():
             if not each.source.strip():
                 raise ClaimError(f"{where}: evidence[{n}] ({each.label}) has no source; say where it stands")
+        with mistakes.collected():
+            if each.tag not in TAGS:
+                known = ", ".join(TAGS)
+                raise ClaimError(f"{where}: evidence[{n}] ({each.label}): tag={each.tag!r} must be one of {known}")
         with mistakes.collected():
             if each.arm not in fields.arms:
                 known = nearest(each.arm, [*fields.arms])

@@ -49,7 +49,7 @@ class Settings:
     """The settings on the command line; those of the data set's option are apart."""
 
     run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
-    data: str | None = setting("what to evaluate on, see above; null: the run's own validation split", None)
+    data: str | None = setting("what to evaluate on, see above; without it, the run's own validation split", None)
     text: str = setting("column of the text in .jsonl and .parquet files", "text")
     sequences: int | None = setting("of the model's block_size, spread evenly; null: all", None, least=1)
     hellaswag: str | None = setting("hellaswag_val.jsonl of github.com/rowanz/hellaswag", None)
@@ -59,7 +59,7 @@ class Settings:
     limit: int | None = setting("takes the first so many questions of hellaswag and tasks alone", None, least=1)
     micro_batch: int = setting("sequences that are computed at once", 8, least=1)
     device: str = setting("auto: a GPU if there is one", "auto", choices=("auto", "cpu", "cuda"))
-    precision: str | None = setting("null: as the run trained", None, choices=("auto", "bf16", "fp32"))
+    precision: str | None = setting("without it, as the run trained", None, choices=("auto", "bf16", "fp32"))
     model: str | None = setting("import path of the run's model if that is a class of yours; it is run", None)
 
 

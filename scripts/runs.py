@@ -33,7 +33,7 @@ from files.errors import printable, shown
 from files.lock import InUseError
 from launch.listing import STATES, ListedRun, RunList, by, keys_of
 from launch.progress import COLOURS
-from launch.pruning import KINDS, candidates, delete
+from launch.pruning import KINDS, RUNS, candidates, delete
 from launch.run_rows import NARROW, Chosen, columns_of, row_of
 
 FOLDER = "runs"
@@ -163,6 +163,9 @@ def prune(found: Sequence[ListedRun], asked: Asked) -> int:
         what = "stays" if stays else "deleted" if is_real else "to delete"
         print(f"{what:>9}  {size(each.n_bytes):>9}  {name}  {stays}".rstrip())
     print(f"{size(total)} {'deleted' if is_real else 'in all; --delete deletes them'}")
+    if asked.prune == RUNS and not is_real:
+        folders = ", ".join(sorted({printable(str(run.path.parent)) for run in found}))
+        print(f"note: runs that begin from one of these are looked for in {folders} alone")
     return 0
 
 

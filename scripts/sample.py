@@ -37,7 +37,7 @@ class Settings:
     """The settings on the command line."""
 
     run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
-    prompt: str | None = setting("as typed; null: the data set's own; an empty one begins a document", None)
+    prompt: str | None = setting("as typed; an empty one begins a document; without it, the data set's own", None)
     prompt_file: str | None = setting("the prompt from a UTF-8 file instead, - from standard input", None)
     n: int = setting("samples; each has random numbers of its own, so that n adds samples and changes none", 1, least=1)
     tokens: int = setting("to add to the prompt at most", 200, least=0)

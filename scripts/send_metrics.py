@@ -61,6 +61,8 @@ def send(run_dir: Path, nodes: Mapping[str, Node]) -> int:
     settings = flat(read_config(run_dir / CONFIG))
     rows = read_rows(run_dir / METRICS) if (run_dir / METRICS).exists() else []
     with _locked(run_dir), _counted() as warnings:
+        if damaged := _n_lines(run_dir / METRICS) - len(rows):
+            log.warning("warning: %s: %d damaged lines are left out", run_dir / METRICS, damaged)
         for name, node in nodes.items():
             before = len(warnings)
             sink: Sink = plug_in(node, run_dir=run_dir.absolute(), settings=settings)
@@ -71,6 +73,11 @@ def send(run_dir: Path, nodes: Mapping[str, Node]) -> int:
             if len(warnings) == before:
                 print(f"{run_dir}: {len(rows)} rows to {name}", flush=True)
     return len(warnings)
+
+
+def _n_lines(path: Path) -> int:
+    """How many lines are complete: a killed run may leave one that is not."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _write(sink: Sink, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -151,6 +151,17 @@ def test_an_interrupted_branch_continues_and_needs_the_trunk_no_longer_than_it_h
     assert start(*branch) == 0  # has finished
 
 
+def test_a_branch_of_the_newest_begins_again_where_it_began_though_the_trunk_has_grown(
+    start: Start, tmp_path: Path
+) -> None:
+    assert start("trunk", "max_steps=4", "keep_checkpoints=9") == 0
+    branch = ["branch", "max_steps=9", "schedule=constant", f"start_from={tmp_path / 'trunk'}"]
+    killed_at(5, start, *branch, "save_every=9")
+    assert start("trunk", "max_steps=7", "keep_checkpoints=9") == 0
+    assert start(*branch) == 0
+    assert environment(tmp_path / "branch")["start_from"]["step"] == 4
+
+
 def test_an_exact_branch_and_the_run_that_it_replaces_continue_each_other(
     start: Start, trunk: Path, replaced: Path, tmp_path: Path
 ) -> None:

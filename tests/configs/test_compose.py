@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
     ("override", "message"),
     [
         ("max_step=5", "unknown key 'max_step'; the nearest valid one is 'max_steps'"),
+        ("batch_size=4", "unknown key 'batch_size'; nanoGPT's batch_size is 'micro_batch' here (docs/nanogpt.md)"),
         ("optim.lrr=1", "unknown key 'optim.lrr'; the nearest valid one is 'optim.lr'"),
         ("model.n_layers=2", "unknown key 'model.n_layers'; the nearest valid one is 'model.n_layer'"),
         ("modl=nano", "unknown key 'modl'; the nearest valid one is 'model'"),
@@ -388,6 +389,7 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
         (["-m", "--ranks", "two"], "argument --ranks: must be a whole number >= 1, got 'two'"),
         (["-m", "--cfg"], "--cfg shows the configuration of one run; leave out -m"),
         (["--cgf"], "unrecognized arguments: --cgf"),
+        (["--max_steps=5"], "--max_steps=5: keys are written without dashes: max_steps=5"),
         (["max_steps"], "overrides read key=value"),
         (["-m", "seed=1,2", "max_steps"], "overrides read key=value"),
     ],

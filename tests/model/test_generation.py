@@ -122,7 +122,13 @@ def test_top_p_keeps_the_tokens_that_hugging_face_keeps(top_k: int | None, top_p
 
 def test_a_small_top_p_takes_the_likeliest_token() -> None:
     logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Sampling(top_p=1e-6).draw(logits)[:, 0], logits.argmax(-1))
+    for top_p in (1e-6, 1e-300):
+        assert torch.equal(Sampling(top_p=top_p).draw(logits)[:, 0], logits.argmax(-1))
+
+
+def test_a_temperature_beyond_fp32_makes_the_tokens_that_top_k_leaves_alike() -> None:
+    found = Sampling(1e300, top_k=2).probabilities(torch.tensor([[1.0, 5.0, 3.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5]]))
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ def _compared(**changes: Any) -> dict[str, Any]:
         (_compared(claims={"steps": {"claimed": -2, "least": -1}}), "must be ratios above 0"),
         (_compared(half_budget={"claimed": 0, "least": 0}), "half_budget: claimed=0 and no_effect=0 must be two"),
         ({"evidence": [EVIDENCE | {"source": " "}]}, "evidence[0] (theirs) has no source; say where it stands"),
+        ({"evidence": [EVIDENCE | {"tag": "hearsay"}]}, "evidence[0] (theirs): tag='hearsay' must be one of printed,"),
         ({"evidence": [EVIDENCE | {"source": None}]}, "evidence[0].source"),
         ({"evidence": [{k: v for k, v in EVIDENCE.items() if k != "source"}]}, "evidence[0] lacks 'source'"),
         ({"evidence": [EVIDENCE | {"arm": "c"}]}, "evidence[0] (theirs): there is no arm 'c'"),

@@ -119,7 +119,10 @@ def test_a_prune_shows_what_it_would_delete_and_deletes_it_when_told(
     assert runs.main(["prune=runs", "state=diverged"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"to delete +1\.0 MiB +runs/bad\b", printed) and "good" not in printed
-    assert printed.splitlines()[-1] == "1.0 MiB in all; --delete deletes them"
+    assert printed.splitlines()[-2:] == [
+        "1.0 MiB in all; --delete deletes them",
+        "note: runs that begin from one of these are looked for in runs alone",
+    ]
     assert contents(tmp_path) == before
     assert runs.main(["prune=runs", "state=diverged", "--delete"]) == 0
     assert "deleted" in capsys.readouterr().out

@@ -73,6 +73,13 @@ def test_rows_that_did_not_arrive_are_no_success(
     assert "wandb is off: no API key" in printed.err and "rows to" not in printed.out
 
 
+def test_damaged_rows_are_left_out_with_a_warning(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('{"step"', '{"stp"', 1))
+    assert send_metrics.main([str(run_dir), "logging=tensorboard"]) == 1
+    assert "metrics.jsonl: 1 damaged lines are left out" in capsys.readouterr().err
+
+
 def test_a_sink_that_raises_is_told_and_the_others_get_their_rows(
     run_dir: Path, wandb: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
