@@ -91,8 +91,8 @@ def typed_so_far(
 def nearest(key: str, known: Sequence[str]) -> str:
     """In words, what the user may have meant, and all there is."""
     found = get_close_matches(key, known, 1)
-    near = f"the nearest one is {found[0]!r} " if found else ""
-    return f"{near}(all: {', '.join(known)})"
+    listed = ", ".join(known)
+    return f"the nearest one is {found[0]!r} (all: {listed})" if found else f"there are {listed}"
 
 
 def in_words(annotation: Any, *, several: bool = False) -> str:

@@ -1,15 +1,15 @@
 """Re-runs a paper's claim: python scripts/reproduce.py claim=sophia_2x scale=nano [key=value ...].
 
 claim    one of those below, or all
-scale    nano (two CPU cores, 40 minutes), micro (hours), gpu (one device, 25 minutes), small, medium, large (the
-         papers' size, GPUs)
+scale    nano (two CPU cores, about an hour; less if other claims have run), micro (hours), gpu (one device, 25
+         minutes), small, medium, large (the papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
 atlas    the folder of the runs that all claims share, atlas/ beside out
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
---dry-run   only says what would run, and what it costs on this machine, or
+--dry-run   trains nothing: prepares the data, says what would run, and what it costs on this machine, or
 gpu      on such a GPU, for example H100, from FLOPs and the peak in its data sheet, and
 mfu      the share of that peak that runs are assumed to reach, 0.3
 

@@ -84,7 +84,7 @@ def test_the_short_table_has_a_line_for_every_claim_and_takes_the_place_of_the_o
     assert text.endswith(f"{END}after\n") and "old" not in text
     assert f"| [{rich().title}][1] | weaker than claimed | 1 of 4 |\n" in text
     assert r"| [SOAP \| \[twice\]][2] | undecided | – |" in text
-    assert "| - fails: R1, R7; not known: R10 |  |  |\n" in text
+    assert "| out of regime (fails: R1, R7; not known: R10) | " in text
     assert text.index("1 claim at micro: ") < text.index("| verdict at micro |") < text.index("[4] | undecided |")
     links = "[1]: <docs/claims/sophia_2x-nano/report.md>\n[2]: <docs/claims/soap_40_35-nano/report.md>\n"
     assert links + "[3]: <docs/claims/lion-nano/report.md>\n[4]: <docs/claims/soap_40_35-micro/report.md>\n" in text
