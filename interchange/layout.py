@@ -1,7 +1,6 @@
 """What a layout of another program is: it reads weights of a GPT-2, and writes what a run has trained."""
 
 import os
-import pickle
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from data.tokenizers import Tokenizer
-from files.errors import one_line, shown
+from files.errors import shown
 from files.writing import fsync, fsync_folder
 from model import LanguageModel
 
@@ -109,19 +107,6 @@ class Layout(ABC):
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(out.parent)
-
-
-def unpickled(file: Path) -> Any:
-    """Returns the tensors and plain values that torch.save wrote; executes nothing. Raises: InterchangeError."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InterchangeError(
-            f"{file} holds more than tensors and plain values, or is damaged; nothing of it was executed or read: save "
-            "it again with the weights alone"
-        ) from None
-    except Exception as error:  # of many types, for damaged files
-        raise InterchangeError(f"{file} cannot be read: {type(error).__name__}: {one_line(error)[:200]}") from None
 
 
 def differing(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:
