@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from data.tokenizers import Tokenizer
-from files.errors import shown
+from files.errors import one_line, shown
 from files.writing import fsync, fsync_folder
 from model import LanguageModel
 
@@ -92,21 +92,24 @@ class Layout(ABC):
     def export(self, trained: Trained, out: Path) -> None:
         """Writes the files into the new folder out, which is complete or not there.
 
-        Raises: InterchangeError: if the folder has files. OSError.
+        Raises: InterchangeError: if out is there and no empty folder, or cannot be written.
         """
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InterchangeError(f"out={out} exists; choose a new folder, or delete that one")
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
+        folder = out.absolute()
+        temporary = folder.with_name(f".{folder.name[:50]}.{os.getpid()}.tmp")  # names may have 255 bytes
         try:
+            if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+                raise InterchangeError(f"out={out} exists; choose a new folder, or delete that one")
+            temporary.mkdir(parents=True)
             self.write(trained, temporary)
             for file in temporary.iterdir():
                 fsync(file)
-            temporary.replace(out)
-        except BaseException:
+            temporary.replace(folder)
+            fsync_folder(folder.parent)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise InterchangeError(f"out={out} cannot be written: {reason}; choose another folder") from error
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        fsync_folder(out.parent)
 
 
 def differing(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:

@@ -213,7 +213,7 @@ def test_a_failed_export_leaves_nothing_and_a_used_folder_is_left_alone(
         raise OSError("disk full")
 
     monkeypatch.setattr("interchange.hf.write_json", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InterchangeError, match="out=.*/out cannot be written: disk full; choose another folder"):
         HF.export(trained(), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
