@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import override
 
-from files.errors import ReadingError, shown
+from files.errors import ReadingError, one_line, shown
 from files.reading import read_json
 from files.writing import write_json, write_text
 from interchange import tokenizer
@@ -76,7 +77,10 @@ class HuggingFace(Layout):
     def write(self, trained: Trained, folder: Path) -> None:
         tensors = dict(_theirs(trained))
         write_json(folder / CONFIG, _described(trained))
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:  # which it raises when the disk is full
+            raise OSError(one_line(error)) from error
         shutil.copymode(folder / CONFIG, folder / "model.safetensors")  # which others may not read otherwise
         eot = trained.tokenizer.eot
         write_json(folder / "generation_config.json", {"bos_token_id": eot, "eos_token_id": eot})

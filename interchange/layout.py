@@ -78,7 +78,10 @@ class Layout(ABC):
 
     @abstractmethod
     def write(self, trained: Trained, folder: Path) -> None:
-        """Writes the files into an empty folder; only a model that check_settings() lets through."""
+        """Writes the files into an empty folder; only a model that check_settings() lets through.
+
+        Raises: OSError: if a file cannot be written.
+        """
 
     def check_settings(self, target: str, settings: Mapping[str, Any]) -> None:
         """Checks that the layout can express a model: target, its class, and all its settings.
@@ -100,16 +103,18 @@ class Layout(ABC):
             if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
                 raise InterchangeError(f"out={out} exists; choose a new folder, or delete that one")
             temporary.mkdir(parents=True)
-            self.write(trained, temporary)
-            for file in temporary.iterdir():
-                fsync(file)
-            temporary.replace(folder)
+            try:
+                self.write(trained, temporary)
+                for file in temporary.iterdir():
+                    fsync(file)
+                temporary.replace(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
             fsync_folder(folder.parent)
         except OSError as error:
             reason = error.strerror or one_line(error)
             raise InterchangeError(f"out={out} cannot be written: {reason}; choose another folder") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def differing(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:

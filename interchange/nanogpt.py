@@ -90,7 +90,7 @@ class NanoGPT(Layout):
             "best_val_loss": trained.result.get("val/loss") or UNKNOWN_LOSS,
             "config": {"dataset": DATASET},
         }
-        torch.save(checkpoint, folder / FILE)
+        _save(checkpoint, folder / FILE)
         if isinstance(trained.tokenizer, CharacterIds):
             itos = dict(enumerate(trained.tokenizer.characters))
             stoi = {character: id for id, character in itos.items()}
@@ -103,6 +103,14 @@ def _file(path: Path) -> Path:
     if not file.is_file():
         raise InterchangeError(f"{file} does not exist; it must be nanoGPT's {FILE}, or the folder that has it")
     return file
+
+
+def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # on a full disk torch also fails to end the file; why is in the context
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _our_name(name: str) -> str | None:
