@@ -1,6 +1,7 @@
 """Weights of other programs: their layouts, read into our models and written from them.
 
 layout.py      what a layout is, and what there is to write
+stored.py      files of tensors, checked before they are used
 hf.py          Hugging Face's GPT-2
 nanogpt.py     nanoGPT's ckpt.pt
 tokenizer.py   Hugging Face's files of a tokenizer

@@ -29,10 +29,11 @@ def load(weights: Weights, model: LanguageModel, node: Mapping[str, Any], tokeni
     if odd := sorted(parameters.keys() ^ tensors.keys()):
         raise InterchangeError(f"{where}: the weight {odd[0]} is {'missing' if odd[0] in parameters else 'not known'}")
     for name, parameter in parameters.items():
-        wanted, found = parameter[: rows_of(name, model)], tensors[name][: rows_of(name, model)]
+        wanted, found = parameter[: rows_of(name, model)], tensors[name]
+        found = found[: rows_of(name, model)] if found.ndim == wanted.ndim else found
         if found.shape != wanted.shape:
             shapes = f"{tuple(found.shape)} and should be {tuple(wanted.shape)}"
-            raise InterchangeError(f"{where}: the weight {name} has the shape {shapes}")
+            raise InterchangeError(f"{where}: the weight {name} has the shape {shapes}; save it again")
         if not found.isfinite().all():
             raise InterchangeError(f"{where}: the weight {name} has numbers that are not finite")
         wanted.copy_(found)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,11 +21,12 @@ from files.errors import ReadingError, one_line, shown
 from files.reading import read_json
 from files.writing import write_json, write_text
 from interchange import tokenizer
-from interchange.layout import InterchangeError, Layout, Trained, Weights, differing, unpickled
+from interchange.layout import InterchangeError, Layout, Trained, Weights, differing
+from interchange.stored import HEAD, flag, is_tied, named, safetensors, unpickled
 
 CONFIG = "config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")  # each also in parts, listed by <name>.index.json
-PREFIX, HEAD = "transformer.", "lm_head.weight"
+PREFIX, THEIR_HEAD = "transformer.", "lm_head.weight"
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, which older versions stored
 GELU = {"tanh": "gelu_new", "erf": "gelu"}
@@ -58,10 +59,15 @@ class HuggingFace(Layout):
     @override
     def read(self, path: Path) -> Weights:
         settings = _settings(_config(path), path)
-        tensors = dict(_ours(_tensors(path)))
+        tensors = named(_stored(path), _our_name, str(path))
         if settings["tied_head"]:
-            tensors.pop("head.weight", None)
-        return Weights(settings, tensors, tokenizer.read(path))
+            if not is_tied(tensors):
+                raise InterchangeError(
+                    f"{path}: {THEIR_HEAD} differs from wte.weight, but {CONFIG} has tie_word_embeddings=true; make it "
+                    f"false there if the head is meant, or store no {THEIR_HEAD}"
+                )
+            tensors.pop(HEAD, None)
+        return Weights(settings, {name: _turned(name, each) for name, each in tensors.items()}, tokenizer.read(path))
 
     @override
     def refusals(self, settings: Mapping[str, Any]) -> list[str]:
@@ -71,7 +77,10 @@ class HuggingFace(Layout):
     def write(self, trained: Trained, folder: Path) -> None:
         tensors = dict(_theirs(trained))
         write_json(folder / CONFIG, _described(trained))
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:  # which it raises when the disk is full
+            raise OSError(one_line(error)) from error
         shutil.copymode(folder / CONFIG, folder / "model.safetensors")  # which others may not read otherwise
         eot = trained.tokenizer.eot
         write_json(folder / "generation_config.json", {"bos_token_id": eot, "eos_token_id": eot})
@@ -107,7 +116,7 @@ def _settings(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if config.get("n_inner") not in (None, 4 * found["n_embd"]):
         raise InterchangeError(f"{path / CONFIG}: n_inner={shown(config['n_inner'])} must be 4 n_embd for model.GPT")
     activation = config.get("activation_function", "gelu_new")
-    if activation not in GELU_OF:
+    if not isinstance(activation, str) or activation not in GELU_OF:
         raise InterchangeError(
             f"{path / CONFIG}: activation_function={shown(activation)} must be one of {', '.join(GELU_OF)}"
         )
@@ -116,8 +125,8 @@ def _settings(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "bias": True,
         "gelu": GELU_OF[activation],
         "qk_norm": False,
-        "scale_attn_by_inverse_layer_idx": bool(config.get("scale_attn_by_inverse_layer_idx", False)),
-        "tied_head": bool(config.get("tie_word_embeddings", True)),
+        "scale_attn_by_inverse_layer_idx": flag(config, "scale_attn_by_inverse_layer_idx", False, str(path / CONFIG)),
+        "tied_head": flag(config, "tie_word_embeddings", True, str(path / CONFIG)),
     }
 
 
@@ -130,48 +139,42 @@ def _file(path: Path) -> Path:
     raise InterchangeError(f"{path} has neither {FILES[0]} nor {FILES[1]}")
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _stored(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yields the stored names and tensors."""
     file = _file(path)
-    if file.suffix != ".json":
-        return _stored(file)
+    for each in [file] if file.suffix != ".json" else _parts(file):
+        found = safetensors(each) if each.suffix == ".safetensors" else unpickled(each)
+        if not isinstance(found, dict):
+            raise InterchangeError(f"{each} must hold tensors by name; save it again with the weights alone")
+        yield from found.items()
+
+
+def _parts(file: Path) -> list[Path]:
+    """The files that an index lists."""
     try:
-        parts = (read_json(file, may_be_link=True) or {}).get("weight_map")
+        found = (read_json(file, may_be_link=True) or {}).get("weight_map")
     except ReadingError as error:
         raise InterchangeError(str(error)) from None
-    names = sorted(set(parts.values()), key=str) if isinstance(parts, dict) else []
+    names = list(found.values()) if isinstance(found, dict) else []
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise InterchangeError(f"{file}: weight_map must name, for each tensor, a file of this folder")
-    found: dict[str, Tensor] = {}
-    for name in names:
-        found |= _stored(path / name)
-    return found
+        raise InterchangeError(f"{file}: weight_map must name, for each tensor, a file of this folder; save it again")
+    return [file.parent / name for name in sorted(set(names))]
 
 
-def _stored(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InterchangeError(f"{file} cannot be read: {one_line(error)[:200]}") from None
-    found = unpickled(file)
-    if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
-        raise InterchangeError(f"{file} must hold tensors by name")
-    return found
+def _our_name(name: str) -> str | None:
+    bare = name.removeprefix(PREFIX)
+    return HEAD if name == THEIR_HEAD else None if BUFFERS.fullmatch(bare) else bare
 
 
-def _ours(stored: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in stored.items():
-        bare = name.removeprefix(PREFIX)
-        if name == HEAD:
-            yield "head.weight", tensor.float()
-        elif not BUFFERS.fullmatch(bare):
-            yield bare, tensor.float().t().contiguous() if bare.endswith(TRANSPOSED) else tensor.float()
+def _turned(name: str, tensor: Tensor) -> Tensor:
+    """Linear weights as (out, in); what is no matrix stays, and fits no model."""
+    return tensor.t().contiguous() if name.endswith(TRANSPOSED) and tensor.ndim == 2 else tensor
 
 
 def _theirs(trained: Trained) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in trained.tensors().items():
-        if name == "head.weight":
-            yield HEAD, tensor
+        if name == HEAD:
+            yield THEIR_HEAD, tensor
             continue
         yield f"{PREFIX}{name}", tensor.t().contiguous() if name.endswith(TRANSPOSED) else tensor
         if not trained.settings["bias"] and name not in ("wte.weight", "wpe.weight"):

@@ -1,7 +1,6 @@
 """What a layout of another program is: it reads weights of a GPT-2, and writes what a run has trained."""
 
 import os
-import pickle
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from data.tokenizers import Tokenizer
@@ -80,7 +78,10 @@ class Layout(ABC):
 
     @abstractmethod
     def write(self, trained: Trained, folder: Path) -> None:
-        """Writes the files into an empty folder; only a model that check_settings() lets through."""
+        """Writes the files into an empty folder; only a model that check_settings() lets through.
+
+        Raises: OSError: if a file cannot be written.
+        """
 
     def check_settings(self, target: str, settings: Mapping[str, Any]) -> None:
         """Checks that the layout can express a model: target, its class, and all its settings.
@@ -94,34 +95,26 @@ class Layout(ABC):
     def export(self, trained: Trained, out: Path) -> None:
         """Writes the files into the new folder out, which is complete or not there.
 
-        Raises: InterchangeError: if the folder has files. OSError.
+        Raises: InterchangeError: if out is there and no empty folder, or cannot be written.
         """
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InterchangeError(f"out={out} exists; choose a new folder, or delete that one")
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
+        folder = out.absolute()
+        temporary = folder.with_name(f".{folder.name[:50]}.{os.getpid()}.tmp")  # names may have 255 bytes
         try:
-            self.write(trained, temporary)
-            for file in temporary.iterdir():
-                fsync(file)
-            temporary.replace(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        fsync_folder(out.parent)
-
-
-def unpickled(file: Path) -> Any:
-    """Returns the tensors and plain values that torch.save wrote; executes nothing. Raises: InterchangeError."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InterchangeError(
-            f"{file} holds more than tensors and plain values, or is damaged; nothing of it was executed or read: save "
-            "it again with the weights alone"
-        ) from None
-    except Exception as error:  # of many types, for damaged files
-        raise InterchangeError(f"{file} cannot be read: {type(error).__name__}: {one_line(error)[:200]}") from None
+            if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+                raise InterchangeError(f"out={out} exists; choose a new folder, or delete that one")
+            temporary.mkdir(parents=True)
+            try:
+                self.write(trained, temporary)
+                for file in temporary.iterdir():
+                    fsync(file)
+                temporary.replace(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            fsync_folder(folder.parent)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise InterchangeError(f"out={out} cannot be written: {reason}; choose another folder") from error
 
 
 def differing(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
 """nanoGPT's checkpoint: ckpt.pt, a pickle of tensors and plain values, read without executing anything.
 
 Its keys: model (the state_dict), model_args, iter_num, best_val_loss, config, optimizer. Names are GPT-2's behind
-"transformer.", linear weights lie (out, in) as ours; the head is tied and its GELU exact. A compiled model's names
-begin with "_orig_mod.". An optimizer state with the two groups that nanoGPT's own script makes is written, empty, so
+"transformer.", linear weights lie (out, in) as ours; the head is tied and its GELU exact. A head that differs from the
+embedding, which programs derived from nanoGPT may store, is read as untied. A compiled model's names begin with
+"_orig_mod.". An optimizer state with the two groups that nanoGPT's own script makes is written, empty, so
 that its init_from=resume begins with new moments.
 The layout: https://github.com/karpathy/nanoGPT, model.py and train.py
 """
@@ -20,11 +21,12 @@ from typing_extensions import override
 from data.tokenizers_of_others import CharacterIds
 from files.errors import shown
 from files.writing import write_text
-from interchange.layout import InterchangeError, Layout, Trained, Weights, differing, unpickled
+from interchange.layout import InterchangeError, Layout, Trained, Weights, differing
+from interchange.stored import HEAD, flag, is_tied, named, unpickled
 
 FILE, META = "ckpt.pt", "meta.pkl"
 DATASET = "nanodescent"  # the folder below nanoGPT's data that its sample.py takes characters from
-COMPILED, PREFIX, HEAD = "_orig_mod.", "transformer.", "lm_head.weight"
+COMPILED, PREFIX, THEIR_HEAD = "_orig_mod.", "transformer.", "lm_head.weight"
 BUFFERS = re.compile(r"h\.\d+\.attn\.bias")  # the causal mask, where torch has no fused attention
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 UNKNOWN_LOSS = 1e9  # nanoGPT's own, before it has measured one
@@ -54,16 +56,22 @@ class NanoGPT(Layout):
     def read(self, path: Path) -> Weights:
         file = _file(path)
         found = unpickled(file)
+        wrong = f"{file} is no checkpoint as nanoGPT's train.py saves it"
         if not isinstance(found, dict):
-            raise InterchangeError(f"{file} is no checkpoint of nanoGPT's: it must be a mapping")
+            raise InterchangeError(f"{wrong}: it must be a mapping with model_args and model")
         arguments, stored = found.get("model_args"), found.get("model")
-        if not isinstance(arguments, dict) or not isinstance(stored, dict) or not _are_tensors(stored):
-            raise InterchangeError(f"{file} is no checkpoint of nanoGPT's: it must have model_args and model")
+        if not isinstance(arguments, dict) or not isinstance(stored, dict):
+            raise InterchangeError(f"{wrong}: it must have model_args and model, mappings both")
         settings = {key: arguments.get(key) for key in SIZES}
         for key, value in settings.items():
             if type(value) is not int or value < 1:
                 raise InterchangeError(f"{file}: model_args: {key}={shown(value)} must be a whole number >= 1")
-        return Weights(settings | FIXED | {"bias": bool(arguments.get("bias", True))}, _ours(stored))
+        tensors = named(stored.items(), _our_name, str(file))
+        settings |= FIXED | {"tied_head": is_tied(tensors)}
+        settings["bias"] = flag(arguments, "bias", True, f"{file}: model_args")
+        if settings["tied_head"]:
+            tensors.pop(HEAD, None)
+        return Weights(settings, tensors)
 
     @override
     def refusals(self, settings: Mapping[str, Any]) -> list[str]:
@@ -72,7 +80,7 @@ class NanoGPT(Layout):
     @override
     def write(self, trained: Trained, folder: Path) -> None:
         settings, tensors = trained.settings, trained.tensors()
-        model = {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()} | {HEAD: tensors["wte.weight"]}
+        model = {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()} | {THEIR_HEAD: tensors["wte.weight"]}
         arguments = {key: settings[key] for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
         checkpoint = {
             "model": model,
@@ -82,7 +90,7 @@ class NanoGPT(Layout):
             "best_val_loss": trained.result.get("val/loss") or UNKNOWN_LOSS,
             "config": {"dataset": DATASET},
         }
-        torch.save(checkpoint, folder / FILE)
+        _save(checkpoint, folder / FILE)
         if isinstance(trained.tokenizer, CharacterIds):
             itos = dict(enumerate(trained.tokenizer.characters))
             stoi = {character: id for id, character in itos.items()}
@@ -97,13 +105,17 @@ def _file(path: Path) -> Path:
     return file
 
 
-def _are_tensors(stored: Mapping[Any, Any]) -> bool:
-    return all(isinstance(name, str) and isinstance(each, Tensor) for name, each in stored.items())
+def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # on a full disk torch also fails to end the file; why is in the context
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def _ours(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    bare = {name.removeprefix(COMPILED).removeprefix(PREFIX): tensor.float() for name, tensor in stored.items()}
-    return {name: tensor for name, tensor in bare.items() if name != HEAD and not BUFFERS.fullmatch(name)}
+def _our_name(name: str) -> str | None:
+    bare = name.removeprefix(COMPILED).removeprefix(PREFIX)
+    return HEAD if bare == THEIR_HEAD else None if BUFFERS.fullmatch(bare) else bare
 
 
 def _new_optimizer(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.tokenizers import EOT, Tokenizer, byte_chars
-from files.errors import ReadingError
+from files.errors import ReadingError, shown
 from files.reading import read_json
 from files.writing import write_json, write_text
 from interchange.layout import InterchangeError
@@ -24,26 +24,25 @@ def read(folder: Path) -> dict[int, bytes] | None:
 
     Raises: InterchangeError: if they are damaged.
     """
+    file = folder / "tokenizer.json"
     try:
-        found = read_json(folder / "tokenizer.json", most_bytes=MOST_BYTES, may_be_link=True)
-        if found is None:
-            vocab: Any = read_json(folder / "vocab.json", most_bytes=MOST_BYTES, may_be_link=True)
+        found = read_json(file, most_bytes=MOST_BYTES, may_be_link=True)
+        if found is not None:
+            pairs = _listed(found, file)
         else:
-            model = found.get("model")
-            vocab = model.get("vocab") if isinstance(model, dict) else None
-            vocab = vocab if isinstance(vocab, dict) else {}
-            added = found.get("added_tokens")
-            for each in added if isinstance(added, list) else []:
-                if isinstance(each, dict):
-                    vocab[each.get("content")] = each.get("id")
+            file = folder / "vocab.json"
+            vocab = read_json(file, most_bytes=MOST_BYTES, may_be_link=True)
+            if vocab is None:
+                return None
+            pairs = list(vocab.items())
     except ReadingError as error:
         raise InterchangeError(str(error)) from None
-    if vocab is None:
-        return None
-    if any(not isinstance(text, str) or type(id) is not int for text, id in vocab.items()):
-        raise InterchangeError(f"{folder}: the tokenizer's vocabulary must map texts to whole numbers")
+    for text, id in pairs:
+        if not isinstance(text, str) or type(id) is not int:
+            what = f"{shown(text)} to {shown(id)}"
+            raise InterchangeError(f"{file} must map texts to whole numbers, not {what}; save the tokenizer again")
     to_byte = {char: byte for byte, char in byte_chars().items()}
-    return {id: _bytes(text, to_byte) for text, id in vocab.items()}
+    return {id: _bytes(text, to_byte) for text, id in dict(pairs).items()}
 
 
 def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
@@ -59,6 +58,18 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     named = dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOT)
     described = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": block_size, "add_prefix_space": False}
     write_json(folder / "tokenizer_config.json", described | named)
+
+
+def _listed(found: Mapping[str, Any], file: Path) -> list[tuple[Any, Any]]:
+    """The tokens and ids of a tokenizer.json, the added ones last."""
+    model, added = found.get("model"), found.get("added_tokens") or []
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict) or not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
+        raise InterchangeError(
+            f"{file} must have a model.vocab of texts and ids, as BPE has, and a list of added_tokens; save a BPE "
+            "tokenizer, or delete the file if the tokenizer is GPT-2's"
+        )
+    return [*vocab.items(), *((each.get("content"), each.get("id")) for each in added)]
 
 
 def _library(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> Any:
@@ -92,4 +103,6 @@ def _merges(tokens: list[bytes]) -> Iterator[tuple[int, int]]:
 
 def _bytes(text: str, to_byte: Mapping[str, int]) -> bytes:
     """What a token stands for; a special one, such as the end of text, for its own name."""
-    return bytes(to_byte[char] for char in text) if all(char in to_byte for char in text) else text.encode()
+    if all(char in to_byte for char in text):
+        return bytes(to_byte[char] for char in text)
+    return text.encode(errors="surrogatepass")  # JSON may have half a surrogate pair

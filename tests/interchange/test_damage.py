@@ -1,6 +1,7 @@
-"""Damaged files of other programs are read, or refused in one line, whatever the damage."""
+"""Damaged files of other programs are read, or refused in one line, whatever the damage; so are files too large."""
 
 import random
+import resource
 import shutil
 from pathlib import Path
 
@@ -52,3 +53,15 @@ def test_damage_costs_one_line_at_most(tmp_path: Path, form: str) -> None:
             refused += 1
         shutil.rmtree(copy)
     assert refused > 10
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_that_cannot_be_written_leave_nothing_and_name_out(tmp_path: Path, layout: str) -> None:
+    found, limits = Trained(GPT(**SETTINGS), SETTINGS, PlainBytes(), "", {}), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes, fewer than the weights have
+    try:
+        with pytest.raises(InterchangeError, match=r"out=.*/out cannot be written: .*File too large.*; choose another"):
+            LAYOUTS[layout].export(found, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data.tokenizers import BPE, BytePairs, PlainBytes, Tokenizer
 from interchange import LAYOUTS, InterchangeError, Trained
@@ -181,6 +182,9 @@ def test_data_with_another_tokenizer_are_refused(tmp_path: Path) -> None:
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon=1e-06 must be 1e-05"),
         ({"scale_attn_weights": False}, "scale_attn_weights=false must be true"),
         ({"n_layer": "many"}, "n_layer=many must be a whole number"),
+        ({"activation_function": ["gelu"]}, "activation_function=['gelu'] must be one of gelu_new"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings=no must be true or false"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx=1 must be true or false"),
     ],
 )
 def test_a_model_that_ours_cannot_be_is_refused_by_name(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
@@ -209,7 +213,7 @@ def test_a_failed_export_leaves_nothing_and_a_used_folder_is_left_alone(
         raise OSError("disk full")
 
     monkeypatch.setattr("interchange.hf.write_json", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InterchangeError, match="out=.*/out cannot be written: disk full; choose another folder"):
         HF.export(trained(), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
@@ -242,9 +246,53 @@ def test_nothing_of_a_pickle_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_parts_outside_the_folder_are_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("../secret.safetensors", "weight_map must name, for each tensor, a file of this folder"),
+        (["part.safetensors"], "weight_map must name, for each tensor, a file of this folder"),
+        ("none.safetensors", "none.safetensors cannot be read: No such file"),
+    ],
+)
+def test_parts_that_are_no_files_of_the_folder_are_refused(tmp_path: Path, part: Any, said: str) -> None:
+    HF.export(trained(), tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    index = {"weight_map": {"transformer.wte.weight": part}}
+    (tmp_path / "out" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InterchangeError, match=said):
+        HF.read(tmp_path / "out")
+
+
+def test_a_weight_in_two_parts_is_refused(tmp_path: Path) -> None:
     theirs().config.save_pretrained(tmp_path)
-    index = {"weight_map": {"transformer.wte.weight": "../secret.safetensors"}}
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({"transformer.wpe.weight": torch.ones(32, 16)}, tmp_path / name)
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InterchangeError, match="a file of this folder"):
+    with pytest.raises(InterchangeError, match=r"has the weight wpe.weight twice \(transformer.wpe.weight\)"):
         HF.read(tmp_path)
+
+
+def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path: Path) -> None:
+    theirs(tie_word_embeddings=False).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    with pytest.raises(InterchangeError, match=r"lm_head.weight differs from wte.weight, but config.json has tie_word"):
+        HF.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": ["x"], "id": 1}]}, r"not \['x'\] to 1; save"),
+        ({"model": {"vocab": {"a": "0"}}}, "must map texts to whole numbers, not a to 0; save"),
+        ({"model": {"vocab": [["a", 1.0]]}}, r"must have a model.vocab of texts and ids, as BPE has"),
+        ({"model": {"vocab": {}}, "added_tokens": {"x": 1}}, "and a list of added_tokens"),
+    ],
+)
+def test_a_tokenizer_with_values_of_wrong_types_is_refused(tmp_path: Path, content: Any, said: str) -> None:
+    HF.export(trained(), tmp_path / "out")
+    (tmp_path / "out" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InterchangeError, match=said) as caught:
+        HF.read(tmp_path / "out")
+    assert str(tmp_path / "out" / "tokenizer.json") in str(caught.value)

@@ -59,6 +59,17 @@ def test_a_compiled_models_prefix_stored_masks_and_padded_rows_are_left_out(tmp_
     torch.testing.assert_close(model(TOKENS), expected, atol=1e-6, rtol=1e-6)
 
 
+def test_a_head_of_its_own_is_read_as_untied_and_never_left_out(tmp_path: Path) -> None:
+    args = oracle.arguments()
+    state = oracle.state_dict(args)
+    state["lm_head.weight"] = state["lm_head.weight"].flip(0)
+    path = saved(tmp_path, args, state)
+    with pytest.raises(InterchangeError, match=r"model.tied_head=true \(there: false\); add model.tied_head=false"):
+        loaded(path, ours(args))
+    model = loaded(path, ours(args, tied_head=False))
+    torch.testing.assert_close(model(TOKENS), oracle.logits(state, args, TOKENS), atol=1e-6, rtol=1e-6)
+
+
 def test_a_shorter_block_size_takes_the_first_positions(tmp_path: Path) -> None:
     args = oracle.arguments()
     state = oracle.state_dict(args)
@@ -111,6 +122,7 @@ def test_what_is_no_checkpoint_of_nanogpts_is_one_line(tmp_path: Path) -> None:
         ([1], "it must be a mapping"),
         ({"model": {}}, "it must have model_args and model"),
         (oracle.checkpoint(args | {"n_layer": "two"}, {}), "n_layer=two must be a whole number"),
+        (oracle.checkpoint(args | {"bias": "False"}, {}), "bias=False must be true or false"),
     ):
         if content is not None:
             torch.save(content, path)

@@ -88,6 +88,41 @@ def test_bad_arguments_get_one_line_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("dangling", "exists; choose a new folder, or delete that one"),
+        ("linked", "exists; choose a new folder, or delete that one"),
+        ("file/c", "cannot be written: Not a directory; choose another folder"),
+        ("a" * 256, "cannot be written: File name too long; choose another folder"),
+        ("/proc/x", "cannot be written: No such file or directory; choose another folder"),
+    ],
+)
+def test_an_out_that_cannot_be_made_is_named_itself_and_nothing_is_left(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dangling").symlink_to("nowhere")
+    Path("empty").mkdir()
+    Path("linked").symlink_to("empty")
+    Path("file").write_text("mine")
+    assert export.main([f"run={trained}", "to=hf", f"out={out}"]) == 2
+    assert capsys.readouterr().err == f"error: out={out} {said}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "empty", "file", "linked"]
+
+
+def test_the_longest_name_and_an_empty_folder_are_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("a" * 255, "empty"):
+        assert export.main([f"run={trained}", "to=hf", f"out={tmp_path / name}"]) == 0
+        assert (tmp_path / name / "config.json").is_file()
+
+
 def test_a_llama_is_refused_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "llama"
     folder.mkdir()
