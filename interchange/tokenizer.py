@@ -49,6 +49,11 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     """Writes the files. Raises: InterchangeError: if its tokens are not what merging pairs can make."""
     chars = byte_chars()
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.eot)]
+    if tokenizer.eot_is_text or not {bytes([each]) for each in range(256)} <= set(tokens):
+        raise InterchangeError(
+            f"GPT-2's tokenizer merges bytes, and cannot express data.tokenizer={tokenizer.kind}; use to=nanogpt, or "
+            "train with data/tokenizer=bpe, bytes or gpt2"
+        )
     texts = ["".join(chars[byte] for byte in token) for token in tokens]
     vocab = {text: id for id, text in enumerate(texts)}
     merges = [(texts[a], texts[b]) for a, b in _merges(tokens)]

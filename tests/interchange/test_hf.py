@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.tokenizers import BPE, BytePairs, PlainBytes, Tokenizer
+from data.tokenizers_of_others import CharacterIds, Numbers
 from interchange import LAYOUTS, InterchangeError, Trained
 from interchange.fitting import load
 from model import GPT
@@ -150,6 +151,13 @@ def test_the_exported_tokenizer_gives_our_ids_and_texts(tmp_path: Path, kind: An
     assert found("a<|endoftext|>")["input_ids"] == [*ours.encode("a"), ours.eot]
     read = HF.read(tmp_path / "out").tokens
     assert read == {id: ours.token_bytes(id) for id in range(ours.eot)} | {ours.eot: b"<|endoftext|>"}
+
+
+@pytest.mark.parametrize("ours", [CharacterIds(["\n", "a", "b"]), CharacterIds(["a", "\n"]), Numbers(300, 299)])
+def test_a_tokenizer_that_does_not_merge_bytes_is_refused(tmp_path: Path, ours: Tokenizer) -> None:
+    with pytest.raises(InterchangeError, match=rf"cannot express data.tokenizer={ours.kind}; use to=nanogpt"):
+        HF.export(trained(ours, vocab_size=ours.vocab_size), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_merges_are_those_that_were_learnt(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """nanoGPT's ckpt.pt, read and written; the oracle is its forward pass in plain torch."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data.tokenizers import PlainBytes
+from data.tokenizers_of_others import CharacterIds
 from interchange import LAYOUTS, InterchangeError, Trained
 from interchange.fitting import load
 from model import GPT
@@ -92,6 +94,14 @@ def test_nanogpts_own_way_of_resuming_takes_the_exported_optimizer(tmp_path: Pat
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert len(optimizer.state) == len(tensors)
+
+
+def test_characters_go_along_where_nanogpts_sample_py_finds_them(tmp_path: Path) -> None:
+    settings, tokenizer = ours(oracle.arguments()), CharacterIds([*"\nab"])
+    NANOGPT.export(Trained(GPT(**settings), settings, tokenizer, "", {}), tmp_path / "out")
+    name = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)["config"]["dataset"]
+    meta = pickle.loads((tmp_path / "out" / "meta.pkl").read_bytes())
+    assert name == "nanodescent" and meta["itos"] == {0: "\n", 1: "a", 2: "b"} and meta["stoi"]["b"] == 2
 
 
 class Trap:

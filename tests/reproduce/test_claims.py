@@ -152,7 +152,10 @@ def _compared(**changes: Any) -> dict[str, Any]:
         ({"evaluations": 3}, "fractions: 0.25 of budget=160 is no multiple of 54 steps"),
         (_compared(candidate="c"), "there is no arm 'c'"),
         (_compared(claims={"stesp": {"claimed": 2, "least": 1.75}}), "there is no rule for a part in 'stesp'; the"),
-        (_compared(claims={"memory": {"claimed": 2, "least": 1.75}}), "no rule for a part in 'memory'; there are steps"),
+        (
+            _compared(claims={"memory": {"claimed": 2, "least": 1.75}}),
+            "no rule for a part in 'memory'; there are steps",
+        ),
         (_compared(claims={"steps": {"claimed": 2}}), "comparisons[0].claims.steps.least is missing"),
         (_compared(claims={"steps": {"claimed": 1, "least": 1}}), "steps: claimed=1 and no_effect=1 must be two"),
         (_compared(claims={"steps": {"claimed": 2, "least": 0.5}}), "steps: least=0.5 must lie between no_effect=1"),
