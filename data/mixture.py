@@ -1,4 +1,8 @@
-"""Mixtures of prepared data sets: every part gives its share of a run's sequences; see windows.py."""
+"""Mixtures of prepared data sets: every part gives its share of a run's sequences; see windows.py.
+
+A mixture is identified by the names, weights and checksums of its parts, so one with another part of the same name, or
+with a part that was prepared anew, is another mixture.
+"""
 
 import math
 from collections.abc import Mapping
@@ -47,6 +51,11 @@ class Mixture(DataSource):
         return {"parts": {Path(folder).name: weight for folder, weight in self.weights.items()}}
 
     @override
+    def contents(self, root: Path) -> Mapping[str, Any]:
+        metas = {Path(folder).name: read_meta(_found(folder, root)) for folder in self.weights}
+        return {"contents": {name: _checksums(meta) for name, meta in metas.items()}}
+
+    @override
     def fill(self, request: Request) -> None:
         if request.recipe.name != OfParts.name:
             raise DataError(
@@ -75,6 +84,11 @@ class OfParts(Recipe):
 def _found(folder: str, root: Path) -> Path:
     path = expanded(folder, "data.source.parts")
     return (path if (path / META_FILE).exists() or not (root / path).exists() else root / path).absolute()
+
+
+def _checksums(meta: Mapping[str, Any]) -> dict[str, str]:
+    splits = {split: entry["checksum"] for split, entry in meta["splits"].items()}
+    return {"tokenizer": meta["tokenizer"]["sha256"], **splits}
 
 
 def _check_alike(metas: Mapping[str, Mapping[str, Any]]) -> str:

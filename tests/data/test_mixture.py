@@ -147,7 +147,7 @@ def test_validation_is_mixed_in_the_same_shares(folders: list[Path]) -> None:
     parts = torch.cat([batch.inputs for batch in found])[:, 0] // 10_000
     assert Counter(parts.tolist()) == {0: 8, 1: 4, 2: 4}
     with pytest.raises(
-        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: evaluate on"
+        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: add eval_seq"
     ):
         next(eval_batches(val, seq_len=T, n_sequences=40, micro_batch=5, device="cpu"))
 
@@ -170,6 +170,36 @@ def test_parts_are_found_by_their_names_in_the_root(folders: list[Path], monkeyp
     monkeypatch.chdir("/")
     by_name = Mixture({folder.name: weight for folder, weight in zip(folders, WEIGHTS, strict=True)})
     assert prepared(by_name, folders[0].parent, OfParts(), val_fraction=None) == mixed(folders)
+
+
+def named(folder: Path, text: str) -> Path:
+    """Documents with this text, prepared in that folder in place of what was there."""
+    made = prepared(Texts([f"{text} {i}" for i in range(30)]), folder.parent / "made")
+    shutil.rmtree(folder, ignore_errors=True)
+    return made.rename(folder)
+
+
+def mixed_with(part: Path, tmp_path: Path) -> Path:
+    parts = {str(part): 3, str(tmp_path / "other"): 1}
+    return prepared(Mixture(parts), tmp_path / "prepared", OfParts(), val_fraction=None)
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_contents(tmp_path: Path) -> None:
+    named(tmp_path / "other", "other")
+    texts = {"a": "hello", "b": "hello", "c": "jello"}
+    a, b, c = (mixed_with(named(tmp_path / root / "wiki", text), tmp_path) for root, text in texts.items())
+    assert a == b != c
+    assert TokenDataset.open(b, "train").checksum != TokenDataset.open(c, "train").checksum
+
+
+def test_a_part_that_was_prepared_anew_makes_another_mixture_and_the_old_one_is_refused(tmp_path: Path) -> None:
+    named(tmp_path / "other", "other")
+    before = mixed_with(named(tmp_path / "wiki", "hello"), tmp_path)
+    after = mixed_with(named(tmp_path / "wiki", "jello"), tmp_path)
+    assert after != before
+    assert TokenDataset.open(after, "train").n_tokens > 0
+    with pytest.raises(DataError, match=r"wiki/train_00000.bin is damaged: .* or delete .*mixture-of_parts-\w+, which"):
+        TokenDataset.open(before, "train")
 
 
 def test_mixing_hashes_nothing_again(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
