@@ -44,8 +44,8 @@ def folders(tmp_path: Path) -> list[Path]:
     found = []
     for n, size in enumerate(SIZES):
         file = llm_c(tmp_path / f"in/{n}.bin", range(10_000 * n, 10_000 * n + size))
-        copy = shutil.copy(file, tmp_path / f"in/{n}_val.bin")
-        source = TokenFiles(str(file), str(copy))
+        val = llm_c(tmp_path / f"in/{n}_val.bin", range(10_000 * n + size - 1, 10_000 * n - 1, -1))
+        source = TokenFiles(str(file), str(val))
         found.append(prepared(source, tmp_path / "prepared", Ids(30_000), val_fraction=None))
     return found
 
@@ -170,6 +170,18 @@ def test_parts_are_found_by_their_names_in_the_root(folders: list[Path], monkeyp
     monkeypatch.chdir("/")
     by_name = Mixture({folder.name: weight for folder, weight in zip(folders, WEIGHTS, strict=True)})
     assert prepared(by_name, folders[0].parent, OfParts(), val_fraction=None) == mixed(folders)
+
+
+def test_what_one_part_trains_on_does_not_validate_another(tmp_path: Path) -> None:
+    one, other = (llm_c(tmp_path / f"{n}.bin", range(n, n + 100)) for n in range(2))
+    parts = {}
+    for train_file, val_file in ((one, other), (other, one)):
+        source = TokenFiles(str(train_file), str(val_file))
+        parts[str(prepared(source, tmp_path / "prepared", Ids(300), val_fraction=None))] = 1.0
+    with pytest.raises(
+        DataError, match=r".bin is to validate, but has the same content as .*.bin, which is trained on"
+    ):
+        prepared(Mixture(parts), tmp_path / "prepared", OfParts(), val_fraction=None)
 
 
 def named(folder: Path, text: str) -> Path:
