@@ -29,6 +29,7 @@ from data import (
     TokenLoader,
     eval_batches,
 )
+from data.encoding import PLAN_FILE
 from data.metadata import SHARES
 from data.windows import starts
 
@@ -184,6 +185,12 @@ def test_what_one_part_trains_on_does_not_validate_another(tmp_path: Path) -> No
         prepared(Mixture(parts), tmp_path / "prepared", OfParts(), val_fraction=None)
 
 
+def half_prepared(folder: Path) -> None:
+    """A folder as a preparation that was killed leaves it."""
+    folder.mkdir()
+    (folder / PLAN_FILE).write_text("{}")
+
+
 def named(folder: Path, text: str) -> Path:
     """Documents with this text, prepared in that folder in place of what was there."""
     made = prepared(Texts([f"{text} {i}" for i in range(30)]), folder.parent / "made")
@@ -241,10 +248,14 @@ def test_corpora_of_one_tokenizer_are_mixed_and_of_two_refused(tmp_path: Path) -
     ("parts", "message"),
     [
         ({"a": 1}, "names 1 data sets; a mixture has at least two"),
-        ({"a": 1, "b": 0}, "the weight of b is 0, expected a number above 0"),
+        ({"a": 1, "b": 0}, "the weight of b is 0, expected a number above 0 and below 1e\\+100"),
+        ({"a": 1, "b": True}, "the weight of b is True, expected a number above 0"),
+        ({"a": 1e308, "b": 1e308}, "the weight of a is 1e\\+308, expected a number above 0 and below"),
+        ({"a": 1, "b": 10**400}, "the weight of b is 10*, expected a number above 0"),
+        ({1: 2, 3: 4}, r"the folder 1 is not a text: write it as \./1"),
         ({"a": 1, "b": float("inf")}, "the weight of b is inf, expected a number above 0"),
         ({"a": 1, "b": "half"}, "the weight of b is half, expected a number above 0"),
-        ({"x/a": 1, "y/a": 2}, "has a twice"),
+        ({"x/a": 1, "y/a": 2}, "has a twice, as x/a and as y/a: .*, rename one of the two"),
     ],
 )
 def test_impossible_weights_are_refused(parts: dict[str, Any], message: str) -> None:
@@ -260,12 +271,31 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(folders: list[Path]) -> Non
         prepared(Mixture({one: 1, other: 1}), root, Bytes())
     with pytest.raises(DataError, match=r"is a mixture itself; name its parts instead"):
         prepared(Mixture({one: 1, str(mixed(folders)): 1}), root, OfParts())
-    with pytest.raises(
-        DataError, match=r"files-bpe-00000000 does not exist: run `python scripts/prepare_data.py data=files"
-    ):
-        prepared(Mixture({one: 1, "files-bpe-00000000": 1}), root, OfParts())
     with pytest.raises(DataError, match="data/tokenizer=of_parts is for data=mixture"):
         prepared(Texts(numbered_texts(9)), root, OfParts())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: None,
+            r"part does not exist, neither here nor in data.root \(/part or .*/part\): name the",
+        ),
+        (Path.mkdir, r".*prepared/part is no prepared data set, it has no dataset.json: name the folder that scripts/"),
+        (half_prepared, r"data set .*prepared/part is only half prepared: run `python scripts/prepare_data.py"),
+    ],
+    ids=["missing", "another folder", "half prepared"],
+)
+def test_a_part_that_is_not_prepared_is_refused_in_one_line(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.chdir("/")
+    root = folders[0].parent
+    make(root / "part")
+    with pytest.raises(DataError, match=f"^(data.source.parts: )?{message}") as caught:
+        prepared(Mixture({folders[0].name: 1, "part": 1}), root, OfParts())
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_train_py_trains_on_a_mixture_as_first_typed(folders: list[Path], tmp_path: Path, tiny: list[str]) -> None:
