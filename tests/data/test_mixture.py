@@ -148,9 +148,10 @@ def test_validation_is_mixed_in_the_same_shares(folders: list[Path]) -> None:
     parts = torch.cat([batch.inputs for batch in found])[:, 0] // 10_000
     assert Counter(parts.tolist()) == {0: 8, 1: 4, 2: 4}
     with pytest.raises(
-        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: add eval_seq"
+        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: add eval_sequences=20 "
     ):
         next(eval_batches(val, seq_len=T, n_sequences=40, micro_batch=5, device="cpu"))
+    assert len(list(eval_batches(val, seq_len=T, n_sequences=20, micro_batch=5, device="cpu"))) == 4
 
 
 def test_a_part_shorter_than_a_window_is_named(dataset: TokenDataset) -> None:
