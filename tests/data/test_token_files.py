@@ -250,6 +250,16 @@ def test_a_file_that_changes_later_is_noticed_and_nobody_is_told_to_delete_it(fi
         TokenDataset.open(path, "train")
 
 
+def test_what_opening_will_say_is_not_said_before(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_if_changed(source(files), tmp_path / "out/tokens-ids-00000000")
+    path = prepared_from(source(files), tmp_path / "out")
+    llm_c(files / "fineweb_train_000001.bin", TRAIN[1][::-1])
+    warn_if_changed(source(files), path)
+    assert not caplog.messages
+
+
 def test_a_new_shard_is_noticed_and_left_out(files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = prepared_from(source(files), tmp_path / "out")
     llm_c(files / "fineweb_train_000009.bin", VAL)
