@@ -141,7 +141,7 @@ class HuggingFace(Source):
 
     @cached_property
     def _rows(self) -> Any:
-        return saved_rows(self._local, self.split)
+        return saved_rows(self._local, self.configuration, self.split)
 
     @cached_property
     def _stream(self) -> Any:

@@ -153,10 +153,13 @@ def difference(source: "DataSource", folder: Path, *, max_bytes: int | None = No
 def warn_if_changed(source: "DataSource", folder: Path) -> None:
     """Logs one line if the source's files have changed since the data set in folder was prepared.
 
-    Logs nothing if the files are not on this machine, and never fails.
+    Logs nothing if the files are not on this machine, or if opening the data set says what is wrong: it is missing or
+    damaged, or its tokens lie in these files. Never fails.
     """
     prepared = f"the files of data={source.name} have changed since {folder} was prepared"
     try:
+        if _is_said_on_opening(source, folder):
+            return
         change = difference(source, folder, max_bytes=TRAINING_READS)
     except MissingSource:
         return
@@ -165,6 +168,17 @@ def warn_if_changed(source: "DataSource", folder: Path) -> None:
         return
     if change is not None:
         log.warning("%s", printable(f"{prepared} ({change}): training on the data set as it was prepared"))
+
+
+def _is_said_on_opening(source: "DataSource", folder: Path) -> bool:
+    """Whether the data set is missing or damaged, or the source's files are those that hold its tokens."""
+    try:
+        meta = read_meta(folder)
+    except DataError:
+        return True
+    if not meta.get("in_place") or (recorded := meta.get("source_files")) is None:
+        return False
+    return list(source.files()) == [file.path for file in _read(folder, recorded)]
 
 
 def _known(folder: Path) -> list[str]:

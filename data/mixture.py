@@ -1,6 +1,9 @@
-"""Mixtures of prepared data sets: every part gives its share of a run's sequences; see windows.py."""
+"""Mixtures of prepared data sets: every part gives its share of a run's sequences; see windows.py.
 
-import math
+A mixture is identified by the names, weights and checksums of its parts, so one with another part of the same name, or
+with a part that was prepared anew, is another mixture.
+"""
+
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -10,12 +13,16 @@ from typing import Any
 from typing_extensions import override
 
 from data import in_place
-from data.errors import DataError
+from data.encoding import is_begun
+from data.errors import DataError, missing_dataset
 from data.metadata import META_FILE, SHARES, Part, Shard, shards_of, split_meta
 from data.shards import TokenDataset, read_meta
 from data.source import DataSource, Request
 from data.tokenizers import TOKENIZER_FILE, Recipe, Sample, Tokenizer, load_tokenizer
 from files.paths import expanded
+from files.reading import number
+
+LARGEST = 1e100  # weight, so that their sum is finite
 
 
 class Mixture(DataSource):
@@ -29,22 +36,20 @@ class Mixture(DataSource):
     embedded = True
 
     def __init__(self, parts: Mapping[str, float]) -> None:
+        _check(parts)
         self.weights = {
             folder: parts[folder] for folder in sorted(parts, key=lambda folder: (Path(folder).name, folder))
         }
-        if len(parts) < 2:
-            raise DataError(f"data.source.parts names {len(parts)} data sets; a mixture has at least two")
-        for folder, weight in self.weights.items():
-            if not isinstance(weight, int | float) or not 0 < weight < math.inf:
-                raise DataError(f"data.source.parts: the weight of {folder} is {weight}, expected a number above 0")
-        names = [Path(folder).name for folder in self.weights]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"data.source.parts has {twice[0]} twice")
 
     @property
     @override
     def settings(self) -> Mapping[str, Any]:
         return {"parts": {Path(folder).name: weight for folder, weight in self.weights.items()}}
+
+    @override
+    def contents(self, root: Path) -> Mapping[str, Any]:
+        metas = {Path(folder).name: read_meta(_found(folder, root)) for folder in self.weights}
+        return {"contents": {name: _checksums(meta) for name, meta in metas.items()}}
 
     @override
     def fill(self, request: Request) -> None:
@@ -72,9 +77,49 @@ class OfParts(Recipe):
         raise DataError("data/tokenizer=of_parts is for data=mixture: choose another one")
 
 
+def _check(parts: Mapping[Any, Any]) -> None:
+    """Raises: DataError: if they do not name two data sets or more with weights, by folders of different names."""
+    if len(parts) < 2:
+        raise DataError(f"data.source.parts names {len(parts)} data sets; a mixture has at least two")
+    for folder, weight in parts.items():
+        if not isinstance(folder, str):
+            raise DataError(f"data.source.parts: the folder {folder} is not a text: write it as ./{folder}")
+        if not 0 < (number(weight) or 0) < LARGEST:
+            expected = f"expected a number above 0 and below {LARGEST:g}"
+            raise DataError(f"data.source.parts: the weight of {folder} is {weight}, {expected}")
+    by_name: dict[str, str] = {}
+    for folder in parts:
+        if (other := by_name.setdefault(Path(folder).name, folder)) != folder:
+            raise DataError(
+                f"data.source.parts has {Path(folder).name} twice, as {other} and as {folder}: parts are told apart by "
+                "the names of their folders, rename one of the two"
+            )
+
+
 def _found(folder: str, root: Path) -> Path:
+    """The folder of a part that is prepared. Raises: DataError: if there is none."""
     path = expanded(folder, "data.source.parts")
-    return (path if (path / META_FILE).exists() or not (root / path).exists() else root / path).absolute()
+    places = list(dict.fromkeys(place.absolute() for place in (path, root / path)))
+    for place in places:
+        if (place / META_FILE).exists():
+            return place
+    for place in places:
+        if is_begun(place):
+            raise missing_dataset(place)
+    if there := [place for place in places if place.exists()]:
+        raise DataError(
+            f"data.source.parts: {there[0]} is no prepared data set, it has no {META_FILE}: name the folder that "
+            "scripts/prepare_data.py made"
+        )
+    raise DataError(
+        f"data.source.parts: {folder} does not exist, neither here nor in data.root ({' or '.join(map(str, places))}): "
+        "name the folder of a prepared data set; scripts/prepare_data.py makes one"
+    )
+
+
+def _checksums(meta: Mapping[str, Any]) -> dict[str, str]:
+    splits = {split: entry["checksum"] for split, entry in meta["splits"].items()}
+    return {"tokenizer": meta["tokenizer"]["sha256"], **splits}
 
 
 def _check_alike(metas: Mapping[str, Mapping[str, Any]]) -> str:

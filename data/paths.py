@@ -54,7 +54,7 @@ def find_files(pattern: Path) -> Matches:
             if status is None or not S_ISDIR(status.st_mode) or not walk.expects_folders:
                 result.others.append(name.path)
             continue
-        real = {_number(status), walk.real(name)}
+        real = {number_of(status), walk.real(name)}
         if real & seen:
             result.n_links += 1
             continue
@@ -66,8 +66,8 @@ def find_files(pattern: Path) -> Matches:
     return result
 
 
-def _number(status: os.stat_result) -> object:
-    """What identifies a file under any path, such as in a folder that is mounted twice.
+def number_of(status: os.stat_result) -> object:
+    """Returns what identifies a file under any path, such as in a folder that is mounted twice.
 
     Some network file systems give one number to many files, so times are compared, too, unless it has hard links.
     """

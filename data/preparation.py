@@ -23,7 +23,7 @@ def dataset_dir(
     root: Path, source: DataSource, tokenizer: Recipe, *, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> Path:
     """Returns the data set's folder: root/<source>-<tokenizer>-<8 hex digits of a hash of all settings>."""
-    settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
+    settings = _settings(source, tokenizer, expanded(root), val_fraction, split_seed, shard_tokens)
     return expanded(root) / _folder_name(settings)
 
 
@@ -56,8 +56,9 @@ def prepare(
     are no longer those that the complete data set was made from.
     """
     _check_settings(val_fraction, split_seed, shard_tokens, workers)
-    settings = _settings(source, tokenizer, val_fraction, split_seed, shard_tokens)
-    path = expanded(root) / _folder_name(settings)
+    root = expanded(root)
+    settings = _settings(source, tokenizer, root, val_fraction, split_seed, shard_tokens)
+    path = root / _folder_name(settings)
     with _failures_explained(path):
         if is_prepared(path):
             _check_unchanged(source, path)
@@ -71,10 +72,10 @@ def prepare(
 
 
 def _settings(
-    source: DataSource, tokenizer: Recipe, val_fraction: float | None, split_seed: int, shard_tokens: int
+    source: DataSource, tokenizer: Recipe, root: Path, val_fraction: float | None, split_seed: int, shard_tokens: int
 ) -> dict[str, Any]:
     return {
-        "source": {"name": source.name, **source.settings},
+        "source": {"name": source.name, **source.settings, **source.contents(root)},
         "tokenizer": {"name": tokenizer.name, **tokenizer.settings},
         "val_fraction": val_fraction,
         "split_seed": split_seed,

@@ -8,34 +8,61 @@ from data.errors import DataError
 from data.opening import is_remote
 from data.source import MEGABYTE, Unit, unit_bytes
 from files.errors import one_line
+from files.reading import read_json
 
-SAVED = ("state.json", "dataset_dict.json")  # one of them is in a folder that save_to_disk wrote
+STATE, SPLITS = "state.json", "dataset_dict.json"  # one is in a folder that save_to_disk wrote: of one split, or more
 BATCH = 256  # rows that are in memory at a time
 
 
 def is_saved(folder: Path) -> bool:
     """Whether save_to_disk wrote the folder."""
-    return any((folder / name).is_file() for name in SAVED)
+    return any((folder / name).is_file() for name in (STATE, SPLITS))
 
 
-def saved_rows(folder: Path, split: str) -> Any:
-    """Returns the `datasets.Dataset` that save_to_disk wrote; split: which, if there are several.
+def saved_rows(folder: Path, configuration: str | None, split: str) -> Any:
+    """Returns the `datasets.Dataset` of a split that save_to_disk wrote, of one data set or of several splits.
 
-    Raises: DataError: if it cannot be read, or has no such split.
+    Raises: DataError: if it cannot be read, is empty, has no such split, or a configuration is named: it has none.
     """
-    from datasets import Dataset, load_from_disk
-
+    if configuration is not None:
+        raise DataError(
+            f"data.source.name={configuration}: {folder}, which save_to_disk wrote, has no configurations: set "
+            "data.source.name=null"
+        )
     try:
-        found = load_from_disk(str(folder))
+        where = _split_folder(folder, split)
+        if not (read_json(where / STATE) or {})["_data_files"]:
+            raise DataError(f"{where}, which save_to_disk wrote, has no rows: name a data set that has text")
+        return _loaded(where)
+    except DataError:
+        raise
     except Exception as error:  # pyarrow's, json's and the library's own
         raise DataError(
-            f"{folder} is no data set of save_to_disk ({type(error).__name__}: {one_line(error)})"
+            f"{folder} is no data set of save_to_disk ({type(error).__name__}: {one_line(error)}): write it again"
         ) from error
-    if isinstance(found, Dataset):
-        return found.with_format(None)
-    if split not in found:
-        raise DataError(f"data.source.split={split} is no split of {folder}; it has {', '.join(found)}")
-    return found[split].with_format(None)
+
+
+def _loaded(folder: Path) -> Any:
+    from datasets import load_from_disk
+
+    return load_from_disk(str(folder)).with_format(None)
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    """The folder of a split's rows. Raises: DataError: if there is no such split."""
+    if (folder / STATE).is_file():
+        names, where = _names((read_json(folder / STATE) or {}).get("_split")), folder
+    else:
+        names, where = list((read_json(folder / SPLITS) or {})["splits"]), folder / split
+    if split not in names:
+        raise DataError(f"data.source.split={split} is no split of {folder}; it has {', '.join(names)}")
+    return where
+
+
+def _names(saved: str | None) -> list[str]:
+    """What the one split of a data set may be called: "train" if it has no name; "test[:10%]" is "test", too."""
+    name = saved or "train"
+    return list(dict.fromkeys([name, name.partition("[")[0]] if "+" not in name else [name]))
 
 
 def row_units(rows: Any, files: Sequence[str], column: str) -> list[Unit]:

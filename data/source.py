@@ -43,6 +43,13 @@ class DataSource(ABC):
     def settings(self) -> Mapping[str, Any]:
         """What determines the tokens, beside the tokenizer; part of the data set's name, so without paths."""
 
+    def contents(self, root: Path) -> Mapping[str, Any]:
+        """Returns what else determines the tokens: checksums of data sets that they are taken from; part of the name.
+
+        root: the folder of the prepared data sets. Raises: DataError: if one is not there.
+        """
+        return {}
+
     @abstractmethod
     def fill(self, request: Request) -> None:
         """Writes a data set into a folder, dataset.json last; continues what a killed process began.

@@ -22,7 +22,7 @@ from data.hashing import in_threads
 from data.identity import Status
 from data.metadata import DTYPES, Shard, split_meta
 from data.opening import unreadable
-from data.paths import find_files
+from data.paths import find_files, number_of
 from data.progress import progress
 from data.source import DataSource, Request
 from data.tokenizers import Recipe, Tokenizer
@@ -88,11 +88,14 @@ class TokenFiles(DataSource):
 
     def _paths(self) -> dict[str, list[str]]:
         found = {split: self._matches(split) for split in self.patterns}
-        if both := sorted(set(found["train"]) & set(found["val"])):
-            raise DataError(
-                f"{both[0]} matches both data.source.train={self.patterns['train']!r} and "
-                f"data.source.val={self.patterns['val']!r}: what is trained on cannot validate"
-            )
+        trained_on = {number_of(Path(path).stat()): path for path in found["train"]}
+        for path in found["val"]:
+            if (number := number_of(Path(path).stat())) in trained_on:
+                same = "" if path == trained_on[number] else f", the same file as {trained_on[number]},"
+                raise DataError(
+                    f"{path}{same} matches both data.source.train={self.patterns['train']!r} and "
+                    f"data.source.val={self.patterns['val']!r}: what is trained on cannot validate; name other files"
+                )
         return found
 
     def _matches(self, split: str) -> list[str]:

@@ -46,20 +46,21 @@ def spread(parts: Sequence[Part], *, seq_len: int, n_sequences: int, split: str)
     """
     ends = [n_sequences * share // SHARES for share in accumulate(part.share for part in parts)]
     found = []
+    most = min((part.n_tokens - 1) // seq_len * SHARES // part.share for part in parts)
     for part, first, n in zip(parts, _firsts(parts), np.diff(ends, prepend=0).tolist(), strict=True):
         available = (part.n_tokens - 1) // seq_len
         if n_sequences < 1 or n > available:
             of = f" of {part.name}" if len(parts) > 1 else ""
             raise DataError(
                 f"evaluation wants {n} sequences of {seq_len} tokens, but {split}{of} has {available}: "
-                f"{_fewer(available)}take a smaller model.block_size, more text, or a larger data.val_fraction"
+                f"{_fewer(most)}take a smaller model.block_size, more text, or a larger data.val_fraction"
             )
         found.append(first + np.arange(n) * available // max(n, 1) * seq_len)
     return np.concatenate(found).astype(np.uint64)
 
 
-def _fewer(available: int) -> str:
-    return f"add eval_sequences={available} (evaluate.py: sequences={available}), or " if available else ""
+def _fewer(most: int) -> str:
+    return f"add eval_sequences={most} (evaluate.py: sequences={most}), or " if most else ""
 
 
 def _random(rows: Rows, n_tokens: int, seq_len: int, seed: int) -> Numbers:

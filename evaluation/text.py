@@ -1,7 +1,7 @@
 """The loss of a model on text.
 
 The tokens are divided into windows of block_size that do not overlap. Every token but the very first is predicted once,
-from those before it in its window.
+from those before it in its window. Of a mixture so is each part, and all tokens count alike, whatever the part's share.
 """
 
 import math
@@ -54,12 +54,12 @@ def text_loss(
 ) -> TextLoss:
     """Returns the loss on tokens. byte_lengths: of each id, see Tokenizer.byte_lengths.
 
-    n_sequences: of windows, spread evenly, as the evaluation of a training run takes them; None: all, the last one as
-    long as the tokens last.
+    n_sequences: of windows, spread evenly, as the evaluation of a training run takes them; None: all, the last one of
+    each part as long as its tokens last.
 
     Raises: DataError: if there are fewer windows. EvaluationError: if there is nothing to predict.
     """
-    if tokens.n_tokens < 2:
+    if all(part.n_tokens < 2 for part in tokens.parts):
         raise EvaluationError(f"{tokens.path} has {tokens.n_tokens} tokens; it takes two to predict one")
     nats, n_tokens, n_bytes = [], 0, 0
     for batch in _batches(tokens, model, n_sequences, micro_batch):
@@ -73,10 +73,22 @@ def text_loss(
 
 def _batches(tokens: Tokens, model: LanguageModel, n_sequences: int | None, micro_batch: int) -> Iterator[Batch]:
     device, seq_len = next(model.parameters()).device, model.block_size
-    n_windows, rest = divmod(tokens.n_tokens - 1, seq_len)
-    if n_sequences is not None or n_windows:
-        n = n_windows if n_sequences is None else n_sequences
-        yield from eval_batches(tokens, seq_len=seq_len, n_sequences=n, micro_batch=micro_batch, device=device)
-    if n_sequences is None and rest:
-        window = torch.from_numpy(tokens.read(np.array([n_windows * seq_len]), rest + 1)).to(device)
-        yield Batch(window[:, :-1], window[:, 1:], (n_windows,))
+    if n_sequences is not None:
+        yield from eval_batches(
+            tokens, seq_len=seq_len, n_sequences=n_sequences, micro_batch=micro_batch, device=device
+        )
+        return
+    first = 0
+    for part in tokens.parts:
+        n_windows, rest = divmod(part.n_tokens - 1, seq_len)
+        places = first + np.arange(n_windows) * seq_len
+        for start in range(0, n_windows, micro_batch):
+            yield _batch(tokens, places[start : start + micro_batch], seq_len, device)
+        if rest:
+            yield _batch(tokens, np.array([first + n_windows * seq_len]), rest, device)
+        first += part.n_tokens
+
+
+def _batch(tokens: Tokens, places: np.ndarray, length: int, device: torch.device) -> Batch:
+    windows = torch.from_numpy(tokens.read(places, length + 1)).to(device)
+    return Batch(windows[:, :-1], windows[:, 1:], range(len(places)))

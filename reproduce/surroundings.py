@@ -8,7 +8,7 @@ from typing import Any
 import configs
 from assembly.data import data_path
 from configs.plug_ins import TARGET
-from data import TokenDataset, is_prepared
+from data import DataError, TokenDataset, is_prepared
 from report.results import read
 from reproduce.atlas import OTHER_BATCH, Atlas
 from reproduce.claim import Claim
@@ -73,7 +73,10 @@ def second_batch(claim: Claim[Any], folder: Path) -> tuple[str, float] | None:
 
 def _data(claim: Claim[Any]) -> Path | None:
     """The prepared data set of the baseline's runs, if it is here."""
-    path = data_path(composed((*claim.common, *claim.baseline.overrides)), prepared=False)
+    try:
+        path = data_path(composed((*claim.common, *claim.baseline.overrides)), prepared=False)
+    except DataError:  # a part of a mixture is missing
+        return None
     return path if is_prepared(path) else None
 
 

@@ -1,8 +1,9 @@
 """Evaluates a trained model: python scripts/evaluate.py run=runs/<name> [data=...] [hellaswag=FILE] [key=value ...].
 
-Without data, hellaswag and tasks: on all of the validation split that the run was trained with. data is a pattern of
-text files ('books/*.txt'; .jsonl and .parquet too), all of them, encoded by the run's tokenizer; or the folder of a
-prepared data set, or an option of the group data with its keys (data=openwebtext data.root=...): its validation split.
+Without data, hellaswag and tasks: on all of the validation split that the run was trained with; of a mixture all tokens
+count alike, but with sequences= each part has its share. data is a pattern of text files ('books/*.txt'; .jsonl and
+.parquet too), all of them, encoded by the run's tokenizer; or the folder of a prepared data set, or an option of the
+group data with its keys (data=openwebtext data.root=...): its validation split.
 Prints what it finds, and adds it to evaluation.json in the run directory, which scripts/compare.py shows. Nothing else
 of the run is changed, nothing is executed. Exit status: 0, or 2 for bad input.
 """

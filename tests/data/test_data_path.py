@@ -48,6 +48,13 @@ def test_training_on_files_that_have_changed_says_so_once(
     assert "have changed since" in message and "20 files then, 21 now" in message
 
 
+def test_a_data_set_that_is_not_prepared_is_left_to_who_opens_it(
+    overrides: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not data_path(compose(overrides)).exists()
+    assert not caplog.messages
+
+
 def test_training_needs_no_source_files(overrides: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = prepare(overrides)
     for file in tmp_path.glob("*.txt"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from corpora import prepared
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, NamedSplit
 
 from data import DataError, HuggingFace, TokenDataset
 from data.identity import difference
@@ -83,6 +83,46 @@ def test_what_save_to_disk_wrote_is_read_by_rows(tmp_path: Path, shards: int) ->
     assert texts(HuggingFace(str(tmp_path / "one"), limit_documents=33)) == ROWS[:33]
     with pytest.raises(DataError, match=r"data.source.split=dev is no split of .*both; it has train, test"):
         texts(HuggingFace(str(tmp_path / "both"), split="dev"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "accepted", "listed"),
+    [
+        (None, ["train"], "train"),
+        ("test", ["test"], "test"),
+        ("test[:9%]", ["test", "test[:9%]"], r"test\[:9%\], test"),
+    ],
+)
+def test_the_split_of_one_saved_data_set_is_the_one_in_its_state(
+    tmp_path: Path, saved: str | None, accepted: list[str], listed: str
+) -> None:
+    split = None if saved is None else NamedSplit(saved)
+    Dataset.from_dict({"text": ROWS}, split=split).save_to_disk(str(tmp_path / "one"))
+    for name in accepted:
+        assert texts(HuggingFace(str(tmp_path / "one"), split=name)) == ROWS
+    for name in {"train", "test", "bogus"} - set(accepted):
+        with pytest.raises(DataError, match=rf"split={name} is no split of .*one; it has {listed}$"):
+            texts(HuggingFace(str(tmp_path / "one"), split=name))
+
+
+@pytest.mark.parametrize("saved", [table(), DatasetDict({"train": table()})], ids=["one", "splits"])
+def test_a_saved_data_set_has_no_configurations(tmp_path: Path, saved: Dataset | DatasetDict) -> None:
+    saved.save_to_disk(str(tmp_path / "set"))
+    message = (
+        "data.source.name=nosuch: .*set, which save_to_disk wrote, has no configurations: set data.source.name=null"
+    )
+    with pytest.raises(DataError, match=message):
+        texts(HuggingFace(str(tmp_path / "set"), name="nosuch"))
+
+
+def test_an_empty_saved_data_set_is_called_empty_and_does_not_hide_the_other_splits(tmp_path: Path) -> None:
+    Dataset.from_dict({"text": []}).save_to_disk(str(tmp_path / "one"))
+    with pytest.raises(DataError, match=r"one, which save_to_disk wrote, has no rows: name a data set that has text"):
+        texts(HuggingFace(str(tmp_path / "one")))
+    DatasetDict({"train": table(), "test": table([])}).save_to_disk(str(tmp_path / "both"))
+    assert texts(HuggingFace(str(tmp_path / "both"))) == ROWS
+    with pytest.raises(DataError, match=r"both/test, which save_to_disk wrote, has no rows"):
+        texts(HuggingFace(str(tmp_path / "both"), split="test"))
 
 
 def test_saved_rows_that_were_selected_are_those_that_are_read(tmp_path: Path) -> None:

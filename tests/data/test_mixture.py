@@ -29,6 +29,7 @@ from data import (
     TokenLoader,
     eval_batches,
 )
+from data.encoding import PLAN_FILE
 from data.metadata import SHARES
 from data.windows import starts
 
@@ -44,8 +45,8 @@ def folders(tmp_path: Path) -> list[Path]:
     found = []
     for n, size in enumerate(SIZES):
         file = llm_c(tmp_path / f"in/{n}.bin", range(10_000 * n, 10_000 * n + size))
-        copy = shutil.copy(file, tmp_path / f"in/{n}_val.bin")
-        source = TokenFiles(str(file), str(copy))
+        val = llm_c(tmp_path / f"in/{n}_val.bin", range(10_000 * n + size - 1, 10_000 * n - 1, -1))
+        source = TokenFiles(str(file), str(val))
         found.append(prepared(source, tmp_path / "prepared", Ids(30_000), val_fraction=None))
     return found
 
@@ -147,9 +148,10 @@ def test_validation_is_mixed_in_the_same_shares(folders: list[Path]) -> None:
     parts = torch.cat([batch.inputs for batch in found])[:, 0] // 10_000
     assert Counter(parts.tolist()) == {0: 8, 1: 4, 2: 4}
     with pytest.raises(
-        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: evaluate on"
+        DataError, match=r"wants 10 sequences of 16 tokens, but val of tokens-ids-\w+ has 5: add eval_sequences=20 "
     ):
         next(eval_batches(val, seq_len=T, n_sequences=40, micro_batch=5, device="cpu"))
+    assert len(list(eval_batches(val, seq_len=T, n_sequences=20, micro_batch=5, device="cpu"))) == 4
 
 
 def test_a_part_shorter_than_a_window_is_named(dataset: TokenDataset) -> None:
@@ -170,6 +172,54 @@ def test_parts_are_found_by_their_names_in_the_root(folders: list[Path], monkeyp
     monkeypatch.chdir("/")
     by_name = Mixture({folder.name: weight for folder, weight in zip(folders, WEIGHTS, strict=True)})
     assert prepared(by_name, folders[0].parent, OfParts(), val_fraction=None) == mixed(folders)
+
+
+def test_what_one_part_trains_on_does_not_validate_another(tmp_path: Path) -> None:
+    one, other = (llm_c(tmp_path / f"{n}.bin", range(n, n + 100)) for n in range(2))
+    parts = {}
+    for train_file, val_file in ((one, other), (other, one)):
+        source = TokenFiles(str(train_file), str(val_file))
+        parts[str(prepared(source, tmp_path / "prepared", Ids(300), val_fraction=None))] = 1.0
+    with pytest.raises(
+        DataError, match=r".bin is to validate, but has the same content as .*.bin, which is trained on"
+    ):
+        prepared(Mixture(parts), tmp_path / "prepared", OfParts(), val_fraction=None)
+
+
+def half_prepared(folder: Path) -> None:
+    """A folder as a preparation that was killed leaves it."""
+    folder.mkdir()
+    (folder / PLAN_FILE).write_text("{}")
+
+
+def named(folder: Path, text: str) -> Path:
+    """Documents with this text, prepared in that folder in place of what was there."""
+    made = prepared(Texts([f"{text} {i}" for i in range(30)]), folder.parent / "made")
+    shutil.rmtree(folder, ignore_errors=True)
+    return made.rename(folder)
+
+
+def mixed_with(part: Path, tmp_path: Path) -> Path:
+    parts = {str(part): 3, str(tmp_path / "other"): 1}
+    return prepared(Mixture(parts), tmp_path / "prepared", OfParts(), val_fraction=None)
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_contents(tmp_path: Path) -> None:
+    named(tmp_path / "other", "other")
+    texts = {"a": "hello", "b": "hello", "c": "jello"}
+    a, b, c = (mixed_with(named(tmp_path / root / "wiki", text), tmp_path) for root, text in texts.items())
+    assert a == b != c
+    assert TokenDataset.open(b, "train").checksum != TokenDataset.open(c, "train").checksum
+
+
+def test_a_part_that_was_prepared_anew_makes_another_mixture_and_the_old_one_is_refused(tmp_path: Path) -> None:
+    named(tmp_path / "other", "other")
+    before = mixed_with(named(tmp_path / "wiki", "hello"), tmp_path)
+    after = mixed_with(named(tmp_path / "wiki", "jello"), tmp_path)
+    assert after != before
+    assert TokenDataset.open(after, "train").n_tokens > 0
+    with pytest.raises(DataError, match=r"wiki/train_00000.bin is damaged: .* or delete .*mixture-of_parts-\w+, which"):
+        TokenDataset.open(before, "train")
 
 
 def test_mixing_hashes_nothing_again(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +249,14 @@ def test_corpora_of_one_tokenizer_are_mixed_and_of_two_refused(tmp_path: Path) -
     ("parts", "message"),
     [
         ({"a": 1}, "names 1 data sets; a mixture has at least two"),
-        ({"a": 1, "b": 0}, "the weight of b is 0, expected a number above 0"),
+        ({"a": 1, "b": 0}, "the weight of b is 0, expected a number above 0 and below 1e\\+100"),
+        ({"a": 1, "b": True}, "the weight of b is True, expected a number above 0"),
+        ({"a": 1e308, "b": 1e308}, "the weight of a is 1e\\+308, expected a number above 0 and below"),
+        ({"a": 1, "b": 10**400}, "the weight of b is 10*, expected a number above 0"),
+        ({1: 2, 3: 4}, r"the folder 1 is not a text: write it as \./1"),
         ({"a": 1, "b": float("inf")}, "the weight of b is inf, expected a number above 0"),
         ({"a": 1, "b": "half"}, "the weight of b is half, expected a number above 0"),
-        ({"x/a": 1, "y/a": 2}, "has a twice"),
+        ({"x/a": 1, "y/a": 2}, "has a twice, as x/a and as y/a: .*, rename one of the two"),
     ],
 )
 def test_impossible_weights_are_refused(parts: dict[str, Any], message: str) -> None:
@@ -218,12 +272,31 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(folders: list[Path]) -> Non
         prepared(Mixture({one: 1, other: 1}), root, Bytes())
     with pytest.raises(DataError, match=r"is a mixture itself; name its parts instead"):
         prepared(Mixture({one: 1, str(mixed(folders)): 1}), root, OfParts())
-    with pytest.raises(
-        DataError, match=r"files-bpe-00000000 does not exist: run `python scripts/prepare_data.py data=files"
-    ):
-        prepared(Mixture({one: 1, "files-bpe-00000000": 1}), root, OfParts())
     with pytest.raises(DataError, match="data/tokenizer=of_parts is for data=mixture"):
         prepared(Texts(numbered_texts(9)), root, OfParts())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: None,
+            r"part does not exist, neither here nor in data.root \(/part or .*/part\): name the",
+        ),
+        (Path.mkdir, r".*prepared/part is no prepared data set, it has no dataset.json: name the folder that scripts/"),
+        (half_prepared, r"data set .*prepared/part is only half prepared: run `python scripts/prepare_data.py"),
+    ],
+    ids=["missing", "another folder", "half prepared"],
+)
+def test_a_part_that_is_not_prepared_is_refused_in_one_line(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.chdir("/")
+    root = folders[0].parent
+    make(root / "part")
+    with pytest.raises(DataError, match=f"^(data.source.parts: )?{message}") as caught:
+        prepared(Mixture({folders[0].name: 1, "part": 1}), root, OfParts())
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_train_py_trains_on_a_mixture_as_first_typed(folders: list[Path], tmp_path: Path, tiny: list[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_nothing_is_copied_and_the_files_stay_as_they_are(files: Path, tmp_path:
 def test_version_7_has_ids_of_four_bytes(tmp_path: Path) -> None:
     tokens = RNG.integers(0, 128_256, 300).tolist()
     for split in ("train", "val"):
-        llm_c(tmp_path / f"in/{split}.bin", tokens, magic=20240801, version=7)
+        llm_c(tmp_path / f"in/{split}.bin", tokens if split == "train" else VAL, magic=20240801, version=7)
     path = prepared_from(source(tmp_path / "in", "train.bin", "val.bin"), tmp_path / "out", 128_256)
     assert tokens_of(path, "train") == tokens and max(tokens) > 65_535
 
@@ -166,6 +167,29 @@ def test_what_is_trained_on_does_not_validate(files: Path, tmp_path: Path) -> No
         prepared_from(source(files, train="*.bin"), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        (None, "matches both data.source.train="),
+        (Path.symlink_to, "the same file as .*fineweb_train_000001.bin, matches both data.source.train="),
+        (Path.hardlink_to, "the same file as .*fineweb_train_000001.bin, matches both data.source.train="),
+        (lambda to, file: shutil.copy(file, to), "is to validate, but has the same content as .*_train_000001.bin"),
+    ],
+    ids=["spelling", "symbolic link", "hard link", "copy"],
+)
+def test_one_file_by_two_names_does_not_validate(
+    files: Path, tmp_path: Path, link: Callable[[Path, Path], Any] | None, message: str
+) -> None:
+    val = "../in/fineweb_train_000001.bin"
+    if link is not None:
+        link(files / "val.bin", files / "fineweb_train_000001.bin")
+        val = "val.bin"
+    with pytest.raises(DataError, match=message) as caught:
+        prepared_from(source(files, val=val), tmp_path / "out")
+    assert Path(val).name in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert not list((tmp_path / "out").glob("tokens*"))
+
+
 def test_settings_that_are_of_text_alone_are_refused(files: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.val_fraction=0.1 is for sources of text; data.source.val names"):
         prepared(source(files), tmp_path / "out", Ids(50257), val_fraction=0.1)
@@ -224,6 +248,16 @@ def test_a_file_that_changes_later_is_noticed_and_nobody_is_told_to_delete_it(fi
     (files / "fineweb_train_000001.bin").unlink()
     with pytest.raises(DataError, match=r"_train_000001.bin is missing: put back the file as it was"):
         TokenDataset.open(path, "train")
+
+
+def test_what_opening_will_say_is_not_said_before(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_if_changed(source(files), tmp_path / "out/tokens-ids-00000000")
+    path = prepared_from(source(files), tmp_path / "out")
+    llm_c(files / "fineweb_train_000001.bin", TRAIN[1][::-1])
+    warn_if_changed(source(files), path)
+    assert not caplog.messages
 
 
 def test_a_new_shard_is_noticed_and_left_out(files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

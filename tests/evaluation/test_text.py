@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from data import DataError, Files
 from data.encoded import EncodedText
+from data.metadata import SHARES, Part
 from data.tokenizers import PlainBytes
 from evaluation import EvaluationError
 from evaluation.text import TextLoss, text_loss
@@ -61,6 +62,23 @@ def test_every_token_is_predicted_once_from_those_before_it_in_its_window(text: 
     assert found.numbers()["perplexity"] == pytest.approx(math.exp(expected / (len(STREAM) - 1)), rel=1e-4)
 
 
+@pytest.mark.parametrize("block_size", [8, 60, 1000])
+def test_of_a_mixture_every_part_is_read_by_itself_and_whole(text: EncodedText, block_size: int) -> None:
+    parts = [Part("a", 52, 1000), Part("b", len(STREAM) - 53, SHARES - 1001), Part("c", 1, 1)]
+    text.parts = tuple(parts)  # type: ignore[assignment]  # it has one, as no text is a mixture
+    model, nats, first = gpt(block_size), 0.0, 0
+    for part in parts:
+        stream = torch.tensor(STREAM[first : first + part.n_tokens])
+        for start in range(0, len(stream) - 1, block_size):
+            window = stream[start : start + block_size + 1]
+            with torch.no_grad():
+                nats += float(F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum"))
+        first += part.n_tokens
+    found = loss(model, text)
+    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert found.n_tokens == len(STREAM) - len(parts)
+
+
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(text: EncodedText) -> None:
     model = gpt(16)
     with torch.no_grad():
@@ -91,6 +109,6 @@ def test_nothing_to_evaluate_on_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_single_token_cannot_be_predicted(text: EncodedText) -> None:
-    text.n_tokens = 1
+    text.n_tokens, text.parts = 1, (Part("a", 1),)
     with pytest.raises(EvaluationError, match="has 1 tokens; it takes two to predict one"):
         loss(gpt(8), text)
