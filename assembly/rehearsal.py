@@ -1,4 +1,4 @@
-"""Finds out, before a run begins, whether its optimizer computes on a device that lacks some operations."""
+"""Finds out, before a run begins and data are prepared, whether its model, optimizer and schedule can be made."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from assembly.model import meta_model
-from configs import RunConfig
+from configs import RunConfig, plug_in
 from optim import build as optimizers
 
 COMPLETE = ("cpu", "cuda", "meta")  # types of devices on which every optimizer here is tested
 SIDE = 16  # of the tensors that are tried
+
+
+def check_settings(config: RunConfig) -> None:
+    """Makes the model (on the meta device), the optimizer and the schedule. Raises: ValueError: if one cannot be."""
+    model = meta_model(config, config.model.get("vocab_size") or 1)
+    parameters, roles = dict(model.named_parameters()), model.roles()
+    optimizers.build(config.optim, parameters, roles, seed=config.seed, global_batch=config.global_batch)
+    plug_in(config.schedule, max_steps=config.max_steps)
 
 
 def check_optimizer(config: RunConfig, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 from assembly.branch import origin_in, remarks
 from assembly.data import open_data
 from assembly.model import meta_model, model_of, vocab_size_of
-from assembly.rehearsal import check_optimizer
+from assembly.rehearsal import check_optimizer, check_settings
 from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from assembly.weights import load_weights
@@ -51,6 +51,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
+    check_settings(config)
     origin = strategy.ranks.from_main(lambda: origin_in(config, strategy.precision, directory), "checking start_from")
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"

@@ -25,11 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from assembly.data import data_path
-from assembly.model import meta_model
-from assembly.rehearsal import check_optimizer
+from assembly.rehearsal import check_optimizer, check_settings
 from configs import RunConfig, answer, compose, plug_in, run_help
 from data import TokenDataset, load_tokenizer
-from optim import build as optimizers
 from trainer import environment
 
 GIB = 1 << 30
@@ -98,10 +96,7 @@ def check_disk(config: RunConfig) -> Finding:
 def check_model(config: RunConfig) -> Finding:
     """Checks that model (on the meta device), optimizer and schedule accept their settings."""
     try:
-        model = meta_model(config, config.model.get("vocab_size") or 1)
-        parameters, roles = dict(model.named_parameters()), model.roles()
-        optimizers.build(config.optim, parameters, roles, seed=config.seed, global_batch=config.global_batch)
-        plug_in(config.schedule, max_steps=config.max_steps)
+        check_settings(config)
         check_optimizer(config, environment.pick_device(config.device))
     except ValueError as error:
         return Finding("model, optimizer", "not usable", str(error), is_fatal=True)

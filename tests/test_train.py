@@ -502,6 +502,14 @@ def test_every_schedule_runs_and_is_logged(run: Callable[..., int], tmp_path: Pa
     assert rates[:2] == [0.25, 0.5]
 
 
+@pytest.mark.parametrize("override", ["optim.lr=-1", "optim=lion optim.lr=-1", "schedule=wsd schedule.warmup_steps=99"])
+def test_what_needs_no_data_is_checked_before_they_are_prepared(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert run("bad", *override.split(), f"data.root={tmp_path / 'new'}") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
