@@ -8,7 +8,7 @@ import torch
 
 from assembly.branch import origin_in, remarks
 from assembly.data import open_data
-from assembly.model import meta_model, model_of, vocab_size_of
+from assembly.model import model_of, vocab_size_of
 from assembly.rehearsal import check_optimizer, check_settings
 from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
@@ -17,7 +17,6 @@ from configs import RunConfig, as_yaml, plug_in
 from data import TokenLoader, load_tokenizer
 from model.flops import flops_per_token, parameter_count
 from optim import build as optimizers
-from optim import nodes
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
@@ -31,9 +30,7 @@ def open_strategy(config: RunConfig) -> Strategy:
 
     Raises: ValueError: if the configuration does not allow the run.
     """
-    meta_model(config, config.model.get("vocab_size") or 1)
-    nodes.check(config.optim)
-    plug_in(config.schedule, max_steps=config.max_steps)
+    check_settings(config)
     device = environment.pick_device(config.device)
     check_optimizer(config, device)
     strategy: Strategy = plug_in(
@@ -51,7 +48,6 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
 
     Raises: ValueError: if the configuration or the data do not allow the run.
     """
-    check_settings(config)
     origin = strategy.ranks.from_main(lambda: origin_in(config, strategy.precision, directory), "checking start_from")
     train_data, val_data, loader = strategy.ranks.main_first(
         lambda: open_data(config, strategy), "preparing or checking the data"

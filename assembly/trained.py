@@ -20,6 +20,7 @@ from model import LanguageModel
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
 from trainer.run_directory import CHECKPOINTS, CONFIG, TOKENIZER
 
+RUN = "run directory; its newest checkpoint is read, RUN@STEP: that of a step"  # what scripts say of run=
 MOST_BYTES, MOST_JSON_BYTES = 1 << 44, 64 * MIB  # of files with tensors; of others
 
 

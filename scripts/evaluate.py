@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import torch
 
 from assembly.data import data_path, data_path_of
-from assembly.trained import Trained, find_run, read_trained
+from assembly.trained import RUN, Trained, find_run, read_trained
 from configs import FOLDER, ConfigError, answer, compose
 from configs.arguments import described, setting
 from configs.arguments import parse as parsed
@@ -49,7 +49,7 @@ from trainer.parallel import Single
 class Settings:
     """The settings on the command line; those of the data set's option are apart."""
 
-    run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
+    run: str = setting(RUN)
     data: str | None = setting("what to evaluate on, see above; without it, the run's own validation split", None)
     text: str = setting("column of the text in .jsonl and .parquet files", "text")
     sequences: int | None = setting("of the model's block_size, spread evenly; null: all", None, least=1)

@@ -16,7 +16,7 @@ from files.requirements import check_installed
 if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
-from assembly.trained import find_run, read_trained
+from assembly.trained import RUN, find_run, read_trained
 from configs import answer, identity
 from configs.arguments import described, parse, setting
 from files.paths import expanded
@@ -29,7 +29,7 @@ from launch.run_files import read_environment
 class Settings:
     """The settings on the command line."""
 
-    run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
+    run: str = setting(RUN)
     to: str = setting("hf: a folder for transformers; nanogpt: its ckpt.pt", choices=tuple(LAYOUTS))
     out: str = setting("the folder to make, complete or not at all; with a record of the training")
 

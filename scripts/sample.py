@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 import torch
 
-from assembly.trained import Trained, find_run, read_trained
+from assembly.trained import RUN, Trained, find_run, read_trained
 from configs import ConfigError, answer
 from configs.arguments import described, setting
 from configs.arguments import parse as parsed
@@ -36,7 +36,7 @@ MOST_PROMPT_BYTES = MIB
 class Settings:
     """The settings on the command line."""
 
-    run: str = setting("run directory; its newest checkpoint is read, RUN@STEP: that of a step")
+    run: str = setting(RUN)
     prompt: str | None = setting("as typed; an empty one begins a document; without it, the data set's own", None)
     prompt_file: str | None = setting("the prompt from a UTF-8 file instead, - from standard input", None)
     n: int = setting("samples; each has random numbers of its own, so that n adds samples and changes none", 1, least=1)
