@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_option import few_fast
+from every_option import FEWEST, few_fast
 from killing import killed_at
 from remains import ends, metrics, result
 
@@ -76,7 +76,7 @@ def content(folder: Path) -> Mapping[str, Any]:
     }
 
 
-@few_fast("optimizer")
+@few_fast("optimizer", few=FEWEST)
 def test_a_branch_ends_bit_for_bit_like_the_run_that_it_replaces(start: Start, tmp_path: Path, optimizer: str) -> None:
     chosen = [f"optim={optimizer}"]
     chosen += [f"{key}=3" for key in flat(compose(chosen)) if key.rpartition(".")[2] in INTERVALS]  # 8 lies within one

@@ -18,7 +18,7 @@ def tolerance(option: str) -> float:
 
 
 def _slow_unless_one(claim: str) -> list[pytest.MarkDecorator]:
-    return [] if claim == "soap_frequency" else [pytest.mark.slow]
+    return [] if claim == "sophia_overhead" else [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

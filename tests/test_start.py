@@ -9,7 +9,7 @@ from typing import Any
 import nanogpt_oracle as oracle
 import pytest
 import torch
-from every_option import few_fast
+from every_option import FEWEST, few_fast
 from killing import killed_at
 from remains import metrics, result
 
@@ -76,7 +76,7 @@ def test_a_run_goes_on_from_another_with_something_changed_and_says_so(
     assert rates == ({0.5} if case == "another learning rate" else {0.002})
 
 
-@few_fast("optimizer")
+@few_fast("optimizer", few=FEWEST)
 def test_another_learning_rate_is_that_of_every_optimizer_from_there_on(
     start: Start, tmp_path: Path, optimizer: str
 ) -> None:

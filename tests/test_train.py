@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from every_option import few_fast
+from every_option import FEWEST, few_fast
 from killing import Killed, kill_at
 from remains import ends, metrics, result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -85,7 +85,7 @@ def test_the_steps_whose_gradient_was_clipped_are_counted(
     assert counts[0] == min(clipped, 1)
 
 
-@few_fast("optimizer")
+@few_fast("optimizer", few=FEWEST)
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     run: Callable[..., int], tmp_path: Path, optimizer: str
 ) -> None:

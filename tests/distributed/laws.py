@@ -207,14 +207,16 @@ def reductions(micro_batches: int) -> int:
     return sum(event.count for event in profile.key_averages() if event.key.startswith("c10d::_reduce_scatter"))
 
 
-def loads_of(option: str) -> list[float]:
-    """Arithmetic that the ranks own of the option's matrix method, under DDP."""
-    strategy, model = open_strategy("ddp"), gpt(n_layer=4, n_embd=32)
-    optimizer = placed(strategy, option, model)
-    steps_with_given_gradients(model, optimizer, 0, 1)
-    loads = [owners.loads for member in optimizer.members if (owners := member.owners()) is not None]
+def loads_of(options: Sequence[str]) -> dict[str, list[float]]:
+    """Arithmetic that the ranks own of each option's matrix method, under DDP."""
+    strategy, loads = open_strategy("ddp"), {}
+    for option in options:
+        model = gpt(n_layer=4, n_embd=32)
+        optimizer = placed(strategy, option, model)
+        steps_with_given_gradients(model, optimizer, 0, 1)
+        loads[option] = next(owners.loads for each in optimizer.members if (owners := each.owners()) is not None)
     strategy.close()
-    return loads[0]
+    return loads
 
 
 def shares(placement: str) -> tuple[int, int]:

@@ -126,7 +126,7 @@ def test_after_all_ranks_are_killed_the_same_command_ends_like_an_uninterrupted_
     assert ends(tmp_path / "killed") == ends(uninterrupted(f"parallel={parallel}"))
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_continues(
     start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
@@ -357,7 +357,7 @@ def test_a_corrupted_data_shard_is_refused_before_training_starts(
     assert not (tmp_path / "c" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize(("parallel", "rank"), [("ddp", 1), ("fsdp2", 0)])
+@pytest.mark.parametrize(("parallel", "rank"), [("ddp", 1), pytest.param("fsdp2", 0, marks=pytest.mark.slow)])
 def test_a_rank_that_hangs_is_named_with_its_place(start: Callable[..., Started], parallel: str, rank: int) -> None:
     on = {rank: [partial(at, 5, "trainer.parallel.Strategy._accumulate", faults.hang)]}
     started = start("h", f"parallel={parallel}", "timeout_seconds=2", on=on)
@@ -390,7 +390,13 @@ def test_a_slow_disk_is_no_hanging_rank(
     assert ends(tmp_path / "s") == ends(uninterrupted("parallel=ddp"))
 
 
-@pytest.mark.parametrize(("rank", "named"), [(1, "rank 1 does not answer; it was last at "), (0, "(rank 0 or the ")])
+@pytest.mark.parametrize(
+    ("rank", "named"),
+    [
+        (1, "rank 1 does not answer; it was last at "),
+        pytest.param(0, "(rank 0 or the ", marks=pytest.mark.slow),
+    ],
+)
 def test_a_rank_that_is_stopped_from_outside_is_named(start: Callable[..., Started], rank: int, named: str) -> None:
     started = start("h", "parallel=ddp", "timeout_seconds=2", on={rank: [partial(from_step, 5, faults.freeze)]})
     started.world.processes[1 - rank].join(30)

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import every_option
 import laws
 import pytest
 import torch
 import world
-from every_option import OPTIONS, slow_unless_few
+from every_option import FEWEST, OPTIONS, slow_unless
 from laws import MATRIX_METHODS, SENSITIVE
 from torch import Tensor
 
@@ -18,13 +17,13 @@ KINDS = ["adamw", "adafactor", "soap", "sophiag"]  # of every kind one
 PLACES = [(2, "ddp", OPTIONS), (2, "fsdp2", OPTIONS), (3, "ddp", KINDS), (3, "fsdp2", KINDS), (4, "hsdp", KINDS)]
 NO_SECOND_DERIVATIVE = "fsdp2", "sophiah"  # refused, by a test below
 CASES = [
-    pytest.param(n, p, each, marks=[pytest.mark.slow] if n > 2 else slow_unless_few(each))
+    pytest.param(n, p, each, marks=[pytest.mark.slow] if n > 2 else slow_unless(FEWEST, each))
     for n, p, options in PLACES
     for each in options
     if (p, each) != NO_SECOND_DERIVATIVE
 ]
 SHARDED = [option for option in OPTIONS if ("fsdp2", option) != NO_SECOND_DERIVATIVE]
-FEW_SHARDED = [option for option in SHARDED if option in every_option.FEW]
+FEWEST_SHARDED = [option for option in SHARDED if option in FEWEST]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,11 +42,11 @@ class Worlds:
         self._found: dict[tuple[object, ...], list[dict[str, laws.Outcome]]] = {}
 
     def outcomes(self, n: int, placement: str, option: str, law: str, *arguments: object) -> list[dict[str, Tensor]]:
-        is_few = option in every_option.FEW
-        key = (n, placement, is_few, law, *arguments)
+        is_fast = option in FEWEST
+        key = (n, placement, is_fast, law, *arguments)
         if key not in self._found:
             options = next(each for m, p, each in PLACES if (m, p) == (n, placement))
-            options = [each for each in options if (each in every_option.FEW) == is_few]
+            options = [each for each in options if (each in FEWEST) == is_fast]
             options = [each for each in options if (placement, each) != NO_SECOND_DERIVATIVE]
             self._found[key] = world.run(n, getattr(laws, law), placement, options, *arguments)
         outcomes = []
@@ -158,7 +157,7 @@ def test_hutchinson_is_refused_where_there_is_no_second_derivative() -> None:
         assert "Hutchinson needs second derivatives, which parallel=fsdp2 does not have: use parallel=ddp" in str(found)
 
 
-@pytest.mark.parametrize("options", [FEW_SHARDED, pytest.param(SHARDED, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize("options", [FEWEST_SHARDED, pytest.param(SHARDED, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds(options: list[str]) -> None:
     ranks = world.run(4, laws.bytes_held, "fsdp2", options)
     for option in options:
@@ -167,11 +166,11 @@ def test_four_ranks_hold_at_most_three_tenths_of_what_one_process_holds(options:
         assert max(shares) <= 0.30, (option, shares)
 
 
-@pytest.mark.parametrize("option", MATRIX_METHODS)
-def test_matrices_are_shared_out_evenly_and_alike_on_all_ranks(option: str) -> None:
-    loads = world.run(4, laws.loads_of, option)
-    assert all(each == loads[0] for each in loads)
-    assert max(loads[0]) <= 1.1 * sum(loads[0]) / 4
+def test_matrices_are_shared_out_evenly_and_alike_on_all_ranks() -> None:
+    ranks = world.run(4, laws.loads_of, MATRIX_METHODS)
+    assert all(found == ranks[0] for found in ranks)
+    for option, loads in ranks[0].items():
+        assert max(loads) <= 1.1 * sum(loads) / 4, option
 
 
 def test_an_extra_backward_pass_crosses_ranks_once() -> None:

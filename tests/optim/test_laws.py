@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_option import OPTIONS, few_fast, slow_unless_few
+from every_option import FEWEST, OPTIONS, few_fast, slow_unless
 from torch import Tensor
 
 from configs import compose
@@ -26,7 +26,7 @@ from trainer.parallel import Single
 
 OF_EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS)
 NOT_TAKEN = [("eager", option) for option in OPTIONS]
-NOT_TAKEN += [pytest.param("compiled", option, marks=slow_unless_few(option)) for option in OPTIONS]  # type: ignore[misc]
+NOT_TAKEN += [pytest.param("compiled", option, marks=slow_unless(FEWEST, option)) for option in OPTIONS]  # type: ignore[misc]
 INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 G, T, V = 4, 5, 11
 
@@ -145,7 +145,7 @@ def test_matrices_of_a_shape_are_stepped_together_as_each_alone(option: str, mon
         torch.testing.assert_close(stacked, alone, rtol=1e-7, atol=1e-9)
 
 
-@few_fast("option")
+@few_fast("option", few=FEWEST)
 def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without code generation, which takes seconds: what could differ is the tracing of direction.
 

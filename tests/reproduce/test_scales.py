@@ -26,13 +26,17 @@ TINY = (  # what keeps a run of any scale to seconds
 )
 
 
+def _slow_unless_small(scale: str) -> list[pytest.MarkDecorator]:
+    return [] if scale in ("nano", "gpu") else [pytest.mark.slow]
+
+
 def of_training(scale: str) -> list[Any]:
     """All claims that train at the scale."""
     there = [claims.load(name, scale) for name in claims.names() if scale in claims.scales(name)]
     return [claim for claim in there if isinstance(claim.fields, TrainingFields)]
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [pytest.param(each, marks=_slow_unless_small(each)) for each in SCALES])
 def test_what_is_known_before_any_run_fails_no_claim_of_the_scale(scale: str) -> None:
     found = of_training(scale)
     assert found

@@ -93,6 +93,7 @@ def test_an_unknown_optimizer_gets_one_line(name: str, message: str, capsys: pyt
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
+@pytest.mark.slow
 def test_the_table_of_state_holds_every_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "f.json"
     assert bench.main(["memory", "--model", "gpt2_small", "--json", str(file)]) == 0
