@@ -10,7 +10,8 @@ that is no mapping, before all others.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,14 @@ def load(
     """
     content = _content(name, folder)
     claim_scales = content.pop("scales", None) or {}
+    mistakes = Mistakes()
     if scale not in claim_scales:
-        raise ClaimError(f"claim {name} has no scale {scale!r}; {nearest(scale, list(claim_scales))}")
+        mistakes.lines.append(f"claim {name} has no scale {scale!r}; {nearest(scale, list(claim_scales))}")
+        if (meant := _misspelt(scale, claim_scales, folder)) is None:
+            mistakes.raise_all()
+        claim_scales[scale] = claim_scales.get(meant)
     where = f"{folder / name}.yaml, scale {scale}"
     common = _scale(scale, folder) if _trains(content) else {}
-    mistakes = Mistakes()
     merged = _merged(common, content, claim_scales[scale] or {}, where, mistakes)
     claim = _claim(name, scale, merged, where, folder.parent / "arm", mistakes)
     n_before = len(mistakes.lines)
@@ -132,6 +136,13 @@ def _scale(scale: str, folder: Path) -> dict[str, Any]:
         return read_yaml(folder.parent / "scale" / f"{scale}.yaml", may_be_link=True) or {}
     except ReadingError as error:
         raise ClaimError(str(error)) from None
+
+
+def _misspelt(scale: str, known: Iterable[str], folder: Path) -> str | None:
+    """The name among those of a claim's scales that is no scale and was meant to be this one, if there is one."""
+    scales_there = {path.stem for path in (folder.parent / "scale").glob("*.yaml")}
+    unknown = [each for each in known if each not in scales_there]
+    return next(iter(get_close_matches(scale, unknown, 1)), None) if scale in scales_there else None
 
 
 def _merged(

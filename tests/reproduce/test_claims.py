@@ -224,6 +224,21 @@ def test_all_mistakes_of_a_file_are_said_at_once_a_line_each(write_claim: Callab
     assert len(error.value.args) == len(wanted), str(error.value)
 
 
+def test_a_misspelt_scale_hides_no_other_mistake(write_claim: Callable[..., Path]) -> None:
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(buget=3, scales={"nanoo": {"stpes": 2}, "gpu": {}}))
+    first, *others = error.value.args
+    assert first == "claim twice has no scale 'nano'; the nearest one is 'nanoo' (all: nanoo, gpu)"
+    assert [re.findall("has no field '(.*?)'", line) for line in others] == [["buget"], ["stpes"]]
+
+
+def test_a_scale_that_a_claim_does_not_have_is_all_that_is_said_of_it(write_claim: Callable[..., Path]) -> None:
+    for scale in ("micro", "nanoo"):
+        with pytest.raises(ClaimError, match=f"has no scale '{scale}'") as error:
+            load("twice", scale, folder=write_claim(buget=3))
+        assert len(error.value.args) == 1
+
+
 def _expected(arm: str) -> dict[str, Any]:
     return {"quantity": "best_loss", "arm": arm, "against": "a", "claimed": 0.05, "no_effect": 0.15}
 
