@@ -44,6 +44,11 @@ def nodes(config: Node) -> dict[str, Node]:
     return {rest if key == "rest" else key: node for key, node in config["roles"].items()}
 
 
+def main_node(config: Node) -> Node:
+    """The node of the matrices, after whose optimizer an option of several is named; else the one there is."""
+    return next(node for roles, node in nodes(config).items() if not roles or "matrix" in roles.split(","))
+
+
 def construct(node: Any, *arguments: Any) -> Any:
     """The object a node describes; values that are nodes are constructed first."""
     if not (isinstance(node, Mapping) and "_target_" in node):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from assembly.model import meta_model
@@ -77,16 +78,19 @@ class States:
 
 def states(claim: Claim[Any], sizes: Sequence[str]) -> States:
     """Returns the state of the claim's arms; sizes: options of model. Raises: ConfigError: if there is no such size."""
-    models = {size: meta_model(compose([f"model={size}"]), GPT2_VOCABULARY) for size in sizes}
-    return States(
-        claim,
-        {arm.name: {size: _state(arm.overrides, model) for size, model in models.items()} for arm in claim.arms},
-    )
+    return States(claim, {arm.name: {size: state_of(arm.overrides, size) for size in sizes} for arm in claim.arms})
 
 
-def _state(overrides: Point, model: LanguageModel) -> State:
+def state_of(overrides: Point, size: str) -> State:
+    """Returns the state of the optimizer of these overrides. Raises: ConfigError: if there is no such size."""
+    model = _model(size)
     parameters = dict(model.named_parameters())
     return State(
         state_bytes(compose(list(overrides)).optim, parameters, model.roles()),
         sum(p.numel() for p in parameters.values()),
     )
+
+
+@lru_cache(maxsize=16)
+def _model(size: str) -> LanguageModel:
+    return meta_model(compose([f"model={size}"]), GPT2_VOCABULARY)

@@ -27,7 +27,7 @@ from optim.base import RuleOptimizer
 from optim.build import build
 from optim.ensemble import OptimizerSet
 from optim.memory import state_bytes
-from optim.nodes import locate
+from optim.nodes import locate, main_node
 from reproduce.state import GPT2_VOCABULARY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
@@ -93,9 +93,9 @@ def markdown(entries: Sequence[Entry]) -> str:
 
 def _entry(path: Path, model: LanguageModel) -> Entry:
     node, parameters = compose([f"optim={path.stem}"]).optim, dict(model.named_parameters())
-    main_node = node["roles"]["matrix"] if "roles" in node else node
+    main = main_node(node)
     optimizer = build(node, parameters, model.roles(), seed=0, global_batch=BATCH)
-    member, found = optimizer.optimizers[0], locate(main_node["_target_"])
+    member, found = optimizer.optimizers[0], locate(main["_target_"])
     kind, sharding = _kind(member)
     return Entry(
         path.stem,
@@ -105,7 +105,7 @@ def _entry(path: Path, model: LanguageModel) -> Entry:
         state_bytes(node, parameters, model.roles()) / sum(p.numel() for p in parameters.values()),
         _passes(optimizer),
         sharding,
-        float(main_node["lr"]),
+        float(main["lr"]),
         path.read_text("utf-8").partition("\n")[0].removeprefix("# "),
     )
 

@@ -295,11 +295,11 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path | None =
 
 
 def _tables(rows: Sequence[Results], atlas: Path | None) -> list[Table]:
-    """What the ledger shows beside its verdicts: what others found, and claims that have begun and are not finished."""
-    from reproduce import progress, signs  # import torch
+    """What the ledger shows beside its verdicts: others' findings, all optimizers, and claims that are not finished."""
+    from reproduce import progress, signs, standings  # import torch
 
     begun = [] if atlas is None else progress.begun(atlas, {(row.claim, row.scale) for row in rows})
-    return [table for table in (signs.table(rows), progress.table(begun)) if table.rows]
+    return [each for each in (signs.table(rows), *standings.tables(rows), progress.table(begun)) if each.rows]
 
 
 def _in_ledger(ledger: Path) -> list[Results]:

@@ -45,6 +45,12 @@ def test_what_is_known_before_any_run_fails_no_claim_of_the_scale(scale: str) ->
             assert not [check for check in regime.before(protocol.claim) if check.passed is False], claim.id
 
 
+def test_every_optimizer_is_tuned_by_a_claim_at_nano() -> None:
+    options = {path.stem for path in (claims.FOLDER.parent / "optim").glob("*.yaml")} - {"adamw_ours"}  # as adamw
+    tuned = {word for claim in of_training("nano") for arm in claim.arms if arm.axes for word in arm.overrides}
+    assert {f"optim={option}" for option in options} <= tuned
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", ["soap_40_35", "sophia_2x", "sophia_clip"])
 def test_every_arm_of_the_scale_for_a_gpu_trains_some_steps_on_a_cpu(claim: str, tmp_path: Path) -> None:
