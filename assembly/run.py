@@ -10,6 +10,7 @@ from assembly.cost import run_flops
 from configs import RunConfig
 from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches, load_tokenizer
+from data.windows import most_sequences
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
 from trainer.checkpoint import CheckpointStore
@@ -67,8 +68,16 @@ def count_bytes(run: Run) -> float:
 def _fixed_part(run: Run) -> dict[str, int]:
     """Which windows of the validation set are evaluated, and how many at once."""
     config = run.config
-    sizes = {"n_sequences": config.eval_sequences, "micro_batch": config.micro_batch}
-    return {"seq_len": run.model.block_size, **sizes}
+    seq_len = run.model.block_size
+    n = min(config.eval_sequences, max(most_sequences(run.val_data.parts, seq_len), 1))
+    return {"seq_len": seq_len, "n_sequences": n, "micro_batch": config.micro_batch}
+
+
+def few_sequences(run: Run) -> Iterator[str]:
+    """Yields a line where fewer sequences are evaluated than are asked for, because there are no more."""
+    asked, n = run.config.eval_sequences, _fixed_part(run)["n_sequences"]
+    if n < asked:
+        yield f"evaluating on {n} sequences, not on eval_sequences={asked}: the validation set has no more"
 
 
 def counters(run: Run) -> dict[str, float]:

@@ -10,7 +10,7 @@ from assembly.branch import origin_in, remarks
 from assembly.data import open_data
 from assembly.model import model_of, vocab_size_of
 from assembly.rehearsal import check_optimizer, check_settings
-from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, origin_facts
+from assembly.run import READING, Run, count_bytes, data_checksums, divergence_of, few_sequences, origin_facts
 from assembly.sinks import built_in_sinks, close_on_exit, configured_sinks
 from assembly.weights import load_weights
 from configs import RunConfig, as_yaml, plug_in
@@ -78,7 +78,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
         origin=origin,
     )
     with strategy.watch.busy(READING):
-        run.bytes_per_token = count_bytes(run)  # fails here if eval_sequences is more than there is
+        run.bytes_per_token = count_bytes(run)  # fails here if a window is longer than the validation set
     return run
 
 
@@ -112,7 +112,7 @@ def begin(run: Run, stack: ExitStack) -> None:
     print(f"{n_parameters:,} parameters on {where}, {ranks}{strategy.precision}; run directory {path}")
     if remark := getattr(run.schedule, "remark", ""):  # a user's own class need only have apply()
         print(f"warning: {remark}", file=sys.stderr)
-    for line in remarks(run):
+    for line in (*remarks(run), *few_sequences(run)):
         print(line)
     stack.callback(HeartbeatFile(path / HEARTBEAT, strategy.watch).close)
     run.sinks = [*built_in_sinks(run), *plugged]

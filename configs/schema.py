@@ -91,7 +91,10 @@ class RunConfig:
         50, "steps; also before the first step and after the last", least=1, may_differ_in_branch=True
     )
     eval_sequences: int = key(
-        128, "spread evenly over the validation set, the same ones every time", least=1, may_differ_in_branch=True
+        128,
+        "at most, spread evenly over the validation set, the same ones every time",
+        least=1,
+        may_differ_in_branch=True,
     )
     log_every: int = key(10, "steps", least=1, is_conduct=True)
     save_every: int = key(100, "steps; also after the last", least=1, is_conduct=True)

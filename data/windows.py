@@ -45,18 +45,22 @@ def spread(parts: Sequence[Part], *, seq_len: int, n_sequences: int, split: str)
     Every part has its share of them. Raises: DataError: if a part has fewer windows; split: names the whole.
     """
     ends = [n_sequences * share // SHARES for share in accumulate(part.share for part in parts)]
-    found = []
-    most = min((part.n_tokens - 1) // seq_len * SHARES // part.share for part in parts)
+    found, fewer = [], _fewer(most_sequences(parts, seq_len))
     for part, first, n in zip(parts, _firsts(parts), np.diff(ends, prepend=0).tolist(), strict=True):
         available = (part.n_tokens - 1) // seq_len
         if n_sequences < 1 or n > available:
             of = f" of {part.name}" if len(parts) > 1 else ""
             raise DataError(
                 f"evaluation wants {n} sequences of {seq_len} tokens, but {split}{of} has {available}: "
-                f"{_fewer(most)}take a smaller model.block_size, more text, or a larger data.val_fraction"
+                f"{fewer}take a smaller model.block_size, more text, or a larger data.val_fraction"
             )
         found.append(first + np.arange(n) * available // max(n, 1) * seq_len)
     return np.concatenate(found).astype(np.uint64)
+
+
+def most_sequences(parts: Sequence[Part], seq_len: int) -> int:
+    """Returns how many windows spread can find."""
+    return min((part.n_tokens - 1) // seq_len * SHARES // part.share for part in parts)
 
 
 def _fewer(most: int) -> str:

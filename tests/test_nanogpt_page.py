@@ -104,7 +104,7 @@ def test_the_settings_of_adamw_beside_sophias_are_theirs() -> None:
 
 
 SIX = commands_of(SECTIONS["Six steps with a text of your own"])
-SMALL = ["max_steps=2", "global_batch=4", "micro_batch=4", "eval_sequences=4", "sample_tokens=4", "model=pico"]
+SMALL = ["max_steps=2", "global_batch=4", "micro_batch=4", "sample_tokens=4", "model=pico"]
 
 
 def test_the_six_steps_work_one_after_the_other(

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,18 @@ def test_the_steps_whose_gradient_was_clipped_are_counted(
     counts = [row["clipped_steps"] for row in metrics(tmp_path / "c") if "clipped_steps" in row]
     assert counts[-1] == clipped
     assert counts[0] == min(clipped, 1)
+
+
+def test_a_validation_set_with_fewer_sequences_is_evaluated_as_a_whole_and_a_line_says_so(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("more", "eval_sequences=100000", "max_steps=2") == 0
+    said = re.search(r"evaluating on (\d+) sequences, not on eval_sequences=100000: ", capsys.readouterr().out)
+    assert said is not None
+    assert run("all", f"eval_sequences={said[1]}", "max_steps=2") == 0
+    assert "evaluating on" not in capsys.readouterr().out
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("more", "all")]
+    assert results[0]["val/loss"] == results[1]["val/loss"]
 
 
 @few_fast("optimizer", few=FEWEST)
@@ -522,7 +535,6 @@ def test_what_needs_no_data_is_checked_before_they_are_prepared(
         (["model.n_head=3"], "model.n_embd=16 must be a multiple of model.n_head=3"),
         (["model=llama_nano", "model.n_embd=10"], "model.n_embd=10 / model.n_head=2 must be even"),
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
-        (["eval_sequences=100000"], "evaluation wants 100000 sequences of 16 tokens"),
         (["schedule.warmup_steps=-1"], "schedule.warmup_steps=-1 must be >= 0"),
         (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
         (["resume=must"], "resume=must, but run_dir="),
