@@ -92,10 +92,8 @@ def gap_closed(
     return Interval(*(each * kept for each in _fieller(halves - candidates, halves - fulls)))
 
 
-def divided(interval: Interval, by: Interval | None) -> Interval | None:
-    """The quotient; its bounds are those of the worst cases, so it is never too narrow. None of None."""
-    if by is None:
-        return None
+def divided(interval: Interval, by: Interval) -> Interval:
+    """The quotient; its bounds are those of the worst cases, so it is never too narrow."""
     high = interval.high / by.low if by.low > 0 else math.inf
     return Interval(interval.estimate / by.estimate, interval.low / by.high, high)
 

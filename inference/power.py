@@ -6,12 +6,13 @@ import numpy as np
 
 from inference.curves import Losses, speed_up
 from inference.fitted import Array, Curve, Spread, shape
-from inference.intervals import StatisticsError, mean_interval
+from inference.intervals import Interval, StatisticsError, divided, mean_interval
 from inference.verdicts import REPRODUCED, verdict
 
 COMPARISONS = 300  # the chance is known to within .05, or .02 where it is near 0 or 1
 DRAWS = 400  # of each bootstrap
 DIFFERENCES = 1000
+EXACT = Interval(1.0, 1.0, 1.0)
 
 
 def power(
@@ -25,10 +26,14 @@ def power(
     least: float,
     no_effect: float = 1.0,
     worse: float | None = None,
+    cost: Interval = EXACT,
     comparisons: int = COMPARISONS,
     draws: int = DRAWS,
 ) -> float:
     """The share of simulated comparisons with the verdict REPRODUCED where the candidate is `claimed` times as fast.
+
+    cost: of a step of the candidate over one of the baseline, if the claim is not about steps; its bounds widen every
+    simulated interval, as they do the report's.
 
     curve: the baseline's, in shares of T; the candidate's is the same curve run through that much faster. Spreads: the
     arms', their levels being what arms of a seed do not share. shares: the lengths of both arms' runs, 1 among them.
@@ -39,13 +44,13 @@ def power(
         raise StatisticsError(f"power needs seeds and comparisons, got {seeds} and {comparisons}; pass 1 or more")
     draw, reproduced, lengths = np.random.default_rng(0), 0, np.asarray(shares, dtype=np.float64)
     along = shape(lengths, curve.beta)
-    means = [np.asarray([curve.loss(n * factor) for n in shares]) for factor in (claimed, 1.0)]
+    means = [np.asarray([curve.loss(n * factor) for n in shares]) for factor in (claimed * cost.estimate, 1.0)]
     for _ in range(comparisons):
         ours, theirs = (
             _drawn(draw, mean, along, spread, shares, seeds)
             for mean, spread in zip(means, (candidate, baseline), strict=True)
         )
-        interval = speed_up(ours, theirs, 1.0, draws=draws).interval
+        interval = divided(speed_up(ours, theirs, 1.0, draws=draws).interval, cost)
         said = verdict(interval, claimed=claimed, least=least, no_effect=no_effect, worse=worse, log_scale=True)
         reproduced += said == REPRODUCED
     return reproduced / comparisons

@@ -49,6 +49,11 @@ def verdict(
     return _Rule.of(claimed, least, no_effect, worse, log_scale).verdict(interval)
 
 
+def check(*, claimed: float, least: float, no_effect: float, log_scale: bool = False) -> None:
+    """Raises: StatisticsError: if verdict() cannot be asked of these limits."""
+    _Rule.of(claimed, least, no_effect, None, log_scale)
+
+
 def more_seeds(
     interval: Interval,
     n: int,

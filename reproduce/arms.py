@@ -193,6 +193,9 @@ def spec(name: str, fields: ArmFields, more: tuple[Axis, ...] = ()) -> ArmSpec:
     for axis_name, axis in fields.axes.items():
         with mistakes.collected(f"arm {name}: axes.{axis_name}."):
             _check_axis(axis)
+    sets = [key.partition("=")[0] for axis in fields.axes.values() for key in axis.sets]
+    if twice := sorted({key for key in sets if sets.count(key) > 1}):
+        mistakes.lines.append(f"arm {name}: axes: {twice[0]} is set twice; every axis is of other keys")
     mistakes.raise_all()
     axes = tuple(
         Axis(axis_name, tuple(axis.sets), axis.start, axis.complement, axis.is_count, axis.most)

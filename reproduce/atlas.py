@@ -20,7 +20,7 @@ from reproduce import records
 from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.plans import Planned
-from reproduce.records import Record
+from reproduce.records import Record, RecordsError
 
 REGIME = ("data", "model", "global_batch", "precision")  # keys in which all runs of a folder agree
 OTHER_BATCH = "_x"  # nano_x4 is nano with four times the batch
@@ -57,11 +57,18 @@ class Atlas:
         return Job(place.name, (*planned.overrides, *extra))
 
     def read(self, planned: Planned) -> Record:
-        """The record of a run. Raises: RecordsError, ReadingError."""
-        return records.read(self.place(planned))
+        """The record of a run. Raises: RecordsError: if it says not on which data it ran. ReadingError."""
+        place = self.place(planned)
+        record = records.read(place)
+        if record.status in ("finished", "diverged") and not {"train", "val"} <= record.data.keys():
+            raise RecordsError(
+                f"{place} has no {run_files.ENVIRONMENT} with the checksums of its data, so that nothing compares with "
+                "it; delete the folder, and the same command runs it again"
+            )
+        return record
 
     def check_data(self) -> None:
-        """Raises: RecordsError: if two runs have different validation data."""
+        """Raises: RecordsError: if two runs have different data."""
         places = sorted(path.parent for path in self.folder.glob("*/env.json"))
         records.check_same_data({place.name: run_files.read_environment(place).get("data") or {} for place in places})
 

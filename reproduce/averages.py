@@ -17,7 +17,7 @@ def memories(claim: Claim[TrainingFields]) -> Check | None:
     """R5 without runs: a warm-up of two memories of the slowest moment."""
     steps = {
         f"{arm.label} ({key.rpartition('.')[0].rpartition('.')[2] or key})": 2 / (1 - beta)
-        for arm in claim.arms
+        for arm in _arms(claim)
         for key in arm.memories
         if (beta := _number_at(claim, arm, key)) is not None and beta < 1
     }
@@ -32,7 +32,7 @@ def memories(claim: Claim[TrainingFields]) -> Check | None:
 def itself(found: Comparison[Any]) -> Check | None:
     """R6, of runs: averages settled at the tuned point, diagnostics within their bounds."""
     problems, held = list[str](), list[str]()
-    for arm in found.claim.arms:
+    for arm in _arms(found.claim):
         for each in arm.itself:
             if each.diagnostic:
                 words, ok = _diagnostic(found, arm, each)
@@ -45,11 +45,17 @@ def itself(found: Comparison[Any]) -> Check | None:
 def settled(claim: Claim[TrainingFields]) -> Check | None:
     """R6 without runs: averages settled where tuning starts."""
     problems, held = list[str](), list[str]()
-    for arm in claim.arms:
+    for arm in _arms(claim):
         for each in (each for each in arm.itself if not each.diagnostic):
             words, ok = _average(claim, arm, each, arm.point(arm.start))
             (held if ok else problems).append(words)
     return _itself_check(problems, held)
+
+
+def _arms(claim: Claim[TrainingFields]) -> list[ArmSpec]:
+    """Those that a part of the claim is about."""
+    names = claim.kind.arms_of_parts(claim)
+    return [arm for arm in claim.arms if arm.name in names]
 
 
 def _itself_check(problems: Sequence[str], held: Sequence[str]) -> Check | None:

@@ -35,7 +35,9 @@ from reproduce.training import TrainingFields, with_seeds
 
 FOLDER = configs.FOLDER / "claim"
 # Keys in which the arms of a claim must agree, unless `differs` names them: what they see, and how much of it.
-SHARED = ("data", "global_batch", "model.block_size")
+SHARED = ("data", "global_batch", "model.block_size", "eval_sequences")
+# Keys that every run is given, whatever its arm; of the schedule, warm-up alone is an arm's.
+OWN = ("seed", "max_steps", "eval_every", "save_every", "save_at", "start_from", "start", "resume", "run_dir")
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -84,6 +86,7 @@ def load(
     if n_seeds is not None:
         with mistakes.collected():
             claim = with_seeds(claim, n_seeds)
+    _check_own_keys(claim, where, mistakes)
     if is_trusted:
         with mistakes.collected():
             _check_arms_compose(claim, where, mistakes)
@@ -177,6 +180,8 @@ def _claim(
     known["fields"] = fields
     with mistakes.collected():
         fields.rule = " ".join(fields.rule.split())
+        if not fields.rule:
+            raise ClaimError(f"{where}: field 'rule' is empty; say how the verdict follows from the numbers")
     with mistakes.collected():
         _check_evidence(fields, where, mistakes)
     more: tuple[arms.Axis, ...] = ()
@@ -248,6 +253,19 @@ def _check_trust(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
     for override in found:
         with mistakes.collected(f"{where}: "):
             _check_override(override)
+
+
+def _check_own_keys(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
+    """Adds overrides of arms that reproductions set themselves, so that arms would see or do other things."""
+    with mistakes.collected():
+        for arm in claim.arms:
+            for override in dict.fromkeys(each for point in _points(arm, arm.overrides) for each in point):
+                key = grammar.given(override).key
+                if key in OWN or (belongs(key, "schedule") and key != "schedule.warmup_steps"):
+                    raise ClaimError(
+                        f"{where}: arm {arm.name}: {shown(override)}: {key} is the same for all arms, and no part of "
+                        "any; leave it out"
+                    )
 
 
 def _check_override(override: str) -> None:

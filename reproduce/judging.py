@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from inference import verdicts
-from inference.intervals import Interval, paired
-from inference.verdicts import REPRODUCED, UNDECIDED
+from inference.intervals import Interval, StatisticsError, paired
+from inference.verdicts import REPRODUCED, UNDECIDED, WEAKER
 from report.numbers import NATS, in_words
 from report.results import Measure
 from reproduce.claim import Claim
@@ -24,6 +24,11 @@ class Expected(NamedTuple):
     no_effect: float
     least: float | None = None  # None: claimed
     log_scale: bool = False
+
+    def is_met(self, value: float) -> bool:
+        """Whether the value reaches the claim's rounding."""
+        least = self.bounds["least"]
+        return bool(value >= least if self.bounds["claimed"] > self.no_effect else value <= least)
 
     @property
     def bounds(self) -> dict[str, Any]:
@@ -73,10 +78,10 @@ def check_part(where: str, fields: PartFields, no_effect: float, *, log_scale: b
     at = no_effect if fields.no_effect is None else fields.no_effect
     if log_scale and min(fields.claimed, fields.least, at) <= 0:
         raise ClaimError(f"{where}: claimed={fields.claimed:g}, least={fields.least:g} must be ratios above 0")
-    _check_order(where, fields.claimed, fields.least, at)
+    _check_order(where, fields.claimed, fields.least, at, log_scale=log_scale)
 
 
-def _check_order(where: str, claimed: float, least: float, no_effect: float) -> None:
+def _check_order(where: str, claimed: float, least: float, no_effect: float, *, log_scale: bool = False) -> None:
     if claimed == no_effect:
         raise ClaimError(f"{where}: claimed={claimed:g} and no_effect={no_effect:g} must be two different numbers")
     low, high = sorted((claimed, no_effect))
@@ -85,6 +90,14 @@ def _check_order(where: str, claimed: float, least: float, no_effect: float) -> 
             f"{where}: least={least:g} must lie between no_effect={no_effect:g} and claimed={claimed:g}: it is the end "
             "of the claim's rounding"
         )
+    middle = math.sqrt(claimed * no_effect) if log_scale else (claimed + no_effect) / 2
+    try:
+        verdicts.check(claimed=claimed, least=least, no_effect=no_effect, log_scale=log_scale)
+    except StatisticsError:
+        raise ClaimError(
+            f"{where}: least={least:g} must lie beyond {middle:.4g}, the middle between no_effect={no_effect:g} and "
+            f"claimed={claimed:g}: what is nearer to no effect does not round to the claim"
+        ) from None
 
 
 def check_expectations(claim: Claim[Any], rows: Sequence[Expectation], quantities: Collection[str]) -> None:
@@ -110,6 +123,8 @@ def check_arms_exist(claim: Claim[Any], field: str, *names: str) -> None:
     arms = [arm.name for arm in claim.arms]
     if odd := [name for name in names if name not in arms]:
         raise ClaimError(*(f"{field}: there is no arm {name!r}; {nearest(name, arms)}" for name in odd))
+    if len(set(names)) < len(names):
+        raise ClaimError(f"{field}: {names[0]} is compared with itself; name two arms")
 
 
 def judged(
@@ -125,12 +140,17 @@ def judged(
 ) -> Measure:
     """The number with its verdict by the rule; without an interval it could not be measured, and note says why.
 
-    censored: "<" or ">" if the number lies beyond what was run; the interval's estimate is then the bound.
+    censored: "<" or ">" if the number lies beyond what was run; the interval's estimate is then the bound, and a claim
+    that lies beyond it too is not reproduced by it.
     """
     known = interval is not None and math.isfinite(interval.estimate)
     verdict = None
     if expected.claimed is not None:
         verdict = UNDECIDED if interval is None else verdicts.verdict(interval, **expected.bounds)
+        if verdict == REPRODUCED and interval is not None and censored and not expected.is_met(interval.estimate):
+            verdict = UNDECIDED
+        if verdict == WEAKER and interval is not None and interval.low <= expected.no_effect <= interval.high:
+            note = "; ".join(filter(None, (note, "no effect is within the interval")))
     return Measure(
         name=name,
         label=label,

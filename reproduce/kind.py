@@ -58,6 +58,10 @@ class Kind(ABC, Generic[F]):
         """P(reproduced if every part is true), by simulation of what the runs scatter; None: it is not known."""
         return None
 
+    def arms_of_parts(self, claim: Claim[F]) -> set[str]:
+        """The arms that a part of the claim is about; those that are only shown beside them fail no check."""
+        return {arm.name for arm in claim.arms}
+
     def state_measures(self, claim: Claim[F]) -> list[Measure]:
         """The parts of the claim about bytes of optimizer state, which are known at once; none in most kinds."""
         return []

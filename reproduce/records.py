@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from files.errors import shown
 from files.reading import number
 from inference.intervals import Interval
 from launch import run_files
@@ -86,6 +87,9 @@ def read(run_dir: Path) -> Record:
     rows = _Rows(run_dir)
     step = (result or {}).get("step")
     is_finished = result is not None and result["status"] == "finished"
+    curve = rows.curve()
+    if result is not None and is_finished:
+        _check_agree(run_dir, result, curve)
     return Record(
         status=result["status"] if result else "unfinished",
         step=rows.last_step if step is None else step,
@@ -93,7 +97,7 @@ def read(run_dir: Path) -> Record:
         bits_per_byte=result["val/bits_per_byte"] if result and is_finished else None,
         seconds=result["seconds"] if result else None,
         flops=result["flops"] if result else None,
-        curve=rows.curve(),
+        curve=curve,
         peak_bytes=rows.last.get("memory/peak_bytes"),
         state_bytes=rows.last.get("optim/state_bytes"),
         clipped_share=rows.clipped_share,
@@ -103,19 +107,30 @@ def read(run_dir: Path) -> Record:
     )
 
 
-def check_same_data(checksums: Mapping[str, Mapping[str, str]]) -> None:
-    """Checks that all runs were validated on the same data; checksums: by name, those of its splits.
+def _check_agree(run_dir: Path, result: Mapping[str, Any], curve: Mapping[str, Sequence[float | None]]) -> None:
+    """Raises: RecordsError: if the final loss is not that of the evaluation after the last step."""
+    at_end = [loss for step, loss in zip(curve["step"], curve["val/loss"], strict=True) if step == result["step"]]
+    if at_end and number(at_end[-1]) != number(result["val/loss"]):
+        raise RecordsError(
+            f"{run_dir}: result.json says val/loss={shown(result['val/loss'])}, metrics.jsonl {shown(at_end[-1])} at "
+            "that step: one of them was changed; delete the folder, and the same command runs it again"
+        )
 
-    Raises: RecordsError: if two were not.
+
+def check_same_data(checksums: Mapping[str, Mapping[str, str]]) -> None:
+    """Checks that all runs had the same data; checksums: by name, those of its splits.
+
+    Raises: RecordsError: if two had not.
     """
-    known = {name: splits["val"] for name, splits in checksums.items() if "val" in splits}
-    first = next(iter(known), None)
-    for name, checksum in known.items():
-        if first is not None and checksum != known[first]:
-            raise RecordsError(
-                f"{first} and {name} have different validation data (checksums {known[first][:12]} and "
-                f"{checksum[:12]}), so their losses do not compare"
-            )
+    for split, words in (("val", "validation"), ("train", "training")):
+        known = {name: splits[split] for name, splits in checksums.items() if split in splits}
+        first = next(iter(known), None)
+        for name, checksum in known.items():
+            if first is not None and checksum != known[first]:
+                raise RecordsError(
+                    f"{first} and {name} have different {words} data (checksums {known[first][:12]} and "
+                    f"{checksum[:12]}), so their losses do not compare"
+                )
 
 
 def of_length(runs: Sequence[Recorded], arm: str, steps: int) -> list[Recorded]:

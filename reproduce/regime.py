@@ -31,6 +31,7 @@ from reproduce.protocols import Comparison
 from reproduce.speed_ups import Scatter
 from reproduce.training import HALF, QUARTER, WARM_UP, TrainingFields, decay_begins, steps_of
 from reproduce.tuned import warm_up_steps
+from reproduce.tuner import Tuning
 
 SD, EXCESS, WARM_UP_GAIN = 0.1, 0.05, 0.1  # units
 UNDER_BIGRAM = 0.3  # nats
@@ -116,33 +117,44 @@ def of_runs(found: Comparison[Any], evidence: Evidence, verdict: str, around: Su
     return [check for check in checks if check is not None]
 
 
+def _arms(found: Comparison[Any]) -> set[str]:
+    """Those that a part of the claim is about."""
+    return found.claim.kind.arms_of_parts(found.claim)
+
+
+def _tunings(found: Comparison[Any]) -> dict[str, Tuning]:
+    """Of these arms."""
+    return {name: tuning for name, tuning in found.tunings.items() if name in _arms(found)}
+
+
 def _range(measures: Sequence[Measure]) -> Check:
+    label, wanted = "numbers within the range that was run", "inside, or decided by the bound"
     parts = [row for row in measures if row.verdict]
     beyond = [row for row in parts if row.censored]
     open_ = [row.label for row in beyond if row.verdict == UNDECIDED]
+    if parts and all(row.estimate is None for row in parts):
+        return Check("R1", label, wanted, "not known", None, "no part was measured")
     value = f"{len(beyond)} of {len(parts)} beyond, given as a bound" if beyond else "all inside"
     note = f"undecided by its bound: {'; '.join(open_)}" if open_ else ""
-    return Check(
-        "R1", "numbers within the range that was run", "inside, or decided by the bound", value, not open_, note
-    )
+    return Check("R1", label, wanted, value, not open_, note)
 
 
 def _seeds(found: Comparison[Any], scatter: Scatter) -> Check:
     label, wanted = "scatter of the seeds at T", f"at most {SD:g} units (pooled sd)"
-    if scatter.unit is None or scatter.sd is None or scatter.unit <= 0:
-        return Check(
-            "R2", label, wanted, "not known", None, "needs two seeds, and a baseline that learns from T/2 to T"
-        )
+    if scatter.unit is None or scatter.unit <= 0:
+        return Check("R2", label, wanted, "there is no unit: the baseline has no gain from T/2 to T", False)
+    if scatter.sd is None:
+        return Check("R2", label, wanted, "not known", None, "needs two seeds")
     share = scatter.sd / scatter.unit
     value = f"{share:.2f} units: {scatter.sd:.4f} nats of {scatter.unit:.3f}"
     return Check("R2", label, wanted, value, share <= SD)
 
 
 def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
-    tuned = {name: tuning for name, tuning in found.tunings.items() if tuning.brackets}
+    tuned = {name: tuning for name, tuning in _tunings(found).items() if tuning.brackets}
     if not tuned:
         return None
-    by_problem, worst = dict[str, list[str]](), 0.0
+    by_problem, excesses = dict[str, list[str]](), {"": 0.0}
     for name, tuning in tuned.items():
         label = found.claim.arm(name).label
         for axis in (axis for axis, each in tuning.brackets.items() if not each.is_inside):
@@ -153,11 +165,12 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
             by_problem.setdefault("rates on both sides are not clearly worse", []).append(label)
         excess = speed_ups.excess(tuning, scatter, len(found.claim.fields.tuning_seeds))
         if scatter.unit and excess is not None:
-            worst = max(worst, excess / scatter.unit)
+            excesses[label] = excess / scatter.unit
     problems = [f"{', '.join(labels)}: {problem}" for problem, labels in by_problem.items()]
-    if worst > EXCESS:
-        problems.append(f"excess of {worst:.2f} units")
-    value = "; ".join(problems) or f"all inside; at most {worst:.3f} units above the optimum"
+    worst = max(excesses, key=excesses.__getitem__)
+    if excesses[worst] > EXCESS:
+        problems.append(f"{worst} is {excesses[worst]:.2f} units above its optimum")
+    value = "; ".join(problems) or f"all inside; {worst} is at most {excesses[worst]:.3f} units above its optimum"
     wanted = (
         f"inside the bracket; rates beside it worse by 2 standard errors; at most {EXCESS:g} units above the optimum"
     )
@@ -183,7 +196,7 @@ def _best_known(found: Comparison[Any], scatter: Scatter, known: Mapping[str, Ma
 
 def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
     gains, steps, ends = {}, {}, list[str]()
-    for name, tuning in found.tunings.items():
+    for name, tuning in _tunings(found).items():
         bracket = tuning.brackets.get(WARM_UP)
         if bracket is not None and not bracket.beside(1):
             ends.append(f"{found.claim.arm(name).label} is best with {bracket.best:.0f} steps, the most that were run")
@@ -210,6 +223,7 @@ def _schedule(found: Comparison[Any], evidence: Evidence) -> Check:
     faster = {
         name
         for candidate, baseline, each in evidence.speed_ups
+        if {candidate, baseline} <= _arms(found)
         for name, is_read in ((candidate, not each.interval.high < 1), (baseline, not each.interval.low >= 1))
         if is_read
     }
@@ -267,7 +281,7 @@ def _counts(found: Comparison[Any], evidence: Evidence) -> Check | None:
     if not evidence.counts:
         return None
     budget = found.claim.fields.budget
-    warm_ups = {name: warm_up_steps(found.claim, tuning) for name, tuning in found.tunings.items()}
+    warm_ups = {name: warm_up_steps(found.claim, tuning) for name, tuning in _tunings(found).items()}
     name = max(warm_ups, key=warm_ups.__getitem__)
     first = steps_of(found.claim, QUARTER)
     value = f"from step {first:,} of {budget:,}; {found.claim.arm(name).label} warms up for {warm_ups[name]}"
@@ -292,7 +306,9 @@ def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdi
     if second is None:
         return Check("R10", label, wanted, f"not run; the paper's is {times:.0f} times ours", None)
     other, factor = second
-    return Check("R10", label, wanted, f"{other} with {factor:g} times the batch", other == verdict)
+    value = f"{other} with {factor:g} times the batch"
+    says = {other, verdict}.isdisjoint((UNDECIDED, OUT_OF_REGIME))
+    return Check("R10", label, wanted, value, other == verdict if says else None, "" if says else "nothing to compare")
 
 
 def _power(power: float | None) -> Check | None:

@@ -6,6 +6,7 @@ reason that the claim's file states, in a note that begins with WHY.
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from inference.verdicts import BAND, OUT_OF_REGIME
 from report import numbers
@@ -34,7 +35,8 @@ def table(results: Sequence[Results]) -> Table:
     ]
     note = (
         f"Speed-ups in steps, those of others from the smallest model to the largest. Within a factor of {1 + BAND:g} "
-        "of 1 there is no difference; here every sign is named that the 95 % interval holds. Others give no intervals."
+        "of 1 there is no difference; here every sign is named that the 95 % interval holds. Others give no intervals; "
+        "of several numbers of a study the median counts."
     )
     return Table("Signs here and elsewhere", columns, rows, note)
 
@@ -70,13 +72,13 @@ def _baseline(results: Results) -> Arm:
 
 
 def _compared(row: Measure, others: Mapping[str, Sequence[Published]], notes: Sequence[str]) -> str:
-    """Whether each study has a sign that is possible here, at one of its sizes; if not, the reason that is stated."""
+    """Whether the sign of each study's median is possible here; if not, the reason that is stated."""
     ours = _possible(row)
     if len(ours) in (0, len(SIGNS)):
         return "undecided here"
     words = " or ".join(ours)
-    signs = {study: [sign for sign in SIGNS if sign in map(_sign, _numbers(rows))] for study, rows in others.items()}
-    differ = [f"{study} ({', '.join(found)})" for study, found in signs.items() if not {*ours} & {*found}]
+    signs = {study: _sign(median(_numbers(rows))) for study, rows in others.items()}
+    differ = [f"{study} ({sign})" for study, sign in signs.items() if sign not in ours]
     if not differ:
         return f"{words}, as others find"
     reasons = [note.removeprefix(WHY) for note in notes if note.startswith(WHY)]

@@ -20,6 +20,9 @@ from reproduce.regime import Surroundings
 from reproduce.sizes import sizes
 from reproduce.tables import tables
 
+TUNABLE = ("optim.", "schedule.", "grad_clip")  # how the keys of hyperparameters begin
+OF_EACH_RUN = ("seed", "max_steps", "eval_every")
+
 
 def surroundings(found: Comparison[Any], evidence: Evidence, atlas: Atlas, folder: Path) -> Surroundings:
     """Everything beside the comparison; folder: that of the claims' results."""
@@ -34,13 +37,17 @@ def surroundings(found: Comparison[Any], evidence: Evidence, atlas: Atlas, folde
 
 
 def best_known(found: Comparison[Any], atlas: Atlas) -> dict[str, dict[int, float]]:
-    """Losses over T of all runs of the baseline's optimizer and schedule in the atlas, by settings, and seed."""
+    """Losses over T of all runs of the baseline's optimizer and schedule in the atlas, by settings, and seed.
+
+    Of those alone that saw the same data with the same model from step 0, or as an exact branch of such a run.
+    """
     claim, losses = found.claim, dict[str, dict[int, float]]()
-    ours = _classes(configs.identity(composed((*WSD, *claim.common, *claim.baseline.overrides))))
+    ours = configs.identity(composed((*WSD, *claim.common, *claim.baseline.overrides)))
     for known in atlas.finished():
-        settings = known.settings
-        is_alike = _classes(settings) == ours and settings.get("max_steps") == claim.fields.budget
-        if is_alike and known.record.loss is not None:
+        settings, origin = known.settings, known.record.environment.get("start_from")
+        is_alike = _classes(settings) == _classes(ours) and _others(settings) == _others(ours)
+        is_whole = settings.get("max_steps") == claim.fields.budget and (origin is None or origin.get("exact") is True)
+        if is_alike and is_whole and known.record.loss is not None:
             losses.setdefault(_named(settings), {})[int(settings["seed"])] = known.record.loss
     return losses
 
@@ -86,7 +93,12 @@ def _classes(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key.startswith(places) and key.endswith(TARGET)}
 
 
+def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs of an optimizer have in common, whatever its hyperparameters: data, model, batch and precision."""
+    return {key: value for key, value in settings.items() if not key.startswith(TUNABLE) and key not in OF_EACH_RUN}
+
+
 def _named(settings: Mapping[str, Any]) -> str:
     """The settings of optimizer and schedule in words: those of one run but for the seed."""
-    keys = [key for key in settings if key.startswith(("optim.", "schedule.", "grad_clip"))]
+    keys = [key for key in settings if key.startswith(TUNABLE)]
     return " ".join(f"{key}={settings[key]}" for key in sorted(keys))

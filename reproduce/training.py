@@ -100,7 +100,7 @@ def _check_equal_tuning(claim: Claim[T]) -> None:
     fields = claim.fields
     found = {arm.name: min(len(arm.axes), fields.tuned_axes) for arm in claim.arms}
     most = max(found.values())
-    if less := [name for name, n in found.items() if n < most and not fields.unequal]:
+    if less := [name for name, n in found.items() if n < most and not fields.unequal.strip()]:
         raise ClaimError(
             f"arms tuned unequally: {less[0]} has {found[less[0]]} axes to tune, another arm {most}; give every arm as "
             "many, or say why in `unequal`"

@@ -97,7 +97,7 @@ def _rows(claim: Claim[MemoryFields], found: "States") -> list[Measure]:
 def _saved(claim: Claim[MemoryFields], row: Saving, size: str, saved: float) -> Measure:
     """Exact, but compared to the digit that the paper prints."""
     arm, (low, high) = claim.arm(row.arm), row.percent_saved
-    rounded = Interval(saved, saved - ROUNDING, saved + ROUNDING)
+    least = low - ROUNDING
     printed = f"{low} %" if low == high else f"{low} to {high} %"
     return Measure(
         name=f"state_saved_{arm.name}_{size}",
@@ -107,8 +107,8 @@ def _saved(claim: Claim[MemoryFields], row: Saving, size: str, saved: float) -> 
         low=saved,
         high=saved,
         claimed=low,
-        least=low,
+        least=least,
         no_effect=0.0,
-        verdict=verdict(rounded, claimed=low, least=low, no_effect=0.0),
+        verdict=verdict(Interval(saved, saved, saved), claimed=low, least=least, no_effect=0.0),
         note=f"claimed: {printed}" + ("; more is saved" if saved > high + ROUNDING else ""),
     )

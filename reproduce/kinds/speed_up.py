@@ -116,6 +116,11 @@ class SpeedUp(Kind[SpeedUpFields]):
         return min((each for contest in contests for each in _power(contest)), default=None)
 
     @override
+    def arms_of_parts(self, claim: Claim[SpeedUpFields]) -> set[str]:
+        rows = [row for row in claim.fields.comparisons if row.claims or row.half_budget]
+        return {name for row in rows for name in (row.candidate, row.baseline)} | {claim.baseline.name}
+
+    @override
     def conclude(self, found: Comparison[SpeedUpFields]) -> Evidence:
         contests = [
             _Contest.of(found, row, speed_ups.speed_up(found, row.candidate, row.baseline))
@@ -150,6 +155,15 @@ def _check_protocols(claim: Claim[SpeedUpFields]) -> None:
             )
 
 
+def _check_what_is_judged(claim: Claim[SpeedUpFields]) -> None:
+    """Raises: ClaimError: if the protocol that decides would judge nothing."""
+    rows, last = claim.fields.comparisons, next(reversed(claim.fields.protocols), "")
+    judged_by = {NAME: [row for row in rows if row.claims], PAPER: [row for row in rows if row.half_budget]}
+    if last in judged_by and not judged_by[last]:
+        field_ = "half_budget" if last == PAPER else "claims"
+        raise ClaimError(f"comparisons: no row has {field_}, so that the protocol {last!r} would judge nothing")
+
+
 def _check_comparisons(claim: Claim[SpeedUpFields]) -> None:
     if not claim.fields.comparisons:
         raise ClaimError("comparisons must list one or more rows")
@@ -165,6 +179,7 @@ def _check_comparisons(claim: Claim[SpeedUpFields]) -> None:
             if row.half_budget is not None:
                 check_part(f"{where}: half_budget", row.half_budget, 0.0, log_scale=False)
     mistakes.raise_all()
+    _check_what_is_judged(claim)
 
 
 def _check_part(key: str, fields: PartFields) -> None:
@@ -198,6 +213,11 @@ class _Contest(NamedTuple):
         return self.found.compared
 
     @property
+    def is_papers(self) -> bool:
+        """Whether this is the paper's protocol, of which the half-budget test alone is a part of the claim."""
+        return self.found.protocol.name == PAPER
+
+    @property
     def n(self) -> int:
         """Seeds."""
         return len(self.found.claim.fields.seeds)
@@ -227,7 +247,7 @@ class _Contest(NamedTuple):
 
 
 def _power(contest: _Contest) -> list[float]:
-    """Of every part: P(reproduced if true), where a part in FLOPs or seconds asks for more or fewer steps."""
+    """Of every part: P(reproduced if true), as well as the costs of a step are known."""
     if contest.speed_up is None or not contest.row.claims:
         return []
     ours, theirs = contest.speed_up.candidate, contest.speed_up.baseline
@@ -235,12 +255,13 @@ def _power(contest: _Contest) -> list[float]:
         return []
     shares, found = contest.found.claim.fields.fractions, []
     for key, fields in contest.row.claims.items():
-        expected = part(fields, NO_EFFECT[key], log_scale=True)
         if (cost := contest.costs[key]) is not None:
-            limits = {
-                name: value * cost.estimate for name, value in expected.bounds.items() if not isinstance(value, bool)
-            }
-            found.append(power(theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, **limits))
+            bounds = part(fields, NO_EFFECT[key], log_scale=True).bounds
+            limits = {name: value for name, value in bounds.items() if name != "log_scale"}
+            chance = power(
+                theirs.curve, ours.spread, theirs.spread, shares=shares, seeds=contest.n, cost=cost, **limits
+            )
+            found.append(chance)
     return found
 
 
@@ -257,17 +278,19 @@ def _measures(contest: _Contest) -> list[Measure]:
 
 
 def _speed_ups(contest: _Contest) -> list[Measure]:
-    """In steps, FLOPs and seconds; none where the protocol has too few lengths for a curve."""
+    """In steps, FLOPs and seconds. Without a curve, for which there are too few lengths, a part is not measured."""
     rows: list[Measure] = []
-    if (found := contest.speed_up) is None:
-        return rows
     for key, cost in contest.costs.items():
         expected = part(contest.row.claims.get(key), NO_EFFECT[key], log_scale=True)
-        label = f"speed-up in {WORDS[key]}, {contest.name}"
-        interval = divided(speed_ups.interval(found), cost)
-        note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
-        sign = speed_ups.sign(found)
-        rows.append(judged(f"speed_up_{key}", label, "x", interval, expected, n=contest.n, note=note, censored=sign))
+        name, label = f"speed_up_{key}", f"speed-up in {WORDS[key]}, {contest.name}"
+        if (found := contest.speed_up) is not None:
+            interval = None if cost is None else divided(speed_ups.interval(found), cost)
+            note = speed_ups.note(found) if cost is not None else f"{WORDS[key]} per step are not known"
+            sign = speed_ups.sign(found)
+            rows.append(judged(name, label, "x", interval, expected, n=contest.n, note=note, censored=sign))
+        elif expected.claimed is not None and not contest.is_papers:
+            note = "too few lengths beyond warm-up for a curve"
+            rows.append(judged(name, label, "x", None, expected, n=contest.n, note=note))
     return rows
 
 
@@ -279,8 +302,7 @@ def _gap(contest: _Contest) -> list[Measure]:
     gap = gap_closed(half, contest.losses(contest.baseline, HALF), contest.losses(contest.baseline, FULL))
     ours, theirs = contest.candidate.label, contest.baseline.label
     words = f"half-budget gap closed by {ours} (1: T/2 steps of it equal T of {theirs})"
-    is_part = contest.found.protocol.name == PAPER
-    expected = part(contest.row.half_budget if is_part else None, 0.0, log_scale=False)
+    expected = part(contest.row.half_budget if contest.is_papers else None, 0.0, log_scale=False)
     return [judged("half_budget_gap", words, "", gap, expected, n=contest.n)]
 
 

@@ -78,6 +78,11 @@ class Trend(Kind[TrendFields]):
         return [Tuned(_at(claim, place), _name(claim, place)) for place in claim.fields.places]
 
     @override
+    def arms_of_parts(self, claim: Claim[TrendFields]) -> set[str]:
+        rows = [row for row in claim.fields.expect if row.ratio is not None]
+        return {name for row in rows for name in (row.candidate, row.baseline)} | {claim.baseline.name}
+
+    @override
     def conclude(self, found: Comparison[TrendFields]) -> Evidence:
         rows = []
         fitted = []
@@ -118,6 +123,8 @@ def _check_places(claim: Claim[TrendFields]) -> None:
 
 def _check_changes(claim: Claim[TrendFields]) -> None:
     mistakes = Mistakes()
+    if not any(row.ratio for row in claim.fields.expect):
+        mistakes.lines.append("expect: no row claims anything, so that nothing would be judged; give one a `ratio`")
     for row in claim.fields.expect:
         with mistakes.collected():
             check_arms_exist(claim, "expect", row.candidate, row.baseline)

@@ -186,6 +186,14 @@ def test_power_is_the_share_of_planted_claims_that_are_reproduced() -> None:
     assert found == pytest.approx(share((REPRODUCED,), intervals(scenario, 2.0, 100)), abs=0.21)
 
 
+def test_a_cost_that_is_not_known_well_leaves_less_power() -> None:
+    claim = {key: TWICE[key] for key in ("claimed", "least", "no_effect")}
+    costs = [Interval(1.5, low, high) for low, high in ((1.5, 1.5), (1.4, 1.6), (1.0, 2.2))]
+    how: Any = {"shares": SHARES, "seeds": 3, "comparisons": 100, "draws": 100, **claim}
+    powers = [power(Curve(4.0, 0.5, 0.5), Spread(0.005), Spread(0.005), cost=cost, **how) for cost in costs]
+    assert powers[0] >= powers[1] > 0.5 > powers[2]
+
+
 @pytest.mark.parametrize("change", [{"seeds": 0}, {"comparisons": 0}], ids=str)
 def test_the_power_of_nothing_is_refused(change: dict[str, int]) -> None:
     arguments: Any = {"shares": SHARES, "seeds": 3, "claimed": 2.0, "least": 1.75} | change

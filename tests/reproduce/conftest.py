@@ -183,7 +183,7 @@ def config_of(settings: Mapping[str, str]) -> dict[str, Any]:
     config = plain(composed((f"optim={settings['optim']}", f"schedule={settings['schedule']}")))
     for key, value in settings.items():
         *parents, last = key.split(".")
-        if parents in (["optim"], ["schedule"]) or key in ("seed", "max_steps"):
+        if parents in (["optim"], ["schedule"]) or key in ("seed", "max_steps", "precision", "model.dropout"):
             node = config
             for parent in parents:
                 node = node[parent]

@@ -152,6 +152,14 @@ def test_runs_of_any_claim_on_other_validation_data_are_refused(claim: Claim, si
         reproduce(claim, tmp_path / "out", simulation)
 
 
+def test_a_run_that_does_not_say_on_which_data_is_refused(claim: Claim, simulate: Any, tmp_path: Path) -> None:
+    simulation = simulate(2.0)
+    before = reproduce(claim, tmp_path / "out", simulation)
+    next((tmp_path / "atlas").glob(f"*/{before.runs[0].name}/env.json")).unlink()
+    with pytest.raises(RecordsError, match=r"has no env\.json with the checksums of its data.*delete the folder"):
+        reproduce(claim, tmp_path / "out", simulation)
+
+
 @pytest.mark.parametrize(
     ("change", "is_compared"),
     [
@@ -159,6 +167,8 @@ def test_runs_of_any_claim_on_other_validation_data_are_refused(claim: Claim, si
         ("schedule.warmup_steps=12", True),
         ("max_steps=320", False),  # no wonder that it is better
         ("optim=lion", False),  # another optimizer
+        ("precision=bf16", False),
+        ("model.dropout=0.3", False),
     ],
 )
 def test_a_better_run_of_the_baseline_that_is_added_by_hand_fails_r4(

@@ -113,6 +113,13 @@ EVIDENCE = {
 }
 
 
+TWICE: dict[str, Any] = {"claims": {"steps": {"claimed": 2, "least": 1.75}}}
+
+
+def _arm_a(**changes: Any) -> dict[str, Any]:
+    return {"arms": {**ARMS, "a": {**ARMS["a"], **changes}}}
+
+
 def _compared(**changes: Any) -> dict[str, Any]:
     """A claim's field with one comparison."""
     return {"comparisons": [{"candidate": "b", "baseline": "a", **changes}]}
@@ -163,6 +170,21 @@ def _compared(**changes: Any) -> dict[str, Any]:
         (_compared(claims={"steps": {"claimed": 2, "least": 1}}), "steps: least=1 must lie between no_effect=1"),
         (_compared(claims={"steps": {"claimed": -2, "least": -1}}), "must be ratios above 0"),
         (_compared(half_budget={"claimed": 0, "least": 0}), "half_budget: claimed=0 and no_effect=0 must be two"),
+        (
+            _compared(claims={"steps": {"claimed": 2, "least": 1.2}}),
+            "least=1.2 must lie beyond 1.414, the middle",
+        ),
+        (_compared(claims={}), "comparisons: no row has claims, so that the protocol 'tuned' would judge nothing"),
+        (_compared(candidate="a", **TWICE), "comparisons: a is compared with itself"),
+        ({"rule": " "}, "field 'rule' is empty"),
+        (_arm_a(overrides=["optim=adamw", "eval_sequences=7"]), "has eval_sequences=128, arm a has 7; arms must agree"),
+        (_arm_a(overrides=["optim=adamw", "max_steps=7"]), "arm a: max_steps=7: max_steps is the same for all arms"),
+        (_arm_a(overrides=["optim=adamw", "schedule=cosine"]), "arm a: schedule=cosine: schedule is the same for all"),
+        (_arm_a(usual=["start_from=runs/mine"]), "arm a: start_from=runs/mine: start_from is the same for all arms"),
+        (
+            _arm_a(axes={name: {"sets": ["optim.lr={}"], "start": 1e-3} for name in ("rate", "speed")}),
+            "arm a: axes: optim.lr is set twice",
+        ),
         ({"evidence": [EVIDENCE | {"source": " "}]}, "evidence[0] (theirs) has no source; say where it stands"),
         ({"evidence": [EVIDENCE | {"tag": "hearsay"}]}, "evidence[0] (theirs): tag='hearsay' must be one of printed,"),
         ({"evidence": [EVIDENCE | {"source": None}]}, "evidence[0].source"),

@@ -46,6 +46,12 @@ def test_a_record_holds_the_curve_and_the_last_counts(tmp_path: Path) -> None:
     assert (record.status, record.loss, record.data["val"]) == ("finished", 4.0, "v")
 
 
+def test_a_final_loss_that_is_not_that_of_the_last_evaluation_is_refused(tmp_path: Path) -> None:
+    end = {"status": "finished", "step": 20, "seconds": 2.0, "flops": 20, "val/loss": 3.0}
+    with pytest.raises(RecordsError, match=r"result\.json says val/loss=3\.0, metrics\.jsonl 4\.0 at that step"):
+        records.read(write_run(tmp_path / "r", ROWS, end))
+
+
 def test_the_start_counts_neither_for_clipping_nor_for_diagnostics(tmp_path: Path) -> None:
     rows = [  # every tenth step of 100; all of the first 25 are clipped, and every fifth one after them
         {
@@ -82,7 +88,9 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
 
 def test_runs_validated_on_different_data_are_refused() -> None:
     one, other = {"train": "t", "val": "x"}, {"train": "t", "val": "y"}
-    records.check_same_data({"a": one, "b": {**one, "train": "more"}, "c": {}})
+    records.check_same_data({"a": one, "b": one, "c": {}})
+    with pytest.raises(RecordsError, match="a and b have different training data"):
+        records.check_same_data({"a": one, "b": {**one, "train": "more"}})
     with pytest.raises(RecordsError, match="a and c have different validation data"):
         records.check_same_data({"a": one, "b": one, "c": other})
 

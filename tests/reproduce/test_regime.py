@@ -82,8 +82,9 @@ def test_r2_is_not_known_from_one_seed(claim: Claim, walk: Walk) -> None:
     assert checks(walk(one).comparison())["R2"].passed is None
 
 
-def test_r2_is_not_known_where_the_baseline_learns_nothing_from_half_to_all(claim: Claim, walk: Walk) -> None:
-    assert checks(walk(claim, lambda run: 3.0 + run.steps / 1e3 + run.seed / 1e6).comparison())["R2"].passed is None
+def test_r2_fails_where_the_baseline_learns_nothing_from_half_to_all(claim: Claim, walk: Walk) -> None:
+    check = checks(walk(claim, lambda run: 3.0 + run.steps / 1e3 + run.seed / 1e6).comparison())["R2"]
+    assert check.passed is False and "there is no unit" in check.value
 
 
 def test_r3_an_optimum_at_an_end_fails(claim: Claim, walk: Walk) -> None:
@@ -116,7 +117,17 @@ def test_r3_a_point_that_is_off_the_optimum_fails(claim: Claim, walk: Walk) -> N
 
     assert checks(walk(claim, lambda run: loss(run, 0.1)).comparison())["R3"].passed  # .3 * .01 nats
     check = checks(walk(claim, lambda run: loss(run, 0.4)).comparison())["R3"]  # .3 * .16 = .13 units
-    assert check.passed is False and check.value == "excess of 0.13 units"
+    assert check.passed is False and check.value == "A is 0.13 units above its optimum"
+
+
+def test_r3_and_r5_do_not_hear_arms_that_no_part_is_about(claim: Claim, walk: Walk) -> None:
+    found = walk(claim, warm_up=10_000.0).comparison()
+    assert checks(found)["R3"].passed is False
+    row = replace(claim.fields.comparisons[0], candidate="a", baseline="a")  # as if b were only shown
+    fields = replace(claim.fields, comparisons=[row])
+    of_b = {name: tuning for name, tuning in found.tunings.items() if name == "b"}
+    alone = replace(found, claim=replace(claim, fields=fields), tunings=of_b)
+    assert "R3" not in checks(alone)
 
 
 @pytest.mark.parametrize(("better", "passed"), [(0.0008, True), (0.002, False), (-0.05, True)])
@@ -279,6 +290,7 @@ def test_r9_counts_before_the_end_of_warm_up_fail(
         (2561.0, None, None),
         (2561.0, (REPRODUCED, 4.0), True),
         (2561.0, (WEAKER, 4.0), False),
+        (2561.0, (OUT_OF_REGIME, 4.0), None),
     ],
 )
 def test_r10_a_much_larger_batch_of_the_paper_asks_for_a_second_one(

@@ -85,6 +85,25 @@ def test_a_speed_up_beyond_what_was_run_is_given_as_its_bound(
     assert f"{truth:g}" not in words
 
 
+def test_a_bound_below_the_claim_does_not_reproduce_it(
+    write_claim: Callable[..., Path], simulate: Any, without_report: None, tmp_path: Path
+) -> None:
+    row = {"candidate": "b", "baseline": "a", "claims": {"steps": {"claimed": 10.0, "least": 9.0}}}
+    claim = load("twice", "nano", TRAINED, folder=write_claim(comparisons=[row]))
+    results = reproduce(claim, tmp_path / "out", simulate(quiet(6.0, 0.001)))
+    found = numbers(results, "tuned")["speed_up_steps"]
+    assert (found.censored, found.estimate, found.verdict) == (">", pytest.approx(4.0), "undecided")
+    assert any(check.id == "R1" and check.passed is False for check in results.checks)
+
+
+def test_a_refuted_claim_whose_interval_holds_no_effect_says_so(
+    claim: Claim, simulate: Any, without_report: None, tmp_path: Path
+) -> None:
+    found = numbers(reproduce(claim, tmp_path / "out", simulate(quiet(1.0, 0.02))), "tuned")["speed_up_steps"]
+    assert found.verdict == "weaker than claimed" and found.low < 1 < found.high
+    assert "no effect is within the interval" in found.note
+
+
 def test_every_part_is_judged_by_itself_and_the_headline_is_the_whole_claims(
     claim: Claim, simulate: Any, without_report: None, tmp_path: Path
 ) -> None:

@@ -131,6 +131,11 @@ def test_too_few_lengths_give_no_curve(claim: Claim, walk: Walk) -> None:
     found = walk(claim).comparison()
     few = replace(found, compared=[run for run in found.compared if run.plan.steps >= 120])
     assert speed_ups.speed_up(few, "b", "a") is None
+    parts = [row for row in claim.kind.conclude(few).measures if row.verdict]
+    assert [(row.name, row.verdict, row.estimate) for row in parts] == [
+        (name, "undecided", None) for name in ("speed_up_steps", "speed_up_flops")
+    ]
+    assert all(row.note == "too few lengths beyond warm-up for a curve" for row in parts)
 
 
 def test_the_figure_shows_ours_and_what_others_published_by_size(claim: Claim, walk: Walk) -> None:

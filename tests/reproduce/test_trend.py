@@ -138,7 +138,10 @@ def test_a_trend_that_cannot_be_is_refused(changes: dict[str, Any], message: str
 
 
 def test_a_change_that_is_only_shown_has_no_verdict(write_claim: Write, walk: Callable[..., Any]) -> None:
-    claim = trend(write_claim, expect=[{"candidate": "b", "baseline": "a"}])
+    judged = {"claimed": 1.0, "least": 0.75, "no_effect": 0.5}
+    claim = trend(
+        write_claim, expect=[{"candidate": "b", "baseline": "a"}, {"candidate": "a", "baseline": "b", "ratio": judged}]
+    )
     _, together = measured(claim, walk, {4: 1.2, 16: 1.5, 64: 1.8})
     row: Measure = together.measures[0]
     assert row.verdict is None and row.estimate == pytest.approx(1.5, rel=0.15)
