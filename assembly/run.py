@@ -10,7 +10,7 @@ from assembly.cost import run_flops
 from configs import RunConfig
 from configs.start import Origin
 from data import Batch, TokenDataset, TokenLoader, eval_batches, load_tokenizer
-from data.windows import most_sequences
+from data.windows import apportioned, most_sequences
 from model import LanguageModel
 from optim.ensemble import OptimizerSet
 from trainer.checkpoint import CheckpointStore
@@ -74,10 +74,13 @@ def _fixed_part(run: Run) -> dict[str, int]:
 
 
 def few_sequences(run: Run) -> Iterator[str]:
-    """Yields a line where fewer sequences are evaluated than are asked for, because there are no more."""
+    """Yields a line where fewer sequences are evaluated than are asked for, or none of a part of a mixture."""
     asked, n = run.config.eval_sequences, _fixed_part(run)["n_sequences"]
     if n < asked:
         yield f"evaluating on {n} sequences, not on eval_sequences={asked}: the validation set has no more"
+    parts = run.val_data.parts
+    if none := [part.name for part, own in zip(parts, apportioned(parts, n), strict=True) if not own]:
+        yield f"evaluating on {n} sequences, of which none is of {', '.join(none)}: their share is too small"
 
 
 def counters(run: Run) -> dict[str, float]:

@@ -330,15 +330,17 @@ def _existing(node: Any, prefix: str) -> Iterator[str]:
 NANOGPTS = {
     "batch_size": "micro_batch",
     "decay_lr": "schedule",
+    "dtype": "precision",
     "eval_interval": "eval_every",
     "eval_iters": "eval_sequences",
     "gradient_accumulation_steps": "global_batch",
-    "init_from": "start_from",
+    "init_from": "start_from, or nothing for init_from=resume: the same command goes on",
     "learning_rate": "optim.lr",
     "lr_decay_iters": "max_steps",
     "max_iters": "max_steps",
     "min_lr": "schedule.final_lr_fraction",
     "wandb_log": "logging=wandb",
+    "wandb_project": "logging.wandb.project",
     "warmup_iters": "schedule.warmup_steps",
 }
 
@@ -346,7 +348,7 @@ NANOGPTS = {
 def _nearest(key: str, known: Sequence[str]) -> str:
     """In words, the known key that the user most likely meant: misplaced, misspelt, or both."""
     if key in NANOGPTS:
-        return f"nanoGPT's {key} is {NANOGPTS[key]!r} here (docs/nanogpt.md)"
+        return f"nanoGPT's {key} is here {NANOGPTS[key]} (docs/nanogpt.md)"
     ends = {candidate.rpartition(".")[2]: candidate for candidate in reversed(known)}
     end = key.rpartition(".")[2]
     known = [candidate for candidate in known if not key.startswith(f"{candidate}.")]

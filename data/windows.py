@@ -44,9 +44,8 @@ def spread(parts: Sequence[Part], *, seq_len: int, n_sequences: int, split: str)
 
     Every part has its share of them. Raises: DataError: if a part has fewer windows; split: names the whole.
     """
-    ends = [n_sequences * share // SHARES for share in accumulate(part.share for part in parts)]
     found, fewer = [], _fewer(most_sequences(parts, seq_len))
-    for part, first, n in zip(parts, _firsts(parts), np.diff(ends, prepend=0).tolist(), strict=True):
+    for part, first, n in zip(parts, _firsts(parts), apportioned(parts, n_sequences), strict=True):
         available = (part.n_tokens - 1) // seq_len
         if n_sequences < 1 or n > available:
             of = f" of {part.name}" if len(parts) > 1 else ""
@@ -56,6 +55,15 @@ def spread(parts: Sequence[Part], *, seq_len: int, n_sequences: int, split: str)
             )
         found.append(first + np.arange(n) * available // max(n, 1) * seq_len)
     return np.concatenate(found).astype(np.uint64)
+
+
+def apportioned(parts: Sequence[Part], n_sequences: int) -> list[int]:
+    """Returns how many of the sequences each part gets: its share, rounded so that the remainders are the smallest."""
+    whole, rests = zip(*(divmod(n_sequences * part.share, SHARES) for part in parts), strict=True)
+    found, left = list(whole), n_sequences - sum(whole)
+    for i in sorted(range(len(parts)), key=lambda i: -rests[i])[:left]:
+        found[i] += 1
+    return found
 
 
 def most_sequences(parts: Sequence[Part], seq_len: int) -> int:

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
+from configs.runs import identity
 from files.errors import shown
 from launch.listing import FACTS, ListedRun, RunList
 
 NARROW = 100  # a terminal with fewer columns leaves out train/loss, so that names keep their room
+MOST = 3  # settings that are shown because they differ
 COLUMNS = ("run", "state", "step", "train/loss", "val/loss", "ETA", "last progress")
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -33,6 +35,14 @@ def columns_of(filters: Mapping[str, Sequence[str]], sort: str, *, is_narrow: bo
     more = [key for key, values in filters.items() if len(values) > 1] + [sort.removeprefix("-")] * bool(sort)
     found = dict.fromkeys([*COLUMNS, *(key for key in more if key not in FACTS)])
     return [column for column in found if not (is_narrow and column == "train/loss")]
+
+
+def differing(runs: Sequence[ListedRun]) -> list[str]:
+    """The settings in which runs of one sweep differ, at most MOST of them; nothing if they differ in more."""
+    alike = [{**identity(run.config), "seed": None} for run in runs]
+    keys = sorted({key for each in alike for key in each})
+    found = [key for key in keys if len({shown(each.get(key)) for each in alike}) > 1]
+    return found if len(found) <= MOST else []
 
 
 def row_of(run: ListedRun, columns: Sequence[str]) -> dict[str, str]:

@@ -64,8 +64,11 @@ def _record(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
     environment = read_environment(folder)
     git, origin = environment.get("git") or {}, environment.get("start_from")
     began = None
-    if isinstance(origin, dict) and Path(str(origin.get("run"))) != Path():  # ".": the run was only lengthened
+    if isinstance(origin, dict) and Path(str(origin.get("run"))) != Path():
         began = f"{origin.get('run')}, step {origin.get('step')}"
+    elif isinstance(origin, dict) and not origin.get("exact"):  # ".": the run itself, with another learning rate so far
+        changed = "; ".join(map(str, origin.get("changed") or []))
+        began = f"step {origin.get('step')} of this run with other settings ({changed})"
     return {
         "steps": result.get("step"),
         "tokens": result.get("tokens"),

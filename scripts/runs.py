@@ -10,6 +10,7 @@ prune=checkpoints   as prune=runs, but only the checkpoints, of runs that have f
 Without --delete nothing is changed. Exit status: 0, or 2 for bad input.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -34,7 +35,7 @@ from files.lock import InUseError
 from launch.listing import STATES, ListedRun, RunList, by, keys_of
 from launch.progress import COLOURS
 from launch.pruning import KINDS, RUNS, candidates, delete
-from launch.run_rows import NARROW, Chosen, columns_of, row_of
+from launch.run_rows import NARROW, Chosen, columns_of, differing, row_of
 
 FOLDER = "runs"
 FLAGS = ("--serve", "--delete")
@@ -133,9 +134,11 @@ def select(found: Sequence[ListedRun], asked: Asked) -> list[ListedRun]:
 def show(found: Sequence[ListedRun], asked: Asked) -> None:
     """Prints the table."""
     console = Console(file=sys.stdout, highlight=False)
-    width = console.width if console.is_terminal else WIDE
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDE
     console.width = width
     columns = columns_of(asked.filters, asked.sort, is_narrow=width < NARROW)
+    if width >= NARROW:
+        columns += [key for key in differing(found) if key not in columns]
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         is_text = column in ("run", "state")

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
     ("override", "message"),
     [
         ("max_step=5", "unknown key 'max_step'; the nearest valid one is 'max_steps'"),
-        ("batch_size=4", "unknown key 'batch_size'; nanoGPT's batch_size is 'micro_batch' here (docs/nanogpt.md)"),
+        ("batch_size=4", "unknown key 'batch_size'; nanoGPT's batch_size is here micro_batch (docs/nanogpt.md)"),
         ("optim.lrr=1", "unknown key 'optim.lrr'; the nearest valid one is 'optim.lr'"),
         ("model.n_layers=2", "unknown key 'model.n_layers'; the nearest valid one is 'model.n_layer'"),
         ("modl=nano", "unknown key 'modl'; the nearest valid one is 'model'"),

@@ -1,5 +1,6 @@
 """Mixtures: every part gives its share of the sequences, as a function of seed and step alone."""
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -30,8 +31,8 @@ from data import (
     eval_batches,
 )
 from data.encoding import PLAN_FILE
-from data.metadata import SHARES
-from data.windows import starts
+from data.metadata import SHARES, Part
+from data.windows import apportioned, starts
 
 T = 16
 SIZES = (1000, 400, 90)  # tokens of the three parts; token i of part n is 10,000 n + i
@@ -152,6 +153,18 @@ def test_validation_is_mixed_in_the_same_shares(folders: list[Path]) -> None:
     ):
         next(eval_batches(val, seq_len=T, n_sequences=40, micro_batch=5, device="cpu"))
     assert len(list(eval_batches(val, seq_len=T, n_sequences=20, micro_batch=5, device="cpu"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("shares", "n", "counts"),
+    [((0.7, 0.3), 3, [2, 1]), ((0.3, 0.7), 3, [1, 2]), ((0.9, 0.1), 3, [3, 0]), ((0.5, 0.25, 0.25), 5, [3, 1, 1])],
+)
+def test_few_sequences_are_apportioned_as_near_to_the_shares_as_can_be(
+    shares: tuple[float, ...], n: int, counts: list[int]
+) -> None:
+    ends = [round(SHARES * end) for end in itertools.accumulate(shares)]
+    parts = [Part(f"{i}", 1000, share) for i, share in enumerate(np.diff(ends, prepend=0).tolist())]
+    assert apportioned(parts, n) == counts
 
 
 def test_a_part_shorter_than_a_window_is_named(dataset: TokenDataset) -> None:

@@ -13,7 +13,7 @@ from configs import ConfigError
 from files.lock import Lock
 from launch.listing import RunList, by
 from launch.loss_curves import MOST_POINTS, LossCurves
-from launch.run_rows import age, columns_of, row_of
+from launch.run_rows import age, columns_of, differing, row_of
 
 Write = Callable[..., Path]
 ROWS = [{"step": n, "tokens": 10 * n, "seconds": n / 2, "flops": n, "train/loss": 6 - n / 10} for n in (0, 10, 20)]
@@ -53,6 +53,16 @@ def test_a_run_that_no_process_holds_stands_as_its_result_says(
     run = found(tmp_path)["a"]
     assert (run.state, run.heartbeat_seconds) == (state, None)
     assert run.progress.step == (100 if status else 20)
+
+
+def test_settings_in_which_a_few_runs_differ_are_found_and_of_many_differences_none(
+    write_run: Write, tmp_path: Path
+) -> None:
+    for n, lr in enumerate((1e-3, 2e-3, 2e-3)):
+        write_run(f"{n}", yaml=f"max_steps: 100\nseed: {n}\noptim: {{lr: {lr}, eps: 1.0e-8}}\nlog_every: {n + 1}\n")
+    assert differing(list(found(tmp_path).values())) == ["optim.lr"]
+    write_run("other", yaml="max_steps: 50\noptim: {betas: [0.9, 0.99], weight_decay: 0.1}\n")
+    assert differing(list(found(tmp_path).values())) == []
 
 
 @pytest.mark.parametrize(

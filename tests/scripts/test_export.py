@@ -1,6 +1,7 @@
 """scripts/export.py: what it writes of a run, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,16 @@ def test_a_llama_is_refused_by_name(trained: Path, tmp_path: Path, capsys: pytes
     (folder / "config.yaml").write_text(text)
     assert export.main([f"run={folder}", "to=hf", f"out={tmp_path / 'out'}"]) == 2
     assert "cannot express this model: model._target_=model.Llama: it is no model.GPT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("is_exact", "told"), [(False, True), (True, False)])
+def test_the_card_tells_of_a_run_that_was_lengthened_with_another_learning_rate(
+    trained: Path, tmp_path: Path, is_exact: bool, told: bool
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    env = json.loads((folder / "env.json").read_text())
+    origin = {"run": ".", "step": 2, "start": "everything", "changed": ["max_steps=3 (there: 2)"], "exact": is_exact}
+    (folder / "env.json").write_text(json.dumps({**env, "start_from": origin}))
+    assert export.main([f"run={folder}", "to=hf", f"out={tmp_path / 'out'}"]) == 0
+    row = "| began with | step 2 of this run with other settings (max_steps=3 (there: 2)) |"
+    assert (row in (tmp_path / "out" / "README.md").read_text()) is told
