@@ -57,9 +57,13 @@ class Atlas:
         return Job(place.name, (*planned.overrides, *extra))
 
     def read(self, planned: Planned) -> Record:
-        """The record of a run. Raises: RecordsError: if it says not on which data it ran. ReadingError."""
+        """The record of a run.
+
+        Raises: RecordsError: if it says not on which data it ran, or two final losses. ReadingError: if it is damaged.
+        """
         place = self.place(planned)
         record = records.read(place)
+        records.check_final_loss(place, record)
         if record.status in ("finished", "diverged") and not {"train", "val"} <= record.data.keys():
             raise RecordsError(
                 f"{place} has no {run_files.ENVIRONMENT} with the checksums of its data, so that nothing compares with "

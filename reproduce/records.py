@@ -87,9 +87,6 @@ def read(run_dir: Path) -> Record:
     rows = _Rows(run_dir)
     step = (result or {}).get("step")
     is_finished = result is not None and result["status"] == "finished"
-    curve = rows.curve()
-    if result is not None and is_finished:
-        _check_agree(run_dir, result, curve)
     return Record(
         status=result["status"] if result else "unfinished",
         step=rows.last_step if step is None else step,
@@ -97,7 +94,7 @@ def read(run_dir: Path) -> Record:
         bits_per_byte=result["val/bits_per_byte"] if result and is_finished else None,
         seconds=result["seconds"] if result else None,
         flops=result["flops"] if result else None,
-        curve=curve,
+        curve=rows.curve(),
         peak_bytes=rows.last.get("memory/peak_bytes"),
         state_bytes=rows.last.get("optim/state_bytes"),
         clipped_share=rows.clipped_share,
@@ -107,13 +104,14 @@ def read(run_dir: Path) -> Record:
     )
 
 
-def _check_agree(run_dir: Path, result: Mapping[str, Any], curve: Mapping[str, Sequence[float | None]]) -> None:
+def check_final_loss(run_dir: Path, record: Record) -> None:
     """Raises: RecordsError: if the final loss is not that of the evaluation after the last step."""
-    at_end = [loss for step, loss in zip(curve["step"], curve["val/loss"], strict=True) if step == result["step"]]
-    if at_end and number(at_end[-1]) != number(result["val/loss"]):
+    steps, losses = record.curve["step"], record.curve["val/loss"]
+    at_end = [loss for step, loss in zip(steps, losses, strict=True) if step == record.step]
+    if record.loss is not None and at_end and number(at_end[-1]) != record.loss:
         raise RecordsError(
-            f"{run_dir}: result.json says val/loss={shown(result['val/loss'])}, metrics.jsonl {shown(at_end[-1])} at "
-            "that step: one of them was changed; delete the folder, and the same command runs it again"
+            f"{run_dir}: result.json says val/loss={shown(record.loss)}, metrics.jsonl {shown(at_end[-1])} at that "
+            "step: one of them was changed; delete the folder, and the same command runs it again"
         )
 
 

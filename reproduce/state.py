@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from assembly.model import meta_model
@@ -78,19 +77,21 @@ class States:
 
 def states(claim: Claim[Any], sizes: Sequence[str]) -> States:
     """Returns the state of the claim's arms; sizes: options of model. Raises: ConfigError: if there is no such size."""
-    return States(claim, {arm.name: {size: state_of(arm.overrides, size) for size in sizes} for arm in claim.arms})
+    models = {size: meta_model(compose([f"model={size}"]), GPT2_VOCABULARY) for size in sizes}
+    return States(
+        claim,
+        {arm.name: {size: _state(arm.overrides, model) for size, model in models.items()} for arm in claim.arms},
+    )
 
 
 def state_of(overrides: Point, size: str) -> State:
     """Returns the state of the optimizer of these overrides. Raises: ConfigError: if there is no such size."""
-    model = _model(size)
+    return _state(overrides, meta_model(compose([f"model={size}"]), GPT2_VOCABULARY))
+
+
+def _state(overrides: Point, model: LanguageModel) -> State:
     parameters = dict(model.named_parameters())
     return State(
         state_bytes(compose(list(overrides)).optim, parameters, model.roles()),
         sum(p.numel() for p in parameters.values()),
     )
-
-
-@lru_cache(maxsize=16)
-def _model(size: str) -> LanguageModel:
-    return meta_model(compose([f"model={size}"]), GPT2_VOCABULARY)

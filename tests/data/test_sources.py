@@ -16,6 +16,7 @@ import data.parquet
 import data.source
 import data.text_files
 from data import DataError, Files, OpenWebText, PySource, Synthetic
+from data.embedded import NOT_STDLIB_CODE
 from data.errors import MissingSource
 from data.source import Source
 
@@ -83,7 +84,7 @@ def test_pysource_of_a_given_size_ignores_what_is_installed(interpreter: Path) -
 def test_pysource_default_has_its_size() -> None:
     source = PySource(10)
     library = Path(sysconfig.get_paths()["stdlib"])
-    own = (path for path in library.rglob("*.py") if "-packages" not in str(path))
+    own = (path for path in library.rglob("*.py") if not NOT_STDLIB_CODE & {*path.parts})
     if sum(path.stat().st_size for path in own) < 11e6:
         pytest.skip("this interpreter comes with a part of the standard library only, as Debian's does")
     units = source.units()

@@ -49,7 +49,8 @@ def test_a_record_holds_the_curve_and_the_last_counts(tmp_path: Path) -> None:
 def test_a_final_loss_that_is_not_that_of_the_last_evaluation_is_refused(tmp_path: Path) -> None:
     end = {"status": "finished", "step": 20, "seconds": 2.0, "flops": 20, "val/loss": 3.0}
     with pytest.raises(RecordsError, match=r"result\.json says val/loss=3\.0, metrics\.jsonl 4\.0 at that step"):
-        records.read(write_run(tmp_path / "r", ROWS, end))
+        records.check_final_loss(tmp_path / "r", records.read(write_run(tmp_path / "r", ROWS, end)))
+    records.check_final_loss(tmp_path, records.read(write_run(tmp_path / "s", ROWS, {**end, "val/loss": 4.0})))
 
 
 def test_the_start_counts_neither_for_clipping_nor_for_diagnostics(tmp_path: Path) -> None:
