@@ -57,7 +57,9 @@ def construct(node: Any, *arguments: Any) -> Any:
     try:
         return locate(node["_target_"])(*arguments, **settings)
     except Exception as error:  # whatever a class raises that is not ours
-        raise ValueError(refusal(node["_target_"], error)) from error
+        numbers = {key: value for key, value in settings.items() if type(value) in (int, float)}
+        named = ", ".join(f"{key}={value}" for key, value in numbers.items() if str(error).endswith(f": {value}"))
+        raise ValueError(refusal(node["_target_"], error) + f" ({named})" * bool(named)) from error
 
 
 def locate(path: str) -> Any:

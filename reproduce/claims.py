@@ -293,7 +293,8 @@ def _targets(content: Any) -> list[Any]:
 def _check(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
     """Adds what is wrong with the fields beyond their types."""
     with mistakes.collected():
-        if claim.kind.needs_baseline and not any(arm.role == "baseline" for arm in claim.arms):
+        roles = [(given or {}).get("role") for given in claim.fields.arms.values()]  # also of arms that are incomplete
+        if claim.kind.needs_baseline and "baseline" not in roles:
             raise ClaimError(f"{where}: no arm has role baseline")
     with mistakes.collected(f"{where}: "):
         claim.kind.check(claim)
@@ -318,13 +319,26 @@ def _check_arms_compose(claim: Claim[Any], where: str, mistakes: Mistakes) -> No
         try:
             found.append((name, composed(overrides)))
         except ConfigError as error:
-            for line in error.args:
+            for line in _one_by_one(overrides) or error.args:
                 failed.setdefault(line, []).append(name)
     for line, names_ in failed.items():
         is_of_all = {*names_} == {arm.name for arm in claim.arms}  # and may be the user's
         mistakes.lines.append(line if is_of_all else f"{where}: arm {', '.join(dict.fromkeys(names_))}: {line}")
     allowed = claim.fields.differs if isinstance(claim.fields, TrainingFields) else []
     mistakes.lines += [f"{where}: {each}" for each in _disagreements(found, allowed)]
+
+
+def _one_by_one(overrides: Point) -> list[str]:
+    """What is wrong with each override by itself, beside the choices of groups that can be made."""
+    chosen, lines = list[str](), list[str]()
+    for override in sorted(overrides, key=lambda each: grammar.given(each).key not in configs.GROUPS):
+        try:
+            composed((*chosen, override))
+        except ConfigError as error:
+            lines += error.args
+        else:
+            chosen += [override] if grammar.given(override).key in configs.GROUPS else []
+    return lines
 
 
 def _disagreements(found: Sequence[tuple[str, RunConfig]], allowed: Sequence[str]) -> Iterator[str]:

@@ -246,6 +246,16 @@ def test_all_mistakes_of_a_file_are_said_at_once_a_line_each(write_claim: Callab
     assert len(error.value.args) == len(wanted), str(error.value)
 
 
+def test_every_override_of_an_arm_that_is_wrong_is_said(write_claim: Callable[..., Path]) -> None:
+    overrides = ["optim=lion", "optim.nestrov=true", "optim.mometum=0.9", "modl=pico"]
+    arms = {**ARMS, "a": {**ARMS["a"], "role": "other"}, "b": {**ARMS["b"], "overrides": overrides}}
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(arms=arms))
+    wanted = ["no arm has role baseline", "'optim.nestrov'", "'optim.mometum'", "'modl'"]
+    assert all(any(each in line for line in error.value.args) for each in wanted), error.value
+    assert all("twice.yaml, scale nano: " in line for line in error.value.args)
+
+
 def test_a_misspelt_scale_hides_no_other_mistake(write_claim: Callable[..., Path]) -> None:
     with pytest.raises(ClaimError) as error:
         load("twice", "nano", folder=write_claim(buget=3, scales={"nanoo": {"stpes": 2}, "gpu": {}}))
