@@ -9,7 +9,17 @@ from assembly.model import meta_model, vocab_size_of
 from configs import ReadingError, RunConfig, plug_in
 from configs.plug_ins import TARGET, is_trusted
 from configs.schema import typed
-from data import TokenDataset, TokenLoader, dataset_dir, is_prepared, prepare, warn_if_changed
+from data import (
+    DataError,
+    TokenDataset,
+    TokenLoader,
+    dataset_dir,
+    is_prepared,
+    missing_dataset,
+    prepare,
+    warn_if_changed,
+)
+from data.errors import MissingSource
 from trainer.parallel import Strategy
 
 
@@ -27,6 +37,11 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
         return path
     if source.embedded and not is_prepared(path):
         return prepare(source, tokenizer, root, workers=config.data.workers, **settings)
+    if not path.exists():
+        try:
+            source.files()
+        except MissingSource as error:
+            raise DataError(f"{missing_dataset(path)}; and {error}") from None
     if os.environ.get("RANK", "0") == "0":
         warn_if_changed(source, path)
     return path

@@ -537,6 +537,7 @@ def test_what_needs_no_data_is_checked_before_they_are_prepared(
         (["model.vocab_size=100"], "model.vocab_size=100 is smaller than the data's vocabulary of 257"),
         (["schedule.warmup_steps=-1"], "schedule.warmup_steps=-1 must be >= 0"),
         (["data=files", "data.source.pattern=none/*.txt"], "run `python scripts/prepare_data.py data=files"),
+        (["data=files", "data.source.pattern=none/*.txt"], "; and data.source.pattern='none/*.txt' matches no file"),
         (["resume=must"], "resume=must, but run_dir="),
         (["logging=wandb", "logging.wandb.mode=on"], "logging.wandb.mode='on' must be online, offline or off"),
     ],
