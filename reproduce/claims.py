@@ -262,7 +262,7 @@ def _check_own_keys(claim: Claim[Any], where: str, mistakes: Mistakes) -> None:
             for override in dict.fromkeys(each for point in _points(arm, arm.overrides) for each in point):
                 key = grammar.given(override).key
                 if key in OWN or (belongs(key, "schedule") and key != "schedule.warmup_steps"):
-                    raise ClaimError(
+                    mistakes.lines.append(
                         f"{where}: arm {arm.name}: {shown(override)}: {key} is the same for all arms, and no part of "
                         "any; leave it out"
                     )

@@ -154,7 +154,7 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
     tuned = {name: tuning for name, tuning in _tunings(found).items() if tuning.brackets}
     if not tuned:
         return None
-    by_problem, excesses = dict[str, list[str]](), {"": 0.0}
+    by_problem, excesses = dict[str, list[str]](), dict[str, float]()
     for name, tuning in tuned.items():
         label = found.claim.arm(name).label
         for axis in (axis for axis, each in tuning.brackets.items() if not each.is_inside):
@@ -167,10 +167,11 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
         if scatter.unit and excess is not None:
             excesses[label] = excess / scatter.unit
     problems = [f"{', '.join(labels)}: {problem}" for problem, labels in by_problem.items()]
-    worst = max(excesses, key=excesses.__getitem__)
-    if excesses[worst] > EXCESS:
+    worst = max(excesses, key=excesses.__getitem__, default="")
+    if worst and excesses[worst] > EXCESS:
         problems.append(f"{worst} is {excesses[worst]:.2f} units above its optimum")
-    value = "; ".join(problems) or f"all inside; {worst} is at most {excesses[worst]:.3f} units above its optimum"
+    inside = f"; {worst} is at most {excesses[worst]:.3f} units above its optimum" if worst else ""
+    value = "; ".join(problems) or f"all inside{inside}"
     wanted = (
         f"inside the bracket; rates beside it worse by 2 standard errors; at most {EXCESS:g} units above the optimum"
     )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from assembly.model import meta_model
+from configs import compose
 from files.reading import read_yaml
 from optim.nodes import main_node
 from report import numbers
@@ -17,7 +19,7 @@ from report.results import Arm, Measure, Results, Table
 from reproduce import claims
 from reproduce.arms import Point
 from reproduce.composed import composed
-from reproduce.state import state_of
+from reproduce.state import GPT2_VOCABULARY, state_of
 
 ARMS = claims.FOLDER.parent / "arm"
 MODEL = "gpt2_small"
@@ -47,13 +49,16 @@ def tables(results: Sequence[Results]) -> list[Table]:
     for scale in dict.fromkeys(each.scale for each in results):
         there = [each for result in results if result.scale == scale for each in _standings(result)]
         there.sort(key=lambda each: (each.loss, each.step_time is None))
-        best = {each.label: each for each in reversed(there)}
+        best = dict[str, Standing]()
+        for each in there:
+            best.setdefault(each.label, each)
         if len(best) > 1:
-            found.append(_table(scale, list(reversed(best.values()))))
+            found.append(_table(scale, list(best.values())))
     return found
 
 
 def _table(scale: str, standings: Sequence[Standing]) -> Table:
+    model = meta_model(compose([f"model={MODEL}"]), GPT2_VOCABULARY)
     columns = ["optimizer", "val/loss", "sd over seeds", "seeds", "lr", "state, B/param", "step time", "claim"]
     rows = [
         [
@@ -62,7 +67,7 @@ def _table(scale: str, standings: Sequence[Standing]) -> Table:
             f"{stdev(each.losses):.4f}" if len(each.losses) > 1 else numbers.MISSING,
             f"{len(each.losses)}" + f", {each.diverged} diverged" * bool(each.diverged),
             f"{main_node(composed(each.settings).optim)['lr']:.2g}",
-            f"{state_of(each.settings, MODEL).per_parameter:.2f}",
+            f"{state_of(each.settings, model).per_parameter:.2f}",
             numbers.MISSING if each.step_time is None else f"{each.step_time:.2f}×",
             each.claim,
         ]

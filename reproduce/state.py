@@ -80,16 +80,12 @@ def states(claim: Claim[Any], sizes: Sequence[str]) -> States:
     models = {size: meta_model(compose([f"model={size}"]), GPT2_VOCABULARY) for size in sizes}
     return States(
         claim,
-        {arm.name: {size: _state(arm.overrides, model) for size, model in models.items()} for arm in claim.arms},
+        {arm.name: {size: state_of(arm.overrides, model) for size, model in models.items()} for arm in claim.arms},
     )
 
 
-def state_of(overrides: Point, size: str) -> State:
-    """Returns the state of the optimizer of these overrides. Raises: ConfigError: if there is no such size."""
-    return _state(overrides, meta_model(compose([f"model={size}"]), GPT2_VOCABULARY))
-
-
-def _state(overrides: Point, model: LanguageModel) -> State:
+def state_of(overrides: Point, model: LanguageModel) -> State:
+    """Returns the state of the optimizer of these overrides for a model, which may be on the meta device."""
     parameters = dict(model.named_parameters())
     return State(
         state_bytes(compose(list(overrides)).optim, parameters, model.roles()),

@@ -256,6 +256,15 @@ def test_every_override_of_an_arm_that_is_wrong_is_said(write_claim: Callable[..
     assert all("twice.yaml, scale nano: " in line for line in error.value.args)
 
 
+def test_every_override_that_no_arm_may_have_is_said(write_claim: Callable[..., Path]) -> None:
+    own = ["optim=adamw", "max_steps=7", "start_from=runs/mine"]
+    arms = {name: {**each, "overrides": own} for name, each in ARMS.items()}
+    with pytest.raises(ClaimError) as error:
+        load("twice", "nano", folder=write_claim(arms=arms))
+    for wanted in (f"arm {name}: {each}: " for name in ARMS for each in own[1:]):
+        assert any(wanted in line for line in error.value.args), wanted
+
+
 def test_a_misspelt_scale_hides_no_other_mistake(write_claim: Callable[..., Path]) -> None:
     with pytest.raises(ClaimError) as error:
         load("twice", "nano", folder=write_claim(buget=3, scales={"nanoo": {"stpes": 2}, "gpu": {}}))

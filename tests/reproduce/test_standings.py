@@ -48,6 +48,14 @@ def test_an_optimizer_of_several_claims_has_one_row_of_the_claim_that_timed_it()
     assert len(tables([both("one", {}), both("two", {}, "micro")])) == 2
 
 
+def test_of_several_results_of_an_optimizer_the_best_has_its_place_in_the_order() -> None:
+    sgd, runs = arm("sgd", "SGD", "other", 0.3), [run("adamw", 3.0, 1), run("sgd", 3.1, 1)]
+    first = results("one", [ADAMW, sgd], runs, {})
+    second = results("two", [ADAMW], [run("adamw", 3.2, 1)], {})
+    (table,) = tables([first, second])
+    assert [row[:2] for row in table.rows] == [["AdamW", "3.0000"], ["SGD", "3.1000"]]
+
+
 def test_step_times_are_over_adamws_though_they_were_measured_beside_another_arm() -> None:
     sgd = arm("sgd", "SGD", "other", 0.3)
     runs = [run("adamw", 3.0, 1), run("lion", 2.9, 1), run("sgd", 4.0, 1)]
