@@ -77,7 +77,7 @@ def short_table(rows: Sequence[Results], beside: str) -> str:
         lines = []
         for each in own:
             numbered += 1
-            lines.append(Line(each, _counted(each), _why_out(each), numbered, f"{beside}{_report(each)}"))
+            lines.append(Line(each, _counted(each), _failing(each), numbered, f"{beside}{_report(each)}"))
         found.append(ScaleLines(own[0].scale, _summary(own), lines))
     return shown("short_ledger.md.jinja", scales=found)
 
@@ -110,7 +110,7 @@ def _by_scale(rows: Sequence[Results]) -> list[list[Results]]:
 def _summary(own: Sequence[Results]) -> str:
     """How many of the results of a scale have which verdict."""
     counts = Counter(each.verdict for each in own)
-    told = ", ".join(f"{numbers.count(counts[verdict])} {verdict}" for verdict in VERDICTS)
+    told = ", ".join(f"{numbers.count(counts[verdict])} {verdict}" for verdict in VERDICTS if counts[verdict])
     return f"{numbers.count(len(own))} claim{'s' if len(own) > 1 else ''} at {own[0].scale}: {told}."
 
 
@@ -125,17 +125,21 @@ def _counted(results: Results) -> str:
     return f"{numbers.count(len(reproduced))} of {numbers.count(len(judged))}" if judged else MISSING
 
 
-def _why_out(results: Results, *, with_labels: bool = False) -> str:
+def _failing(results: Results) -> str:
+    """The checks that fail, by their ids; empty for any other verdict than out of regime."""
+    failing = (each.id for each in not_passed(results.checks) if each.passed is False)
+    return ", ".join(failing) if results.verdict == OUT else ""
+
+
+def _why_out(results: Results) -> str:
     """Which checks do not pass; empty for any other verdict."""
     if results.verdict != OUT:
         return ""
     states = {False: "fails", None: "not known"}
     told = []
     for state, words in states.items():
-        own = [each for each in not_passed(results.checks) if each.passed is state]
-        if own:
-            named = (f"{each.id} ({each.label})" if with_labels else each.id for each in own)
-            told.append(f"{words}: {', '.join(named)}")
+        if own := [each for each in not_passed(results.checks) if each.passed is state]:
+            told.append(f"{words}: {', '.join(f'{each.id} ({each.label})' for each in own)}")
     return "; ".join(told)
 
 
@@ -157,7 +161,7 @@ def _row(results: Results) -> list[Cell]:
         Cell(f"{results.source.statement} ({results.source.paper})"),
         Cell(verdict_at_scale(results), "verdict"),
         Cell("; ".join(lines) or MISSING, "lines", lines or [MISSING]),
-        Cell(_why_out(results, with_labels=True)),
+        Cell(_why_out(results)),
         Cell(results.date[:10]),
         Cell(str(results.environment.get("device", MISSING))),
     ]

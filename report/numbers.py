@@ -15,7 +15,7 @@ def in_words(measure: Measure) -> str:
         return f"{measure.label} could not be measured{f': {measure.note}' if measure.note else ''}"
     parts = [f"{measure.label} is {with_unit(estimate(measure), measure.unit)}", interval(measure)]
     if measure.claimed is not None:
-        parts.append(f"claimed {with_unit(digits(measure.claimed), measure.unit)}")
+        parts.append(f"claimed {claimed(measure)}")
     return ", ".join(filter(None, parts))
 
 

@@ -22,9 +22,10 @@ from launch.jobs import Job, Outcome, run_jobs
 from launch.processes import log_path
 from report.files import write_report
 from report.results import Results, Run, Table, finite, read, write
-from reproduce import findings, protocols
+from reproduce import environments, findings, protocols
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim
+from reproduce.environments import DEVICE
 from reproduce.findings import Findings
 from reproduce.records import Ratios, Recorded
 from reproduce.surroundings import surroundings
@@ -69,12 +70,13 @@ def reproduce(
     if wanted := protocols.of(claim):
         root = atlas or folder.parent / ATLAS
         runs = run_all(wanted, root, run, drop_checkpoints=claim.fields.drop_checkpoints)
-        ratios, note = step_times(claim, folder, time_arms or claim.kind.time_arms)
+        ratios, note, timed_on = step_times(claim, folder, time_arms or claim.kind.time_arms)
         found = findings.of_training(
             [each.comparison(runs, ratios) for each in wanted],
             lambda each, evidence: surroundings(each, evidence, Atlas(root, each.claim), folder.parent),
         )
         found.notes += [note] if note else []
+        found.notes += environments.note([each.record.environment for each in runs], timed_on)
     else:
         found = findings.of_measurement(claim, claim.kind.measure(claim))
     results = assemble(claim, found, runs, command)
@@ -126,8 +128,11 @@ def run_all(
     return done
 
 
-def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str]:
-    """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not."""
+def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str, str | None]:
+    """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not.
+
+    And the device on which they were measured, None if that is not known.
+    """
     settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     path = folder / STEP_TIMES
@@ -136,11 +141,14 @@ def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ra
         try:
             ratios = time_arms(claim)
         except ValueError as error:
-            return {}, f"Nothing is known in seconds: {error}"
-        known = {"key": key, "ratios": [[*pair, *map(number, interval)] for pair, interval in ratios.items()]}
+            return {}, f"Nothing is known in seconds: {error}", None
+        known = {"key": key, DEVICE: here()[DEVICE]}
+        known |= {"ratios": [[*pair, *map(number, interval)] for pair, interval in ratios.items()]}
         write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
     rows = known.get("ratios")
-    return dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows])), ""
+    ratios = dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows]))
+    timed_on = known.get(DEVICE)
+    return ratios, "", timed_on if isinstance(timed_on, str) else None
 
 
 def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:
@@ -165,7 +173,7 @@ def assemble(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], comma
 def _assembled(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], command: str) -> Results:
     last = max(runs, key=lambda each: each.record.ended, default=None)
     ended = last.record.ended if last else time.time()
-    environment = dict(last.record.environment) if last else here()
+    of_runs = [each.record.environment for each in runs]
     return Results(
         claim=claim.id,
         title=claim.fields.title,
@@ -188,7 +196,7 @@ def _assembled(claim: Claim[Any], found: Findings, runs: Sequence[Recorded], com
         curves={each.plan.name: each.record.curve for each in runs},
         figures=found.figures,
         tables=[*_statements(claim), *found.tables],
-        environment={key: value for key, value in environment.items() if key != "data"},
+        environment=environments.merged(of_runs) if last else here(),
         data=last.record.data if last else {},
         notes=[*claim.fields.notes, *found.notes],
     )

@@ -43,7 +43,7 @@ def test_an_interval_is_written_to_the_place_it_leaves_certain(
 def test_a_number_reads_the_same_in_a_sentence_and_in_every_table(tmp_path: Path) -> None:
     measure = replace(measures()[0], estimate=0.17649, low=0.0, high=0.35298)
     words = in_words(measure)
-    assert words == "speed-up in steps, fitted curve is 0.18×, 95 % interval 0.00 to 0.35, claimed 2×"
+    assert words == "speed-up in steps, fitted curve is 0.18×, 95 % interval 0.00 to 0.35, claimed 2× (≥ 1.75×)"
     protocol = ProtocolResult("tuned", "", "weaker than claimed", words, None, [measure])
     write_report(replace(rich(), protocols=[protocol], sentence=words, figures=[], key_figure=""), tmp_path)
     for text in (

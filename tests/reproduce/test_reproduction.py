@@ -415,7 +415,7 @@ def test_step_times_that_are_none_are_named(claim: Claim, tmp_path: Path, row: o
 def test_an_interval_without_bounds_is_written_and_read_again(claim: Claim, tmp_path: Path) -> None:
     unbounded = {("b", "a"): Interval(1.25, 0.0, math.inf)}
     for _ in range(2):
-        assert reproduction.step_times(claim, tmp_path, lambda claim: unbounded) == (unbounded, "")
+        assert reproduction.step_times(claim, tmp_path, lambda claim: unbounded)[:2] == (unbounded, "")
     assert "Infinity" not in (tmp_path / reproduction.STEP_TIMES).read_text()
 
 
