@@ -34,7 +34,7 @@ class Tuned(Protocol[T]):
     def description(self) -> str:
         fields = self.claim.fields
         return (
-            f"every arm tuned alike (bracket and vertex over {fields.tuned_axes} hyperparameters at {fields.budget:,} "
+            f"every arm tuned alike (bracket and vertex over {_hyperparameters(fields.tuned_axes)} at {fields.budget:,} "
             f"steps, seeds {fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
             f"{len(fields.fractions)} lengths, branches of one run"
         )
@@ -119,3 +119,7 @@ def warm_up_steps(claim: Claim[T], tuning: Tuning) -> int:
 def _start_warm_up(claim: Claim[T]) -> Point:
     axis = claim.fields.warm_up
     return axis.overrides(axis.start)
+
+
+def _hyperparameters(n: int) -> str:
+    return f"{n} hyperparameter{'s' if n > 1 else ''}"

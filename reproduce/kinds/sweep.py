@@ -111,7 +111,7 @@ class Sweep(Kind[SweepFields]):
     @override
     def conclude(self, found: Comparison[SweepFields]) -> Evidence:
         over = found.claim.fields.sweep
-        figures = [_axis_figure(found, over)] if over else [exhibits.losses_figure(found)]
+        figures = [_axis_figure(found, over)] if over else [_judged_figure(found)]
         counts = [row.quantity for row in found.claim.fields.expect if row.quantity not in LOSSES]
         return Evidence(
             measures=[_expectation(found, row) for row in found.claim.fields.expect],
@@ -216,6 +216,17 @@ def _by_seed(found: Comparison[SweepFields], arm: str) -> dict[int, list[tuple[f
         if run.plan.value is not None and run.plan.arm == arm:
             rows.setdefault(run.plan.seed, []).append((run.plan.value, run.record.loss))
     return {seed: sorted(each, key=lambda row: row[0]) for seed, each in rows.items()}
+
+
+def _judged_figure(found: Comparison[SweepFields]) -> Figure:
+    """Every arm's quantity of the first row that is judged."""
+    key = found.claim.fields.expect[0].quantity
+    if key == "best_loss":
+        return exhibits.losses_figure(found)
+    quantity, unit, words = QUANTITIES.get(key) or _diagnostic(key)
+    series = exhibits.bars(found, lambda arm: quantity(found, arm).values())
+    caption = f"Over runs of {found.claim.fields.budget:,} steps; mean over seeds, and the extremes."
+    return Figure("judged", words.capitalize(), "bars", Axis("arm"), Axis(unit or words), series, caption=caption)
 
 
 def _axis_figure(found: Comparison[SweepFields], over: SweepOver) -> Figure:
