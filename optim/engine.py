@@ -68,12 +68,15 @@ class Engine(SavedRule):
             return flat_pieces(params, self.state, self.apart, compiled=is_compiled)
         # On a CPU launches are cheap, and products of stacks differ in their last bits from those of matrices, so that
         # results would depend on the ranks.
-        below = 0 if params[0].device.type == "cpu" else STACKED_BELOW
+        on_cpu = params[0].device.type == "cpu"
+        below = 0 if on_cpu else STACKED_BELOW
         if (owners := self.owners()) is not None:
             return owned_tensors(params, self.state, owners, self.apart, self.seen, stacked_below=below)
         if self.splits_rows:
-            is_stacked = not (is_compiled or is_sharded(params[0]) or self._refreshes_state)
-            below = PACKED_BELOW if is_stacked else 0
+            if on_cpu and not is_compiled:
+                below = PACKED_BELOW
+            if is_sharded(params[0]) or self._refreshes_state:
+                below = 0
         return stacked_tensors(params, self.state, self.apart, self.seen, below=below)
 
     @property

@@ -84,7 +84,7 @@ class Compiled:
             try:
                 with torch._dynamo.config.patch(recompile_limit=VARIANTS):
                     return self._fast(*arguments)
-            except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+            except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
                 self.works = False
                 cause = getattr(error, "inner_exception", error)
                 warnings.warn(f"{UNCOMPILED}: {type(cause).__name__}: {str(cause).splitlines()[0]}", stacklevel=2)

@@ -20,6 +20,7 @@ PACK = 1 << 20  # numbers per packed piece at which the next one begins
 CACHED = 1 << 18  # numbers per piece whose temporaries stay in a CPU's cache
 CODED = 1 << 20  # numbers per piece of state that is kept as codes, in compiled code
 TOGETHER = 8  # long pieces per call of compiled code: a call costs as much as 300,000 numbers, a piece 0.5 s once
+TOGETHER_ON_DEVICE = 24  # not on a CPU: a call costs as much as millions of numbers, and pieces share a kernel
 
 
 class Piece(NamedTuple):
@@ -61,12 +62,16 @@ def flat_pieces(
             yield from _packed(packs.pop(kind), states, apart)
     for pack in packs.values():
         yield from _packed(pack, states, apart)
-    together = TOGETHER if compiled else 1
+    yield from _together(views, compiled=compiled)
+
+
+def _together(views: list[Piece], *, compiled: bool) -> Iterator[list[Piece]]:
+    on_cpu = not views or views[0].param.device.type == "cpu"
+    together = (TOGETHER if on_cpu else TOGETHER_ON_DEVICE) if compiled else 1
     full = len(views) - len(views) % together
-    for i in range(0, full, together):
-        yield views[i : i + together]
-    for piece in views[full:]:  # one at a time, as another number of pieces is another thing to compile
-        yield [piece]
+    yield from (views[i : i + together] for i in range(0, full, together))
+    rest = views[full:]  # another number of pieces is another thing to compile, on a CPU for seconds
+    yield from ([piece] for piece in rest) if on_cpu else [rest] * bool(rest)
 
 
 def _views(piece: Piece, size: int) -> list[Piece]:

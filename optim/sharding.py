@@ -51,7 +51,9 @@ class Rows:
         """The mean, 0-dim, of a tensor with the parameter's rows."""
         if tensor.ndim == 0:
             return tensor
-        return self.sum(tensor.sum()) / (self.count(tensor) * math.prod(tensor.shape[1:]))
+        if self.n is None:
+            return tensor.mean()
+        return self.sum(tensor.sum()) / (self.n * math.prod(tensor.shape[1:]))
 
     def max(self, tensor: Tensor) -> Tensor:
         """The maxima over the rows, (n, ...), of a tensor (rows, n, ...) with the parameter's rows.

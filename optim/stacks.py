@@ -10,7 +10,7 @@ from .owners import Owners
 from .pieces import PACK, Piece, handed_on, piece_of
 from .rule import Shape, State
 
-STACKED_BELOW = 1 << 25  # numbers; a longer matrix keeps a device busy alone
+STACKED_BELOW = 1 << 25  # numbers; a longer matrix, or stack, keeps a device busy alone
 Seen = Callable[[Shape], Shape]  # in which shape a rule sees a parameter
 
 
@@ -42,8 +42,8 @@ def stacked_tensors(
 ) -> Iterator[list[Piece]]:
     """Every parameter in the shape that the rule sees, those of a shape as one piece, with one more dimension first.
 
-    below: a parameter of as many numbers or more comes alone. Not for parameters that are sharded. A stack is written
-    back at the next list.
+    below: a parameter of as many numbers or more comes alone, and a stack of as many, or of PACK if that is more, is
+    full. Not for parameters that are sharded. A stack is written back at the next list.
     """
     yield from _stacked((piece_of(param, states, apart) for param in params), seen, below)
 
@@ -65,7 +65,7 @@ def _stacked(pieces: Iterable[Piece], seen: Seen, below: int) -> Iterator[list[P
         kind = (piece.param.device, piece.param.dtype, piece.param.shape)
         stack = stacks.setdefault(kind, [])
         stack.append(piece)
-        if len(stack) * piece.param.numel() >= PACK:
+        if len(stack) * piece.param.numel() >= max(PACK, below):
             yield from _stack(stacks.pop(kind))
     for stack in stacks.values():
         yield from _stack(stack)

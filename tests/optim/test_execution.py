@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from optim import SGD, Adafactor, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia, engine, execution
 from optim.base import RuleOptimizer
 from optim.factored import BLOCK, column_means
-from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, flat_pieces
+from optim.pieces import CACHED, PACK, PACKED_BELOW, TOGETHER, TOGETHER_ON_DEVICE, flat_pieces
 from optim.sharding import ALL_ROWS
 from optim.stacks import stacked_tensors
 
@@ -301,3 +301,12 @@ def test_auto_compiles_from_a_size_up(compilations: list[Any], monkeypatch: pyte
 def test_an_unknown_execution_is_refused() -> None:
     with pytest.raises(ValueError, match="Lion: execution='fast' must be one of auto, eager, compiled"):
         Lion(parameters(), execution="fast")
+
+
+@pytest.mark.parametrize(("device", "together", "rest"), [("cpu", TOGETHER, [1, 1]), ("meta", TOGETHER_ON_DEVICE, [2])])
+def test_long_pieces_come_together_in_compiled_code(device: str, together: int, rest: list[int]) -> None:
+    params = [torch.nn.Parameter(torch.zeros(PACKED_BELOW, device=device)) for _ in range(2 * together + 2)]
+    for param in params:
+        param.grad = param.detach()
+    states: dict[torch.Tensor, dict[str, torch.Tensor]] = {param: {} for param in params}
+    assert [len(each) for each in flat_pieces(params, states, compiled=True)] == [together, together, *rest]

@@ -162,6 +162,24 @@ def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) 
         assert (a - b).norm() <= 1e-9 * (a - s).norm()
 
 
+@few_fast("option", few=FEWEST)
+def test_compiled_stacks_and_each_matrix_alone_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on devices where a launch is expensive, for a model that is large enough to compile; see the test above."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    models = []
+    for execution, below in (("eager", 0), ("compiled", 1 << 25)):
+        together = functools.partial(lambda stacked, limit, *a, below: stacked(*a, below=limit), stacked_tensors, below)
+        monkeypatch.setattr("optim.engine.stacked_tensors", together)
+        model = gpt(torch.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "optimizer steps run uncompiled")
+            train(model, built(config(option, execution=execution, bf16_products=False), model), 0, 4)
+        models.append(model)
+    start = gpt(torch.float64)
+    for a, b, s in zip(*(model.parameters() for model in (*models, start)), strict=True):
+        assert (a - b).norm() <= 1e-7 * (a - s).norm()
+
+
 @OF_EVERY_OPTION
 def test_it_learns(option: str) -> None:
     def alphabet(step: int) -> Tensor:
