@@ -131,7 +131,7 @@ def run_all(
 def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str, str | None]:
     """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not.
 
-    And the device on which they were measured, None if that is not known.
+    And the device on which they were measured, None if that is not known or none was.
     """
     settings = [claim.common, *((arm.name, arm.overrides) for arm in claim.arms)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -148,7 +148,7 @@ def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ra
     rows = known.get("ratios")
     ratios = dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows]))
     timed_on = known.get(DEVICE)
-    return ratios, "", timed_on if isinstance(timed_on, str) else None
+    return ratios, "", timed_on if ratios and isinstance(timed_on, str) else None
 
 
 def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:

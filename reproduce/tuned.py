@@ -33,9 +33,10 @@ class Tuned(Protocol[T]):
     @override
     def description(self) -> str:
         fields = self.claim.fields
+        axes = f"{fields.tuned_axes} hyperparameter{'s' if fields.tuned_axes > 1 else ''}"
         return (
-            f"every arm tuned alike (bracket and vertex over {_hyperparameters(fields.tuned_axes)} at {fields.budget:,} "
-            f"steps, seeds {fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
+            f"every arm tuned alike (bracket and vertex over {axes} at {fields.budget:,} steps, seeds "
+            f"{fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
             f"{len(fields.fractions)} lengths, branches of one run"
         )
 
@@ -119,7 +120,3 @@ def warm_up_steps(claim: Claim[T], tuning: Tuning) -> int:
 def _start_warm_up(claim: Claim[T]) -> Point:
     axis = claim.fields.warm_up
     return axis.overrides(axis.start)
-
-
-def _hyperparameters(n: int) -> str:
-    return f"{n} hyperparameter{'s' if n > 1 else ''}"
