@@ -162,7 +162,7 @@ def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) 
         assert (a - b).norm() <= 1e-9 * (a - s).norm()
 
 
-@few_fast("option", few=FEWEST)
+@few_fast("option", few=("came",))
 def test_compiled_stacks_and_each_matrix_alone_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on devices where a launch is expensive, for a model that is large enough to compile; see the test above."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
