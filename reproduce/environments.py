@@ -1,19 +1,21 @@
 """What the runs of a claim were computed on, where they may come from several machines."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.runs import flat, without
+
 DEVICE = "device"
-OWN = ("data", "start_from", "git.commit")  # of a run: these stand elsewhere in a report
+OWN = frozenset({"data", "start_from", "git.commit"})  # of a run: these stand elsewhere in a report
 
 
 def merged(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every fact of the environments by dotted key; one that differs, as its values and how many runs had each."""
-    flat = [dict(_flat(each)) for each in environments]
+    known = [without(flat(each), OWN) for each in environments]
     return {
-        key: _one_or_all([each.get(key) for each in flat])
-        for key in dict.fromkeys(key for each in flat for key in each)
+        key: _one_or_all([each.get(key) for each in known])
+        for key in dict.fromkeys(key for each in known for key in each)
     }
 
 
@@ -44,13 +46,3 @@ def _one_or_all(values: Sequence[Any]) -> Any:
         return values[0]
     by_count = sorted(counted.values(), key=len, reverse=True)
     return ", ".join(f"{same[0]} ({len(same)} {'run' if len(same) == 1 else 'runs'})" for same in by_count)
-
-
-def _flat(environment: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in environment.items():
-        if (name := f"{prefix}{key}") in OWN:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
