@@ -80,7 +80,7 @@ def filled(config: RunConfig | Mapping[str, Any], only: frozenset[str]) -> dict[
     return found
 
 
-def as_yaml(config: RunConfig) -> str:
+def as_yaml(config: RunConfig | Mapping[str, Any]) -> str:
     """What config.yaml holds, and --cfg shows."""
     return OmegaConf.to_yaml(plug_ins.literal(plain(config)), resolve=True)
 

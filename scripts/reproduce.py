@@ -8,6 +8,8 @@ ranks    processes of each run, under torchrun, 1
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
 atlas    the folder of the runs that all claims share, atlas/ beside out
+runs     published: takes runs that others have trained on the same data, those of docs/claims/published, and trains the
+         rest; own (the default): trains all
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
 --dry-run   trains nothing: prepares the data, says what would run, and what it costs on this machine, or
 gpu      on such a GPU, for example H100, from FLOPs and the peak in its data sheet, and
@@ -55,9 +57,9 @@ if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
     from reproduce.forecast import Forecast
 
-ROOT, LEDGER, ATLAS = Path(__file__).resolve().parents[1], "docs/claims", "atlas"
+ROOT, LEDGER, ATLAS, PUBLISHED = Path(__file__).resolve().parents[1], "docs/claims", "atlas", "published"
 COUNTS, PATHS, GPU = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger"), ("gpu", "mfu")
-OWN = ("claim", "scale", *PATHS, *COUNTS, *GPU)
+OWN = ("claim", "scale", "runs", *PATHS, *COUNTS, *GPU)
 USUAL_MFU = 0.3
 MOST = 9999
 COPIED = (
@@ -83,6 +85,7 @@ class Request:
     seeds: int | None
     overrides: tuple[str, ...]
     is_dry: bool
+    takes_published: bool
     gpu: str | None
     mfu: float  # a share of the gpu's peak
 
@@ -135,6 +138,7 @@ def parse(arguments: Sequence[str]) -> Request:
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
         is_dry="--dry-run" in arguments,
+        takes_published=_is_published(settings.get("runs", "own")),
         gpu=_gpu(settings, is_dry="--dry-run" in arguments),
         mfu=_share("mfu", settings["mfu"]) if "mfu" in settings else USUAL_MFU,
     )
@@ -181,16 +185,21 @@ def _all(request: Request) -> int:
             statuses.append(EXIT_STATUS["bad input"])
     if not request.is_dry:
         folders = {name: request.folder(name) for name in chosen}
-        write_ledger(folders, request.ledger, request.atlas or next(iter(folders.values())).parent / ATLAS)
+        atlas = request.atlas or next(iter(folders.values())).parent / ATLAS
+        write_ledger(folders, request.ledger, atlas)
+        _publish(atlas, request.scale, request.ledger / PUBLISHED)
     return next((status for status in statuses if status), 0)
 
 
 def _one(request: Request, claim: Claim[Any]) -> int:
     if request.is_dry:
         return _dry(request, claim)
-    from reproduce import reproduction  # imports torch
+    from reproduce import published, reproduction  # import torch
 
     folder = request.folder(claim.id)
+    if request.takes_published and claim.kind.protocols(claim):
+        n_put = published.take(claim, request.atlas or folder.parent / ATLAS, ROOT / LEDGER / PUBLISHED)
+        print(f"{n_put} published runs taken", flush=True)
     try:
         again, runs = request.command(claim.id), _Runs(request, claim)
         results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs)
@@ -294,6 +303,14 @@ def write_ledger(folders: Mapping[str, Path], ledger: Path, atlas: Path | None =
         write_short_table(rows, ROOT / "README.md", beside=f"{LEDGER}/")
 
 
+def _publish(atlas: Path, scale: str, published: Path) -> None:
+    """Writes the runs of the scale's atlases beside the reports, for who asks for runs=published."""
+    from reproduce.published import publish  # imports torch
+
+    for folder in sorted(atlas.glob(f"{scale}-*/")):
+        print(f"runs    {publish(folder, published)} of {folder.name} in {published}")
+
+
 def _tables(rows: Sequence[Results], atlas: Path | None) -> list[Table]:
     """What the ledger shows beside its verdicts: others' findings, all optimizers, and claims that are not finished."""
     from reproduce import progress, signs, standings  # import torch
@@ -310,6 +327,12 @@ def _in_ledger(ledger: Path) -> list[Results]:
             results = read(path)
             found += [results] if results.claim in claims.names() else []
     return found
+
+
+def _is_published(value: str) -> bool:
+    if value not in ("own", PUBLISHED):
+        raise ClaimError(f"runs={value} must be own or published")
+    return value == PUBLISHED
 
 
 def _gpu(settings: Mapping[str, str], *, is_dry: bool) -> str | None:

@@ -150,6 +150,9 @@ NOT_RUN = {
     "python scripts/reproduce.py claim=sophia_2x scale=nano": NotRun(
         "an hour", "tests/reproduce/test_reproduction.py::test_a_sweep_of_real_runs_ends_in_a_report"
     ),
+    "python scripts/reproduce.py claim=lion_comparable scale=nano runs=published": NotRun(
+        "an hour", "tests/reproduce/test_published.py::test_published_runs_give_the_results_that_their_own_atlas_gives"
+    ),
     "python scripts/reproduce.py claim=sophia_2x scale=small ranks=8 parallel=ddp": NotRun("days on eight GPUs"),
     "python scripts/reproduce.py claim=all scale=nano": NotRun(
         "hours", f"{REPRODUCE}::test_the_readme_beside_the_ledger_shows_its_verdicts"
