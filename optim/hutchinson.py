@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing_extensions import override
 
 from .curvature import Curvature, ForwardBackward, TakesCurvature
+from .noise import SEEDS, gaussians, key_of
 from .rule import widened
 from .sampling import Batch, hashed
 from .sharding import is_sharded
@@ -53,8 +54,10 @@ class Hutchinson(Curvature):
         self, step: int, batches: Sequence[Batch], forward_backward: ForwardBackward, sequences: int
     ) -> dict[Tensor, Tensor]:
         parameters = [param for param in self._parameters if param.requires_grad]
-        generator = torch.Generator().manual_seed(hashed(self._seed, step))
-        probes = {p: torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in parameters}
+        probes = {
+            p: gaussians(p.shape, key_of(hashed(self._seed, step, n) % SEEDS), torch.float32, p.device).to(p.dtype)
+            for n, p in enumerate(parameters)
+        }
         used: set[Tensor] = set()
 
         def slope_along_probe(model: nn.Module, batch: Batch) -> Tensor:
@@ -71,11 +74,13 @@ class Hutchinson(Curvature):
         try:
             forward_backward(batches, slope_along_probe, sequences)
         except RuntimeError as error:
-            if not any(word in str(error) for word in ("derivative", "differentiate twice", "double backward")):
+            if not any(
+                word in str(error) for word in ("derivative", "differentiate twice", "double backward", "extra time")
+            ):
                 raise
             raise RuntimeError(
                 f"Hutchinson needs second derivatives, which this model lacks ({error}); use GaussNewtonBartlett, or "
-                "attention and loss made of differentiable operations, uncompiled"
+                "attention and loss made of differentiable operations, uncompiled, without activation checkpointing"
             ) from error
         # The gradient of a parameter that the loss is linear in is a constant: no second derivative reaches it.
         products = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters if p in used}

@@ -28,7 +28,7 @@ def key_of(*numbers: int | Tensor) -> Tensor:
     return key
 
 
-def gaussians(shape: Sequence[int], key: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def gaussians(shape: Sequence[int], key: Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
     """Independent numbers of mean 0 and variance 1: the first ones of an endless row of numbers for every key."""
     places = torch.arange(math.prod(shape), device=device)
     drawn = mixed(mixed(places) + key) >> (32 - BITS)

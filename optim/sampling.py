@@ -46,9 +46,9 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 def _rows(inputs: Inputs, rows: Sequence[int]) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    return {name: tensor[rows] for name, tensor in inputs.items()}
+    if isinstance(inputs, Tensor):  # row by row: a list of indices would be copied to the device, which waits for it
+        return torch.stack([inputs[row] for row in rows])
+    return {name: torch.stack([tensor[row] for row in rows]) for name, tensor in inputs.items()}
 
 
 def uniforms(seed: int, step: int, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -61,7 +61,14 @@ def uniforms(seed: int, step: int, batch: Batch, dtype: torch.dtype) -> Tensor:
     for index in batch.indices:
         generator = torch.Generator().manual_seed(hashed(seed, step, index))
         drawn.append(torch.rand(T, generator=generator, dtype=torch.float64))
-    return torch.stack(drawn).to(dtype).to(batch.targets.device)
+    return to_device(torch.stack(drawn).to(dtype), batch.targets.device)
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device of what is in host memory; waits for neither."""
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=device.type != "mps")  # MPS may read memory that is not pinned too late
 
 
 def draw_labels(logits: Tensor, uniform: Tensor) -> Tensor:

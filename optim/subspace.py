@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .kronecker import orthonormal_flops, orthonormal_rows
+from .noise import SEEDS, gaussians, key_of
 from .sampling import hashed
 
 
@@ -24,13 +25,13 @@ def low_rank_flops(m: int, n: int, k: int, iterations: int) -> float:
     return iterations * (4.0 * m * n * k + orthonormal_flops(k, m))
 
 
-def gaussian(n: int, k: int, seed: int, step: int) -> Tensor:
-    """Numbers from N(0, 1), (n, k), in host memory: a function of these four numbers alone."""
-    return torch.randn(n, k, generator=torch.Generator().manual_seed(hashed(seed, step, n, k)))
+def gaussian(n: int, k: int, seed: int, step: int, device: torch.device | None = None) -> Tensor:
+    """Numbers from N(0, 1), (n, k) fp32, on the device: a function of these four numbers alone."""
+    return gaussians((n, k), key_of(hashed(seed, step, n, k) % SEEDS), torch.float32, device)
 
 
 def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    u = gaussian(v.shape[1], k, seed, step).to(v)
+    u = gaussian(v.shape[1], k, seed, step, v.device).to(v.dtype)
     for _ in range(iterations):
         q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
         u = v.mT @ q

@@ -30,7 +30,7 @@ def test_it_comes_as_near_as_singular_vectors(m: int, n: int) -> None:
 def test_more_columns_leave_the_first_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every smaller rank can be read off, and oversampling would change nothing."""
     start = gaussian(7, 6, 0, 1)
-    monkeypatch.setattr("optim.subspace.gaussian", lambda n, k, seed, step: start[:, :k])
+    monkeypatch.setattr("optim.subspace.gaussian", lambda n, k, seed, step, device: start[:, :k])
     q, u = low_rank(falling(12, 7), 6, 3, seed=0, step=1)
     for k in range(1, 6):
         fewer = low_rank(falling(12, 7), k, 3, seed=0, step=1)
