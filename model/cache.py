@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Attend = Callable[..., Tensor]  # F.scaled_dot_product_attention, or a LayerCache in its place
+Attend = Callable[..., Tensor]  # attention.attention, or a LayerCache in its place
 
 
 class LayerCache:

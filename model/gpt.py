@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from model.attention import attention
 from model.base import LanguageModel, require_multiple, require_positive, widened
 from model.cache import Attend, Cache
 
@@ -39,7 +40,7 @@ class Attention(nn.Module):
         self.k_norm = LayerNorm(D, bias=bias) if qk_norm else nn.Identity()
 
     @override
-    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attention) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, C // self.n_head) for part in self.c_attn(x).split(C, 2)
@@ -77,7 +78,7 @@ class Block(nn.Module):
         self.mlp = mlp
 
     @override
-    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attention) -> Tensor:
         x = x + self.attn(self.ln_1(x), attend)
         y: Tensor = x + self.mlp(self.ln_2(x))
         return y

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from model.attention import attention
 from model.base import LanguageModel, require_multiple, require_positive, widened
 from model.cache import Attend, Cache
 
@@ -57,7 +58,7 @@ class Attention(nn.Module):
         self.wo = nn.Linear(n_head * self.D, n_embd, bias=False)
 
     @override
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attention) -> Tensor:
         q, k, v = (w(x).unflatten(-1, (-1, self.D)) for w in (self.wq, self.wk, self.wv))  # (B, T, H, D)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         y = attend(
@@ -93,7 +94,7 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
 
     @override
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attention) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, attend)
         y: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return y

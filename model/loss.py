@@ -55,4 +55,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_output.to(gradient.dtype), None
+        is_mean = bool(grad_output == 1)  # nothing is weighted: one micro-batch, no accumulation
+        return gradient if is_mean else gradient * grad_output.to(gradient.dtype), None
