@@ -2,7 +2,9 @@
 
 A variant is a function that returns a function for one round. Each runs in its own process, because allocator settings,
 thread pools and compiled code belong to a process. Every round runs all variants in turn, so that a slow minute of the
-machine affects all of them; only one process computes at a time.
+machine affects all of them; only one process computes at a time. A round beside which other programs took more than a
+tenth of a core is taken again (Linux), at most MOST_RETAKES times; what is left of such rounds is said. Ratios are of
+the rounds of a turn, their median with its 95 % interval.
 """
 
 import argparse
@@ -26,9 +28,12 @@ from rich.table import Table
 from configs import ConfigError
 from files.errors import PathError
 from files.paths import expanded
+from reproduce.rounds import ratio
 from trainer import environment
 
 MOST = 100_000
+MOST_FOREIGN, CLOCK_SECONDS = 0.1, 0.03  # of a core, by other programs; what the kernel's clock of 10 ms can mistake
+MOST_RETAKES, PAUSE_SECONDS = 10, 0.5
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
 Round = Callable[[], None]  # does the work once, and waits for the device
 
@@ -41,9 +46,27 @@ def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round
         run()
     print("ready", flush=True)
     for _ in sys.stdin:
+        others = foreign_seconds()
         started = time.perf_counter()
         run()
-        print(time.perf_counter() - started, flush=True)
+        seconds = time.perf_counter() - started
+        print(seconds, foreign_seconds() - others, flush=True)
+
+
+def foreign_seconds() -> float:
+    """Returns the CPU time that all other processes have taken so far; 0 where the kernel does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq = map(int, fields[:7])
+    busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
+
+
+def is_disturbed(seconds: float, foreign: float) -> bool:
+    """Whether other programs took too much of a round."""
+    return foreign > max(MOST_FOREIGN * seconds, CLOCK_SECONDS)
 
 
 def a_path(text: str) -> str:
@@ -81,12 +104,17 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._wait()
 
-    def seconds(self) -> float:
-        """Runs one round; returns its seconds."""
+    def round(self) -> tuple[float, bool]:
+        """Runs one round, again where it was disturbed; returns its seconds, and whether the last one was, too."""
         assert self._process.stdin is not None
-        self._process.stdin.write("round\n")
-        self._process.stdin.flush()
-        return float(self._wait())
+        for _ in range(MOST_RETAKES):
+            self._process.stdin.write("round\n")
+            self._process.stdin.flush()
+            seconds, foreign = map(float, self._wait().split())
+            if not is_disturbed(seconds, foreign):
+                return seconds, False
+            time.sleep(PAUSE_SECONDS)
+        return seconds, True
 
     def close(self) -> None:
         """Ends the process."""
@@ -106,14 +134,24 @@ def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds:
     try:
         for name, settings in variants.items():
             workers[name] = Worker(script, settings)
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        found: dict[str, list[tuple[float, bool]]] = {name: [] for name in variants}
         for _ in range(rounds):
             for name, worker in workers.items():
-                seconds[name].append(worker.seconds())
+                found[name].append(worker.round())
     finally:
         for worker in workers.values():
             worker.close()
-    return seconds
+    if n := sum(was_disturbed for each in found.values() for _, was_disturbed in each):
+        most = f"over {MOST_FOREIGN:.0%} of a core"
+        print(f"warning: beside {n} of {rounds * len(found)} rounds other programs took {most}", file=sys.stderr)
+    return {name: [seconds for seconds, _ in each] for name, each in found.items()}
+
+
+def in_words(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """Returns the median of the ratios of each round, with its 95 % interval where there are rounds enough for one."""
+    found = ratio(theirs, ours)
+    bounds = f" ({found.low:.2f} to {found.high:.2f})" if found.low > 0 else ""
+    return f"{found.estimate:.2f}{bounds}"
 
 
 def module_in(file: Path) -> ModuleType:

@@ -1,11 +1,14 @@
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import world
 
-from scripts import bench, bench_checkpoint, bench_optim
+from scripts import bench, bench_checkpoint, bench_optim, benchmarking
 from scripts.benchmarking import interleaved, median_and_spread
 
 SCRIPT = """
@@ -27,6 +30,53 @@ def test_rounds_go_around_the_variants(tmp_path: Path) -> None:
     assert log.read_text() == "ab" + "ababab"
     assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
     assert all(each > 0 for found in seconds.values() for each in found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "foreign", "expected"),
+    [(1.0, 0.05, False), (1.0, 0.15, True), (0.01, 0.02, False), (0.01, 0.04, True), (3.0, 0.2, False)],
+)
+def test_a_round_is_disturbed_by_a_tenth_of_a_core(seconds: float, foreign: float, expected: bool) -> None:
+    assert benchmarking.is_disturbed(seconds, foreign) is expected
+
+
+def test_disturbed_rounds_are_taken_again_and_those_that_stay_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarking, "PAUSE_SECONDS", 0.0)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom itertools import count\nprint('ready', flush=True)\nn = count(1)\n"
+        "for _ in sys.stdin: i = next(n); print(i, 9 if sys.argv[2] == '{\"busy\": true}' or i < 3 else 0, flush=True)"
+    )
+    assert interleaved(script, {"a": {}}, rounds=2) == {"a": [3.0, 4.0]}
+    assert capsys.readouterr().err == ""
+    assert interleaved(script, {"a": {"busy": True}}, rounds=1) == {"a": [float(benchmarking.MOST_RETAKES)]}
+    assert "beside 1 of 1 rounds other programs took over 10% of a core" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the kernel says what other processes take")
+def test_what_other_processes_take_is_counted_and_what_this_one_takes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = benchmarking.foreign_seconds()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        deadline = time.monotonic() + 30
+        while benchmarking.foreign_seconds() - before < 0.2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        taken = benchmarking.foreign_seconds() - before
+        other.kill()  # from here on it counts as this process's own
+    assert taken >= 0.2
+    frozen = Path("/proc/stat").read_text()
+    monkeypatch.setattr(Path, "read_text", lambda path: frozen)
+    before, own = benchmarking.foreign_seconds(), time.process_time()
+    while time.process_time() < own + 0.2:
+        pass
+    assert before - benchmarking.foreign_seconds() >= 0.18
+
+
+def test_ratios_are_paired_and_have_an_interval_from_six_rounds() -> None:
+    ours = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert benchmarking.in_words([2 * each for each in ours], ours) == "2.00 (2.00 to 2.00)"
+    assert benchmarking.in_words([3.0, 4.0], [1.0, 2.0]) == "2.50"
 
 
 def test_a_variant_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
