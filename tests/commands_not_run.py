@@ -157,6 +157,9 @@ NOT_RUN = {
     "python scripts/reproduce.py claim=all scale=nano": NotRun(
         "hours", f"{REPRODUCE}::test_the_readme_beside_the_ledger_shows_its_verdicts"
     ),
+    "python scripts/bench.py train --model nano --batch 8 --peer <nanoGPT checkout> --rounds 9": NotRun(
+        "minutes, another project's code", f"{BENCH}::test_the_training_benchmark_writes_its_figures"
+    ),
     "python scripts/bench.py train --model nano gpt2_small --peer <nanoGPT checkout> --rounds 9": NotRun(
         "minutes, another project's code", f"{BENCH}::test_the_training_benchmark_writes_its_figures"
     ),
