@@ -3,7 +3,7 @@
 base.py         LanguageModel, the interface of all
 gpt.py          GPT-2
 llama.py        LLaMA
-loss.py         cross entropy
+attention.py    causal attention; loss.py: cross entropy
 generation.py   tokens drawn from a model; cache.py: the keys and values that this keeps
 flops.py        parameters and floating-point operations
 """

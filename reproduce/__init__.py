@@ -11,7 +11,7 @@ Which runs it takes
     plans.py            one run before it is started: its name, overrides and hash; trunks and branches
     tuner.py, tuned.py  how every arm is tuned alike; what is compared after it
     protocols.py        which runs are wanted next, given those that are done, and the comparison in the end
-    atlas.py            where the runs of all claims lie, found by their hash
+    atlas.py            where the runs of all claims lie, found by their hash; published.py: those of the ledger
     preconditions.py    what all runs of a claim need, checked before the first
     forecast.py, calibration.py   what a claim will cost, before anything starts
 What the runs say

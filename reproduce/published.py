@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from assembly.data import data_path
@@ -28,7 +29,7 @@ from reproduce.claim import Claim
 from reproduce.composed import composed
 from reproduce.protocols import of
 
-FILES = (run_files.CONFIG, run_files.ENVIRONMENT, run_files.METRICS, run_files.RESULT)  # written in this order
+FILES = (run_files.CONFIG, run_files.ENVIRONMENT, run_files.METRICS, run_files.RESULT)
 NAME = re.compile(r"[\w.]+(-[\w.]+)*")
 ENDING = ".jsonl.xz"
 LONGEST_LINE = 1 << 24  # bytes; that of 1,200 steps has 20,000
@@ -125,9 +126,13 @@ def _put(run: PublishedRun, folder: Path) -> bool:
     """Whether it was written: an atlas that has the run, whatever its state, keeps its own."""
     if any(folder.glob(f"*-{run.config_hash}")):
         return False
-    for name in FILES:
-        write_text(folder / run.name / name, run.files[name])
-    os.utime(folder / run.name / run_files.RESULT, (run.ended, run.ended))
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".taken-") as temporary:  # no reader of atlases looks there
+        place = Path(temporary) / run.name
+        for name in FILES:
+            write_text(place / name, run.files[name])
+        os.utime(place / run_files.RESULT, (run.ended, run.ended))
+        place.rename(folder / run.name)
     return True
 
 

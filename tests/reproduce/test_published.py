@@ -11,6 +11,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from files.errors import ReadingError
+from files.writing import write_text
 from reproduce import published, reproduction
 from reproduce.claim import Claim
 from reproduce.claims import load
@@ -61,6 +62,24 @@ def test_an_own_run_is_kept_and_only_the_others_are_taken(
     assert take(claim, tmp_path / "mine" / "atlas", archive) == n_runs - 1
     assert list(own.iterdir()) == [] and not (own.parent / one.name).exists()
     assert take(claim, tmp_path / "mine" / "atlas", archive) == 0
+
+
+def test_a_run_is_taken_whole_or_not_at_all(
+    claim: Claim, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, content: str) -> None:
+        if path.name == "metrics.jsonl":
+            raise OSError("No space left on device")
+        write_text(path, content)
+
+    monkeypatch.setattr(published, "write_text", fails)
+    with pytest.raises(OSError, match="No space"):
+        take(claim, tmp_path / "mine", archive)
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == []
+    monkeypatch.undo()
+    monkeypatch.setattr(published, "checksums_here", lambda claim: {"train": "t", "val": "v"})
+    (theirs,) = (tmp_path / "theirs" / "atlas").iterdir()
+    assert take(claim, tmp_path / "mine", archive) == sum(1 for _ in theirs.iterdir())
 
 
 def test_what_was_published_stays_when_an_atlas_without_it_is_published(archive: Path, tmp_path: Path) -> None:
