@@ -13,11 +13,23 @@ from .sharding import local
 ROUND = 1 << 26  # bytes of parameters that an owner updates before it sends them; the next ones overlap with that
 
 
+def assigned(costs: Mapping[Tensor, float], loads: list[float]) -> dict[Tensor, int]:
+    """The rank of each parameter; adds its cost to the rank's load, in loads.
+
+    The most expensive first, each goes to the rank with the least work so far, ties to the lower rank: the same on all
+    ranks.
+    """
+    owner = {}
+    for param, cost in sorted(costs.items(), key=lambda item: -item[1]):  # stable: equal costs keep their order
+        owner[param] = rank = min(range(len(loads)), key=loads.__getitem__)
+        loads[rank] += cost
+    return owner
+
+
 class Owners:
     """Which rank of a group computes which parameter, and the exchange of what it computed.
 
-    costs: relative, of each parameter. The most expensive first, each goes to the rank with the least work so far,
-    ties to the lower rank: the same on all ranks.
+    costs: relative, of each parameter.
     """
 
     def __init__(self, costs: Mapping[Tensor, float], group: dist.ProcessGroup) -> None:
@@ -34,9 +46,7 @@ class Owners:
 
     def add(self, costs: Mapping[Tensor, float]) -> None:
         """Assigns more parameters; the others stay where their state is."""
-        for param, cost in sorted(costs.items(), key=lambda item: -item[1]):  # stable: equal costs keep their order
-            rank = min(range(len(self.loads)), key=self.loads.__getitem__)
-            self.owner[param], self.loads[rank] = rank, self.loads[rank] + cost
+        self.owner |= assigned(costs, self.loads)
 
     def owns(self, param: Tensor) -> bool:
         """Whether this rank computes the parameter."""

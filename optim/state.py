@@ -81,16 +81,18 @@ class StatefulRule(GroupedRule):
             sharded = self._first_sharded()
             ranks = self._group if sharded is None else group_of(sharded)
             if ranks is not None:
-                costs = {p: self._cost(p, group) for group in self.param_groups for p in group["params"]}
-                self._owners = Owners(costs, ranks)
+                self._owners = Owners(self.costs(), ranks)
         return self._owners
+
+    def costs(self) -> dict[Tensor, float]:
+        """The work of a step of each parameter, in operations, to the precision that sharing it needs."""
+        return {param: self._cost(param, group) for group in self.param_groups for param in group["params"]}
 
     def _first_sharded(self) -> Tensor | None:
         """A parameter of which ranks hold different rows, if there are any."""
         return next((param for group in self.param_groups for param in group["params"] if is_sharded(param)), None)
 
     def _cost(self, param: Tensor, group: Group) -> float:
-        """The work of a step, in operations, to the precision that sharing it needs."""
         return param.numel() + self.flops(tuple(param.shape), self._hyper(group), COST_STEPS) / COST_STEPS
 
     def _state_of(self, param: Tensor, group: Group) -> State:

@@ -15,7 +15,19 @@ import pytest
 import train
 from configs import from_command_line
 from launch.sweep import sweep
-from scripts import bench, compare, doctor, evaluate, export, prepare_data, reproduce, runs, sample, send_metrics
+from scripts import (
+    bench,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    prepare_data,
+    reproduce,
+    runs,
+    sample,
+    scaling,
+    send_metrics,
+)
 from tests.commands_in_docs import FENCE, PAGES, ROOT, commands_of
 from tests.commands_not_run import NOT_RUN
 
@@ -219,6 +231,7 @@ def test_scripts_do_what_the_docs_show(
         "scripts/reproduce.py": (reproduce, []),
         "scripts/runs.py": (runs, []),
         "scripts/sample.py": (sample, ["tokens=4"]),
+        "scripts/scaling.py": (scaling, []),
         "scripts/send_metrics.py": (send_metrics, []),
     }[path]
     if "data=openwebtext" in arguments:
