@@ -145,6 +145,19 @@ def test_matrices_of_a_shape_are_stepped_together_as_each_alone(option: str, mon
         torch.testing.assert_close(stacked, alone, rtol=1e-7, atol=1e-9)
 
 
+def determined(model: GPT) -> list[Tensor]:
+    """The parameters but for the biases of keys: as these change no attention, their gradients are rounding errors.
+
+    Methods that divide by the gradient's size make those large: a change of all parameters by 1e-15 moves these biases
+    by 5e-7 of their way.
+    """
+    C = model.n_embd
+    return [
+        torch.cat([param[:C], param[2 * C :]]) if name.endswith("c_attn.bias") else param
+        for name, param in model.named_parameters()
+    ]
+
+
 @few_fast("option", few=FEWEST)
 def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without code generation, which takes seconds: what could differ is the tracing of direction.
@@ -157,8 +170,7 @@ def test_compiled_and_eager_agree(option: str, monkeypatch: pytest.MonkeyPatch) 
         model = gpt(torch.float64)
         train(model, built(config(option, execution=execution), model), 0, 4)
         models.append(model)
-    start = gpt(torch.float64)
-    for a, b, s in zip(*(model.parameters() for model in (*models, start)), strict=True):
+    for a, b, s in zip(*map(determined, (*models, gpt(torch.float64))), strict=True):
         assert (a - b).norm() <= 1e-9 * (a - s).norm()
 
 
@@ -175,8 +187,7 @@ def test_compiled_stacks_and_each_matrix_alone_agree(option: str, monkeypatch: p
             warnings.filterwarnings("error", "optimizer steps run uncompiled")
             train(model, built(config(option, execution=execution, bf16_products=False), model), 0, 4)
         models.append(model)
-    start = gpt(torch.float64)
-    for a, b, s in zip(*(model.parameters() for model in (*models, start)), strict=True):
+    for a, b, s in zip(*map(determined, (*models, gpt(torch.float64))), strict=True):
         assert (a - b).norm() <= 1e-7 * (a - s).norm()
 
 
