@@ -101,9 +101,9 @@ def step(model: LanguageModel, option: str, strategy: str, world: int) -> Step:
 
 
 def markdown() -> str:
-    """Returns the table: milliseconds of a step, in brackets those of open communication and of the optimizer.
+    """Returns the table: milliseconds of a step, and how they compare.
 
-    Then AdamW's tokens per GPU beside those of one GPU, or the other optimizers' seconds beside AdamW's.
+    AdamW's tokens per GPU beside those of one GPU; the other optimizers' seconds beside AdamW's.
     """
     model = meta_model(compose([f"model={MODEL}"]), GPT2_VOCABULARY)
     columns = [(option, strategy) for option in OPTIMIZER_SECONDS for strategy in ("ddp", "fsdp2")]
@@ -115,7 +115,7 @@ def markdown() -> str:
             found, adamw = (step(model, each, strategy, world) for each in (option, BASELINE))
             alone = step(model, BASELINE, strategy, 1)
             beside = f"{alone.seconds / found.seconds:.0%}" if option == BASELINE else _times(found, adamw)
-            cells.append(f"{1e3 * found.seconds:.1f} ({1e3 * found.exposed:.1f}, {1e3 * found.optimizer:.1f}) {beside}")
+            cells.append(f"{1e3 * found.seconds:.1f}, {beside}")
         lines.append(f"| {world} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
