@@ -31,6 +31,16 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def write_between(path: Path, begin: str, end: str, content: str) -> bool:
+    """Replaces what stands between begin and end in the UTF-8 file at path; returns whether it has them."""
+    before, has_begin, rest = path.read_text("utf-8").partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
+        return False
+    write_text(path, f"{before}{begin}{content}{end}{after}")
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces the file at path by content, atomically and durably; on a full disk it uses what reserve() reserved.
 

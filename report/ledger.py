@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from files.writing import write_text
+from files.writing import write_between
 from report import numbers
 from report.content import SCALES, not_passed, parts, verdict_at_scale
 from report.grids import Cell, Grid
@@ -54,10 +54,7 @@ def write_ledger(rows: Sequence[Results], folder: Path, tables: Sequence[Table] 
 
 def write_short_table(rows: Sequence[Results], path: Path, beside: str) -> None:
     """Replaces what stands between BEGIN and END in the file at path, if it has them, by short_table()."""
-    before, begin, rest = path.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if begin and end:
-        write_text(path, f"{before}{begin}{short_table(rows, beside)}{end}{after}")
+    write_between(path, BEGIN, END, short_table(rows, beside))
 
 
 def ledger_table(rows: Sequence[Results], tables: Sequence[Table] = ()) -> str:

@@ -34,7 +34,17 @@ from optim.build import build
 from optim.ensemble import OptimizerSet, curvature_of
 from optim.memory import state_bytes
 from optim.sharding import is_sharded, local
-from scripts.benchmarking import SCRIPT, Round, a_count, a_count_or_0, interleaved, median_and_spread, module_in, report
+from scripts.benchmarking import (
+    SCRIPT,
+    Round,
+    a_count,
+    a_count_or_0,
+    in_words,
+    interleaved,
+    median_and_spread,
+    module_in,
+    report,
+)
 from trainer import DDP, FSDP2, Single, environment
 from trainer.allocator import tune_allocator
 from trainer.parallel import Strategy
@@ -148,10 +158,9 @@ def _run_alone(arguments: argparse.Namespace, nodes: Mapping[str, Any], shapes: 
         variants = {text: {**common, "optim": json.dumps(found)} for text, found in nodes.items()}
         seconds = interleaved(SCRIPT, {"addition": {**common, "optim": None}, **variants}, arguments.rounds)
         bandwidth = arguments.steps * TRAFFIC_BYTES / median_and_spread(seconds.pop("addition"))[0]
-        baseline = median_and_spread(seconds["torch AdamW, fused"])[0]
         for text, found in seconds.items():
             row, result = _figures(model, nodes[text], [each / arguments.steps for each in found], bandwidth)
-            ratio = f"{median_and_spread(found)[0] / baseline:.2f}"
+            ratio = in_words(found, seconds["torch AdamW, fused"])
             rows.append({"model": name, "optimizer": text, **row, "x fused AdamW": ratio})
             results.append({"model": name, "optimizer": text, **result})
     report("optimizer step", rows, results, arguments.json)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from scripts.bench_optim import optimizer_node, optimizer_of
-from scripts.benchmarking import SCRIPT, Round, a_count, interleaved, median_and_spread, report
+from scripts.benchmarking import SCRIPT, Round, a_count, in_words, interleaved, median_and_spread, report
 from trainer import environment
 
 PEERS = {
@@ -45,11 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
     common = {"benchmark": "tensors", "count": arguments.count, "side": arguments.side, "steps": arguments.steps}
     variants = {text: {**common, "warmup": 1, "optim": json.dumps(node)} for text, node in nodes.items()}
     seconds = interleaved(SCRIPT, variants, arguments.rounds)
-    peers = {text: median_and_spread(seconds[text])[0] for text in PEERS}
     rows, results = [], []
     for text, found in seconds.items():
         median, spread = median_and_spread(found)
-        ratios = {f"x {text}": f"{median / peer:.2f}" for text, peer in peers.items()}
+        ratios = {f"x {text}": in_words(found, seconds[text]) for text in PEERS}
         rows.append(
             {"optimizer": text, "ms per step": f"{median / arguments.steps * 1e3:,.1f} ± {spread:.0%}"} | ratios
         )

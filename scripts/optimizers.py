@@ -21,7 +21,7 @@ import torch
 
 from assembly.model import meta_model
 from configs import FOLDER, ConfigError, answer, compose
-from files.writing import write_text
+from files.writing import write_between
 from model import LanguageModel
 from optim.base import RuleOptimizer
 from optim.build import build
@@ -74,11 +74,8 @@ def catalogue() -> Iterator[Entry]:
 
 def write_page(entries: Sequence[Entry], path: Path) -> None:
     """Replaces the table between BEGIN and END. Raises: ConfigError: if the file has no such place."""
-    before, begin, rest = path.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
+    if not write_between(path, BEGIN, END, markdown(entries)):
         raise ConfigError(f"{path} has no place for the catalogue: {BEGIN.strip()} and {END.strip()}")
-    write_text(path, before + begin + markdown(entries) + end + after)
 
 
 def markdown(entries: Sequence[Entry]) -> str:

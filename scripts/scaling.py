@@ -22,7 +22,7 @@ from torch import Tensor
 
 from assembly.model import meta_model
 from configs import ConfigError, answer, compose
-from files.writing import write_text
+from files.writing import write_between
 from model import LanguageModel
 from optim.base import RuleOptimizer
 from optim.build import build
@@ -34,7 +34,7 @@ BEGIN, END, WRITE = "<!-- written by scripts/scaling.py --write -->\n", "<!-- en
 BASELINE = "adamw"
 WORLDS = (1, 8, 16, 32, 64, 128, 256, 512)
 MODEL, SEQUENCES = "gpt2_small", 12  # sequences of 1,024 tokens on every GPU
-STEP_SECONDS = SEQUENCES * 1024 / 449_300  # without the optimizer's; one H200, compiled, bf16
+STEP_SECONDS = SEQUENCES * 1024 / 449_300  # with AdamW's; one H200, compiled, bf16
 OPTIMIZER_SECONDS = {BASELINE: 1.2e-3, "soap": 132e-3, "shampoo": 268e-3}  # there; refreshes every 10 steps included
 BACKWARD = 2 / 3  # of forward and backward
 PER_NODE, NODE_LINK, NETWORK_LINK = 8, 450e9, 50e9  # bytes per second of a GPU, one way: NVLink 4; 400 Gbit/s
@@ -129,9 +129,8 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) not in ([], [WRITE]):
         raise ConfigError(f"{' '.join(arguments)!r} is no argument of this script, which takes {WRITE} or nothing")
     print(table := markdown(), end="")
-    if arguments:
-        before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-        write_text(PAGE, f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}")
+    if arguments and not write_between(PAGE, BEGIN, END, table):
+        raise ConfigError(f"{PAGE} has no place for the table: {BEGIN.strip()} and {END.strip()}")
     return 0
 
 

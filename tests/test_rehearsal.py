@@ -32,7 +32,7 @@ MOVES = (aten._to_copy, aten.copy_)
 
 
 class WaitsError(Exception):
-    """Not caught by those who catch what an optimizer raises: it is no RuntimeError."""
+    """Something would wait for the device."""
 
 
 class Device(TorchDispatchMode):
@@ -85,9 +85,9 @@ class Rehearsed:
         tokens = [torch.zeros(2, 16, dtype=torch.int64, device="meta") for _ in range(4)]
         self.batches = [Batch(*tokens[:2], indices=range(2)), Batch(*tokens[2:], indices=range(2, 4))]
 
-    def step(self, step: int, device: Any) -> None:
+    def step(self, step: int) -> None:
         """A step of train.loop() that is not logged."""
-        with device:
+        with Device():
             for estimator in self.optimizer.estimators:
                 estimator.update(step, self.batches, self.strategy.extra_backward)
             loss = self.strategy.forward_backward(self.batches, train.next_token_loss, 4)
@@ -103,7 +103,7 @@ class Rehearsed:
 def test_no_step_waits_for_the_device(option: str) -> None:
     run = Rehearsed(f"optim={option}")
     for step in range(STEPS):
-        run.step(step, Device())
+        run.step(step)
 
 
 @pytest.mark.parametrize("state", ["bf16", "int8", "int8_stochastic"])
@@ -113,13 +113,13 @@ def test_no_step_with_coded_state_waits(option: str, state: str) -> None:
         f"optim={option}", f"optim.state={state}" if option != "soap" else f"optim.roles.matrix.state={state}"
     )
     for step in range(STEPS):
-        run.step(step, Device())
+        run.step(step)
 
 
 def test_another_architecture_does_not_wait_either() -> None:
     run = Rehearsed("optim=adamw_ours", model=Llama)
     for step in range(3):
-        run.step(step, Device())
+        run.step(step)
 
 
 class Reads(torch.optim.AdamW):
@@ -156,7 +156,7 @@ def test_the_rehearsal_finds_what_waits(wait: Any) -> None:
 def test_an_optimizer_that_reads_a_number_is_found() -> None:
     run = Rehearsed("optim=adamw", f"optim._target_={__name__}.Reads")
     with pytest.raises((WaitsError, RuntimeError, ValueError), match=r"item|waits|local_scalar"):
-        run.step(0, Device())
+        run.step(0)
 
 
 def test_the_law_names_this_rehearsal() -> None:

@@ -18,6 +18,7 @@ from scripts import reproduce as command
         (["claim=sophia_2x", "scale=giant"], "has no scale 'giant'"),
         (["claim=sophia_2x"], "scale= is missing"),
         (["sophia_2x"], "'sophia_2x' must read key=value"),
+        (["claim=logicnest", "scale=nano", "runs=others"], "runs=others must be own or published"),
         (["claim=logicnest", "scale=nano", "jobs=0"], "jobs=0 must be a whole number"),
         (["claim=logicnest", "scale=nano", "jobs=99999"], "jobs=99999 must be a whole number"),
         (["claim=logicnest", "scale=nano", "out="], "out= is empty; give a path"),
