@@ -20,6 +20,7 @@ COMMANDS = [
     "scripts/reproduce.py",
     "scripts/runs.py",
     "scripts/sample.py",
+    "scripts/scaling.py",
     "scripts/send_metrics.py",
 ]
 
