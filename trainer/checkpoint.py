@@ -4,9 +4,9 @@ checkpoints/step_000500/
     shard-00001-model-00001-of-00001.safetensors   of rank 0: model.<FQN>, optim.<FQN>.<state name>, or rows of them
     shard-00002-...                                of rank 1, and so on
     state.json      step, tokens, seconds and whatever else is not a tensor
-    manifest.json   size and sha256 of every file; written last
+    manifest.json   size and digest of every file; written last
 
-Saving stops training only while tensors are copied to host memory; a thread does the rest. torch.distributed.checkpoint
+Saving stops training only while tensors are copied in host memory; a thread does the rest. torch.distributed.checkpoint
 plans who writes what; every rank streams its part to a safetensors file of its own and makes it durable
 (tensor_files.py; torch's default storage pickles, and loading a pickle runs code); the main rank adds the manifest and
 renames the folder, which has a temporary name until then. So a killed run leaves the previous checkpoint intact. A
@@ -33,18 +33,16 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from files.reading import read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
-from trainer.manifest import MANIFEST, STATE, checkpoints_in, digest_of, read_manifest
+from trainer.manifest import MANIFEST, STATE, checkpoints_in, damage_of, digest_of, read_manifest
 from trainer.ranks import Ranks, is_lost_rank
 from trainer.tensor_files import StreamingWriter, WatchedReader
 
 log = logging.getLogger(__name__)
 
-PIECE = 1 << 22  # numbers that are checked at once, so that the check takes little memory
 TensorMetadata = tuple[tuple[int, ...], torch.dtype]  # shape of the full tensor, and dtype
 
 
@@ -137,16 +135,15 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint) -> None:
         """Begins to write the checkpoint, and then to delete old ones; waits until the save before it is done.
 
-        If it cannot be written (a full disk), a warning says so, and the checkpoints before it stay as they are.
+        If it cannot be written (a full disk), or has a number that is not finite, a warning says so, and the
+        checkpoints before it stay as they are.
         """
         self.wait()
         path = self.folder / f"step_{checkpoint.state['step']:06d}"
         if self._ranks.from_main(path.is_dir):  # it was verified at the start; a run reaches a step in one state only
             return
         started = time.perf_counter()
-        if self._staged != checkpoint.tensors.keys():  # the buffers fit one set of tensors
-            self._stager.state_dict_cache, self._staged = None, set(checkpoint.tensors)
-        staged = dict(self._stager.stage({name: t.detach() for name, t in checkpoint.tensors.items()}))
+        staged = self._stage({name: tensor.detach() for name, tensor in checkpoint.tensors.items()})
         blocked = time.perf_counter() - started
         self._thread = threading.Thread(
             target=self._write, args=(path, staged, checkpoint.state, blocked), name="checkpoint"
@@ -210,17 +207,26 @@ class CheckpointStore:
         """Returns the folders of all complete checkpoints, oldest first."""
         return checkpoints_in(self.folder)
 
+    def _stage(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors in host memory, where training does not change them while they are written."""
+        if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+            # torch's stager copies a sharded tensor twice
+            return {name: tensor.clone() for name, tensor in tensors.items()} if self._asynchronous else tensors
+        if self._staged != tensors.keys():  # the buffers fit one set of tensors
+            self._stager.state_dict_cache, self._staged = None, set(tensors)
+        return dict(self._stager.stage(tensors))
+
     def _write(self, path: Path, tensors: dict[str, Tensor], state: Mapping[str, Any], blocked: float) -> None:
         """Runs in the thread: writes the checkpoint together with the other ranks, or warns why it cannot."""
         started, temporary = time.perf_counter(), _temporary(path)
         try:
-            if self._is_not_finite(path, tensors):
-                return
             self._together(lambda: _make_empty(temporary) if self._ranks.is_main else None)
             writer = StreamingWriter(temporary, self._watch)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns that there is a single process
                 save(tensors, storage_writer=writer, process_group=self._group)
+            if self._is_not_finite(path, writer):
+                return
             digests = self._ranks.gather(writer.digests, self._group)
             files = {name: digest for each in digests for name, digest in each.items()}
             self._together(lambda: self._complete(path, temporary, state, files) if self._ranks.is_main else None)
@@ -238,10 +244,11 @@ class CheckpointStore:
                     _reason(error),
                 )
 
-    def _is_not_finite(self, path: Path, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether any rank has numbers that are not finite, with a warning: such a checkpoint is of no use."""
-        names = [name for name in self._ranks.gather(_not_finite(tensors), self._group) if name is not None]
+    def _is_not_finite(self, path: Path, writer: StreamingWriter) -> bool:
+        """Whether any rank met a number that is not finite, with a warning: such a checkpoint is of no use."""
+        names = [name for name in self._ranks.gather(writer.not_finite, self._group) if name is not None]
         if names and self._ranks.is_main:
+            shutil.rmtree(writer.folder, ignore_errors=True)
             log.warning(
                 "warning: %s is not written: %s has numbers that are not finite; the checkpoints before it are intact "
                 "and the run goes on",
@@ -293,9 +300,7 @@ class CheckpointStore:
         for name in mine:
             try:
                 with self._watch.busy(f"checking {path / name}"):
-                    digest = digest_of(path / name)
-                if digest != manifest[name]:
-                    found = found or f"{name} should have {manifest[name]}, has {digest}"
+                    found = found or damage_of(path / name, manifest[name])
             except OSError as error:
                 found = found or f"{type(error).__name__}: {error}"
         return next((each for each in self._ranks.gather(found) if each is not None), None)
@@ -311,19 +316,6 @@ def _report(path: Path, reason: str, set_aside: bool) -> None:
     log.warning("checkpoint %s is damaged: %s; trying the one before it", path, reason)
     if set_aside:
         path.rename(_unused(path.with_name(f"{path.name}.damaged")))
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor of which this rank holds numbers that are not finite, None if there is none."""
-    for name, tensor in tensors.items():
-        part = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).reshape(-1)
-        if part.is_floating_point() and not all(map(_is_finite, torch.split(part, PIECE))):
-            return name
-    return None
-
-
-def _is_finite(part: Tensor) -> bool:
-    return bool(part.isfinite().all())
 
 
 def parameters_sha256(parameters: Iterable[tuple[str, Tensor]]) -> str:

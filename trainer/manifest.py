@@ -1,16 +1,24 @@
-"""The files of a checkpoint: which there must be, their sizes and digests."""
+"""The files of a checkpoint: which there must be, their sizes and digests.
+
+A digest finds damage, not forgery: the manifest lies beside the files. XXH3 does so at the speed of memory, ten times
+that of sha256, which older checkpoints have.
+"""
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from files.reading import leads_out, read_json
 
 STATE, MANIFEST = "state.json", "manifest.json"
+DIGEST = "xxh3_128"  # of what is written now
+DIGESTS: dict[str, Callable[[], Any]] = {DIGEST: xxhash.xxh3_128, "sha256": hashlib.sha256}
 NAME = re.compile(r"step_(\d{6,})")
 UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
 
@@ -41,10 +49,17 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
     return files, None
 
 
-def digest_of(path: Path) -> dict[str, Any]:
-    """Returns size and sha256 of a file. Raises: OSError."""
+def digest_of(path: Path, kind: str = DIGEST) -> dict[str, Any]:
+    """Returns {"bytes": size, kind: digest in hexadecimal digits} of a file; kind: of DIGESTS. Raises: OSError."""
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"bytes": path.stat().st_size, kind: hashlib.file_digest(file, DIGESTS[kind]).hexdigest()}
+
+
+def damage_of(path: Path, recorded: Any) -> str | None:
+    """Returns what is wrong with a file, None if it is as the manifest has recorded. Raises: OSError."""
+    is_old = isinstance(recorded, dict) and "sha256" in recorded
+    found = digest_of(path, "sha256" if is_old else DIGEST)
+    return None if found == recorded else f"{path.name} should have {recorded}, has {found}"
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_reported_once_and_the_one_before_it_leads_to_th
 def test_a_disk_that_is_full_for_one_rank_costs_a_warning_and_that_checkpoint(
     start: Callable[..., Started], uninterrupted: Callable[..., Path], tmp_path: Path, parallel: str
 ) -> None:
-    staging = f"{CHECKPOINT}.BlockingAsyncStager.stage"  # once the save before it is done
+    staging = f"{CHECKPOINT}.CheckpointStore._stage"  # once the save before it is done
     full = [partial(at, 5, staging, faults.fill_disk), partial(at, 8, staging, faults.free_disk)]
     started = start("f", f"parallel={parallel}", "keep_checkpoints=9", on={1: full})
     assert started.statuses() == [0, 0]

@@ -19,7 +19,7 @@ from trainer.checkpoint import (
     Saved,
     parameters_sha256,
 )
-from trainer.manifest import MANIFEST, STATE
+from trainer.manifest import MANIFEST, STATE, digest_of
 
 TENSORS = "shard-00001-model-00001-of-00001.safetensors"
 
@@ -85,6 +85,19 @@ def test_the_order_is_that_of_the_steps_not_of_the_names(tmp_path: Path) -> None
     assert loaded is not None and loaded.state["step"] == 1_000_000
 
 
+def test_a_checkpoint_of_older_versions_is_verified_and_read(tmp_path: Path) -> None:
+    """Their manifests have sha256."""
+    store(tmp_path).save(checkpoint(10))
+    path = tmp_path / "step_000010"
+    content = {name: (path / name).read_bytes() for name in (TENSORS, STATE)}
+    old = {name: {"bytes": len(each), "sha256": hashlib.sha256(each).hexdigest()} for name, each in content.items()}
+    (path / MANIFEST).write_text(json.dumps({"files": old}))
+    assert torch.equal(read(store(tmp_path).read(path))["model.weight"], checkpoint(10).tensors["model.weight"])
+    flip_a_bit(path / TENSORS)
+    with pytest.raises(CheckpointError, match=r"is damaged: .* should have .*sha256.*, has .*sha256"):
+        store(tmp_path).read(path)
+
+
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
@@ -104,6 +117,7 @@ DAMAGES = {
     "no tensors": lambda path: (path / TENSORS).unlink(),
     "no manifest": lambda path: (path / MANIFEST).unlink(),
     "manifest is no JSON": lambda path: (path / MANIFEST).write_text("{"),
+    "no digests": lambda path: (path / MANIFEST).write_text(json.dumps({"files": {TENSORS: {}, STATE: None}})),
     "manifest of another kind": lambda path: (path / MANIFEST).write_text("[]"),
     "a file too many": lambda path: (path / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b""),
     "a pickle in place of tensors": lambda path: replace_by_a_pickle(path),
@@ -129,8 +143,7 @@ def replace_by_a_pickle(path: Path) -> None:
     for name in (TENSORS, ".metadata"):
         (path / name).write_bytes(content)
     manifest = json.loads((path / MANIFEST).read_text())
-    digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    manifest["files"] |= {TENSORS: digest, ".metadata": digest}
+    manifest["files"] |= {name: digest_of(path / name) for name in (TENSORS, ".metadata")}
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
