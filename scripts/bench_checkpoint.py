@@ -1,11 +1,13 @@
-"""Seconds that saving takes from training: of a synchronous save, and of an asynchronous one.
+"""Seconds that saving takes from training: of a synchronous save, and of an asynchronous one, beside torch.save.
 
-Both save the tensors of a run, parameters and AdamW's state, in turn, to a temporary folder. A step trains on one
+All save the tensors of a run, parameters and AdamW's state, in turn, to a temporary folder; torch.save, which pickles
+and verifies nothing, and an fsync are what a short training script does, which waits for them. A step trains on one
 sequence; steps during a save are compared with steps without one. An asynchronous save takes from training what it
 blocks, and what steps take longer meanwhile: the thread that writes also needs cores, memory bandwidth and the GIL.
 """
 
 import argparse
+import os
 import statistics
 import threading
 import time
@@ -21,7 +23,7 @@ from configs import compose, plug_in
 from data import Batch
 from optim.build import build
 from scripts.bench_optim import model_settings
-from scripts.benchmarking import Round, a_count, a_path, median_and_spread, report
+from scripts.benchmarking import Round, a_count, a_path, in_words, median_and_spread, report
 from trainer import Single, environment
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointStore
@@ -74,8 +76,11 @@ def _seconds(step: Round, tensors: Mapping[str, Tensor], folder: Path, rounds: i
         is_async: CheckpointStore(folder / str(is_async), keep=1, permanent_every=None, asynchronous=is_async)
         for is_async in (False, True)
     }
-    found: dict[str, list[float]] = {key: [] for key in ("synchronous", "blocked", "alone", "beside", "lost")}
+    found: dict[str, list[float]] = {
+        key: [] for key in ("torch.save", "synchronous", "blocked", "alone", "beside", "lost")
+    }
     for n in range(rounds + 1):
+        by_torch = _clocked(lambda: _torch_save(tensors, folder / "by_torch.pt"))
         checkpoint = Checkpoint(tensors, {"step": n})
         synchronous = _clocked(lambda checkpoint=checkpoint: stores[False].save(checkpoint))  # type: ignore[misc]  # mypy#12557
         alone = [_clocked(step) for _ in range(3)]
@@ -87,12 +92,20 @@ def _seconds(step: Round, tensors: Mapping[str, Tensor], folder: Path, rounds: i
         if not all((store.folder / f"step_{n:06d}").is_dir() for store in stores.values()):
             raise ValueError(f"--folder {folder.parent} did not take a checkpoint, see above; name another")
         if n:
+            found["torch.save"].append(by_torch)
             found["synchronous"].append(synchronous)
             found["blocked"].append(blocked)
             found["alone"] += alone
             found["beside"] += beside[:-1] or beside  # the last one outlasts the save
             found["lost"].append(blocked + sum(beside) - len(beside) * statistics.median(alone))
     return found
+
+
+def _torch_save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(tensors), file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _clocked(function: Round) -> float:
@@ -121,10 +134,14 @@ def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
     for key, found in seconds.items():
         median, spread = median_and_spread(found)
         cells[key] = f"{median * 1e3:,.1f} ± {spread:.0%}"
+    beside_torch = {key: in_words(seconds[key], seconds["torch.save"]) for key in ("synchronous", "lost")}
     return {
+        "torch.save + fsync ms": cells["torch.save"],
         "synchronous ms": cells["synchronous"],
+        "x torch.save": beside_torch["synchronous"],
         "asynchronous blocks ms": f"{cells['blocked']} ({ratios['blocked_fraction']:.1%})",
         "costs in all ms": f"{cells['lost']} ({ratios['lost_fraction']:.0%})",
+        "in all x torch.save": beside_torch["lost"],
         "step ms": cells["alone"],
         "beside a save ms": f"{cells['beside']} ({ratios['slowdown']:.2f}x)",
     }
@@ -133,7 +150,7 @@ def _row(seconds: Mapping[str, list[float]]) -> dict[str, str]:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `bench.py checkpoint`."""
     command.add_argument("--model", nargs="+", default=["gpt2_small"])
-    command.add_argument("--rounds", type=a_count, default=5)
+    command.add_argument("--rounds", type=a_count, default=7)
     command.add_argument(
         "--folder", type=a_path, default=".", help="on the disk to be measured; what is written there is deleted"
     )

@@ -9,10 +9,10 @@ header, are those of torch, whose reader reads the files.
 """
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,11 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-BITS = {  # integers of the same size
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
+BITS = {  # integers of the same size, and infinity as one of them; NaN is a larger one
+    torch.float64: (torch.int64, 0x7FF << 52),
+    torch.float32: (torch.int32, 0xFF << 23),
+    torch.bfloat16: (torch.int16, 0xFF << 7),
+    torch.float16: (torch.int16, 0x1F << 10),
 }
 
 
@@ -108,8 +108,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         for piece in _pieces(ordered, metadata):
             digest.update(piece)
             size += file.write(piece)
-            if size - begun >= BACKLOG and sys.platform == "linux":
-                os.posix_fadvise(file.fileno(), begun, size - begun, os.POSIX_FADV_DONTNEED)  # does not wait
+            if size - begun >= BACKLOG:
+                _begin_to_write(file.fileno(), begun, size - begun)
                 begun = size
         file.flush()
         os.fsync(file.fileno())
@@ -140,10 +140,16 @@ def _is_finite(part: Tensor) -> bool:
     """
     if part.dtype not in BITS:
         return True
-    dtype = BITS[part.dtype]
-    infinity = torch.tensor(math.inf, dtype=part.dtype).view(dtype).item()  # NaN's bits are a larger integer
+    dtype, infinity = BITS[part.dtype]
     magnitudes = part.view(dtype).numpy() & torch.iinfo(dtype).max  # without the sign
     return bool(magnitudes.max(initial=0) < infinity)
+
+
+def _begin_to_write(descriptor: int, start: int, n_bytes: int) -> None:
+    """Lets the disk begin with a part of a file, and does not wait for it; else it would at the fsync."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # not every kernel and file system takes advice
+            os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def _offsets(items: Sequence[WriteItem]) -> dict[str, str]:
