@@ -46,18 +46,18 @@ class _Blocked(torch.autograd.Function):
         B, H, T, D = q.shape
         with torch.autocast("cpu", enabled=False):
             q, k, v = (x.reshape(B * H, T, D) for x in (q * scale, k, v))
-            y, probabilities = torch.empty_like(q), []
             later = torch.full((min(BLOCK, T),) * 2, -math.inf, dtype=q.dtype).triu(1)
+            outputs, probabilities = [], []
             for first in range(0, T, BLOCK):
                 last = min(first + BLOCK, T)
                 scores = torch.bmm(q[:, first:last], k[:, :last].mT)
                 scores[..., first:] += later[: last - first, : last - first]
-                p = scores.softmax(-1)
-                y[:, first:last] = torch.bmm(p, v[:, :last])
+                p = torch.softmax(scores, -1, out=scores)
+                outputs.append(torch.bmm(p, v[:, :last]))
                 probabilities.append(p)
         ctx.save_for_backward(q, k, v, *probabilities)
         ctx.scale = scale
-        return y.view(B, H, T, D)
+        return _joined(outputs).view(B, H, T, D)
 
     @staticmethod
     @once_differentiable
@@ -66,12 +66,21 @@ class _Blocked(torch.autograd.Function):
         shape = grad_output.shape
         with torch.autocast("cpu", enabled=False):
             grad = grad_output.reshape(q.shape)
-            dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-            for n, p in enumerate(probabilities):
+            dqs: list[Tensor] = []
+            for n, p in reversed(list(enumerate(probabilities))):  # the last one first, which sees all keys
                 own, keys = slice(n * BLOCK, n * BLOCK + p.shape[1]), slice(p.shape[2])
-                dv[:, keys] += torch.bmm(p.mT, grad[:, own])
                 dp = torch.bmm(grad[:, own], v[:, keys].mT)
-                ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
-                dq[:, own] = torch.bmm(ds, k[:, keys])
-                dk[:, keys] += torch.bmm(ds.mT, q[:, own])
-        return (dq * ctx.scale).view(shape), dk.view(shape), dv.view(shape), None
+                ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)
+                dqs.insert(0, torch.bmm(ds, k[:, keys]))
+                dk_part, dv_part = torch.bmm(ds.mT, q[:, own]), torch.bmm(p.mT, grad[:, own])
+                if p.shape[2] == k.shape[1]:
+                    dk, dv = dk_part, dv_part
+                else:
+                    dk[:, keys] += dk_part
+                    dv[:, keys] += dv_part
+        return (_joined(dqs) * ctx.scale).view(shape), dk.view(shape), dv.view(shape), None
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    """The blocks of queries beside each other."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)

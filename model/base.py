@@ -82,9 +82,7 @@ class LanguageModel(nn.Module, ABC):
         V = self.vocab_size
         if targets is None:
             return logits if logits.shape[-1] == V else logits[..., :V]
-        if logits.shape[-1] > V:
-            logits[..., V:] = -math.inf
-        return cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), V)
 
     def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Returns the logits (B, vocab_size) of what follows tokens (B, T), which follow those in the cache.

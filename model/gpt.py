@@ -14,6 +14,7 @@ from typing_extensions import override
 from model.attention import attention
 from model.base import LanguageModel, require_multiple, require_positive, widened
 from model.cache import Attend, Cache
+from model.embedding import Embedding
 
 
 class LayerNorm(nn.LayerNorm):
@@ -117,7 +118,7 @@ class GPT(LanguageModel):
         super().__init__(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, vocab_multiple=vocab_multiple)
         _check(n_layer, n_head, n_embd, dropout, gelu)
         self.dropout = dropout
-        self.wte = nn.Embedding(self.padded_vocab_size, n_embd)
+        self.wte = Embedding(self.padded_vocab_size, n_embd, is_tied=tied_head)
         self.wpe = nn.Embedding(block_size, n_embd)
         of_attention: dict[str, Any] = {"bias": bias, "dropout": dropout, "qk_norm": qk_norm}
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 from model.attention import attention
 from model.base import LanguageModel, require_multiple, require_positive, widened
 from model.cache import Attend, Cache
+from model.embedding import Embedding
 
 
 class RMSNorm(nn.Module):
@@ -134,7 +135,7 @@ class Llama(LanguageModel):
         n_hidden = -(-8 * n_embd // 3 // 64) * 64 if n_hidden is None else n_hidden
         _check(n_layer, n_head, n_kv_head, n_embd, n_hidden, rope_base, norm_eps)
         self.D, self.rope_base = n_embd // n_head, rope_base
-        self.tok_embeddings = nn.Embedding(self.padded_vocab_size, n_embd)
+        self.tok_embeddings = Embedding(self.padded_vocab_size, n_embd, is_tied=tied_head)
         self.layers = nn.ModuleList(
             Block(n_embd, Attention(n_embd, n_head, n_kv_head), FeedForward(n_embd, n_hidden), norm_eps)
             for _ in range(n_layer)

@@ -7,20 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 20  # logits whose fp32 copy stays in a CPU's cache
+CHUNK = 1 << 17  # logits whose fp32 copy stays in a core's cache
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the mean over N of -log softmax(logits (N, V))[targets (N,) int64], in nats, 0-dim, fp32 or wider.
+def cross_entropy(logits: Tensor, targets: Tensor, vocab_size: int | None = None) -> Tensor:
+    """Returns the mean over N of -log softmax(logits (N, P)[:, :vocab_size])[targets (N,) int64], 0-dim, in nats.
 
-    In eager mode on a CPU it works in cache-sized chunks and computes the gradient in the forward pass, in the logits'
-    dtype: the same arithmetic, 1.6 times faster (docs/benchmarks.md), but without a second derivative. Compilers fuse
-    the plain form.
+    The loss is fp32 or wider. Columns from vocab_size on (None: there are none) get no gradient. In eager mode on a CPU
+    it works in cache-sized chunks and writes the gradient over the logits, in their dtype, in the forward pass: the
+    same arithmetic in less time and memory (docs/benchmarks.md), but without a second derivative. Compilers fuse the
+    plain form.
     """
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        loss: Tensor = _ChunkedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]  # torch leaves it so
+        logits = logits if torch.is_grad_enabled() else logits.detach()  # then nothing is written
+        loss: Tensor = _ChunkedCrossEntropy.apply(logits, targets, vocab_size or logits.shape[1])  # type: ignore[no-untyped-call]  # torch leaves it so
         return loss
-    return F.cross_entropy(widened(logits), targets)
+    return F.cross_entropy(widened(logits[:, :vocab_size]), targets)
 
 
 def widened(logits: Tensor) -> Tensor:
@@ -29,31 +31,33 @@ def widened(logits: Tensor) -> Tensor:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes the gradient of the mean, (softmax - one-hot) / N, in the forward pass, and saves nothing else."""
+    """Puts the gradient of the mean, (softmax - one-hot) / N, in the place of the logits, and saves nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        N, V = logits.shape
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=widened(logits[:0]).dtype)
-        rows = max(CHUNK // V, 1)
-        for first in range(0, N, rows):
-            part = slice(first, first + rows)
-            wide, wanted = widened(logits[part]), targets[part, None]
-            largest = wide.amax(-1, keepdim=True)
-            total += (largest - wide.gather(1, wanted)).sum()
-            chunk = (wide - largest).exp_()
-            sums = chunk.sum(-1, keepdim=True)
-            total += sums.log().sum()
-            if gradient is not None:
-                chunk.div_(sums * N).scatter_add_(1, wanted, torch.full_like(sums, -1 / N))
-                gradient[part] = chunk
-        ctx.save_for_backward(gradient)
-        return total / N
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, V: int) -> Tensor:
+        N = len(logits)
+        real, wanted = logits.detach()[:, :V], targets[:, None]
+        wide = widened(logits[:0]).new_empty(max(CHUNK // V, 1), V)
+        largest, sums = wide.new_empty(2, N, 1)
+        at_target = widened(real.gather(1, wanted))
+        for first in range(0, N, len(wide)):
+            part = slice(first, min(first + len(wide), N))
+            chunk = wide[: part.stop - first].copy_(real[part])
+            torch.amax(chunk, 1, keepdim=True, out=largest[part])
+            torch.sum(chunk.sub_(largest[part]).exp_(), 1, keepdim=True, out=sums[part])
+            if ctx.needs_input_grad[0]:
+                real[part] = chunk.div_(sums[part] * N)
+        losses = largest + sums.log() - at_target
+        if ctx.needs_input_grad[0]:
+            real[torch.arange(N), targets] = (torch.expm1(-losses[:, 0]) / N).to(real.dtype)  # scatter_ takes ms
+            logits.detach()[:, V:] = 0
+            ctx.save_for_backward(logits.detach())
+        loss: Tensor = losses.mean()
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         is_mean = bool(grad_output == 1)  # nothing is weighted: one micro-batch, no accumulation
-        return gradient if is_mean else gradient * grad_output.to(gradient.dtype), None
+        return gradient if is_mean else gradient * grad_output.to(gradient.dtype), None, None
