@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 256  # queries
-LONGEST = 512  # tokens; beyond it there is nothing to gain, and the probabilities, which are kept, grow
+LONGEST = 1024  # tokens; beyond it the probabilities, which are kept, grow too large
 
 
 def attention(
