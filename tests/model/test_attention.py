@@ -39,7 +39,7 @@ def error(found: list[Tensor], exact: list[Tensor]) -> list[float]:
     return [float(((f.double() - e).norm() / e.norm()).detach()) for f, e in zip(found, exact, strict=True)]
 
 
-@pytest.mark.parametrize("T", [2, 7, 64, 256, 257, 300, 512, 1024])
+@pytest.mark.parametrize("T", [2, 7, 64, 256, 257, 300, 512])
 def test_blocks_are_as_near_to_the_definition_as_torchs_kernel(T: int, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, scale = inputs(T), 0.3
     exact = passed(defined, [x.detach().double().requires_grad_(x.requires_grad) for x in parts], scale=scale)
@@ -65,7 +65,7 @@ def test_no_token_sees_a_later_one() -> None:
         (64, torch.bfloat16, {"is_causal": True, "dropout_p": 0.5}),
         (64, torch.bfloat16, {}),
         (1, torch.bfloat16, {"is_causal": True}),
-        (1025, torch.bfloat16, {"is_causal": True}),
+        (513, torch.bfloat16, {"is_causal": True}),
     ],
 )
 def test_the_rest_is_torchs(T: int, dtype: torch.dtype, how: dict[str, Any]) -> None:
