@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -32,6 +33,7 @@ from configs import RunConfig, compose
 from data import TokenLoader
 from model import GPT
 from trainer.metrics import read_rows
+from trainer.ranks import Ranks
 from trainer.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +168,20 @@ def test_what_fails_after_the_last_step_costs_the_run_nothing(
         assert run("a") == 0
     assert result(tmp_path / "a")["status"] == "finished"
     assert "failed (LookupError: planted); the run itself is unharmed" in caplog.text
+
+
+def test_what_the_main_rank_tells_the_others_can_be_sent(
+    tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_main = Ranks.from_main
+
+    def sent(ranks: Ranks, *arguments: Any) -> Any:
+        return pickle.loads(pickle.dumps(from_main(ranks, *arguments)))
+
+    monkeypatch.setattr(Ranks, "from_main", sent)
+    settings = ["data/tokenizer=bpe", "data.tokenizer.vocab_size=300", f"data.root={tmp_path}", "data.prompt=abc"]
+    assert train.main(compose([*tiny, *settings, f"run_dir={tmp_path / 'a'}", "max_steps=1"])) == 0
+    assert "\n\nabc" in capsys.readouterr().out
 
 
 def test_data_that_disappear_after_the_last_read_cost_neither_result_nor_sample(
