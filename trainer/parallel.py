@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from typing_extensions import override
 
-from trainer.environment import synchronize
+from trainer.environment import set_precision_of_products, synchronize
 from trainer.heartbeat import Heartbeat, Watch
 from trainer.profiling import Phases
 from trainer.ranks import Ranks, started_processes
@@ -59,11 +59,13 @@ LossFn = Callable[[nn.Module, Any], Tensor]  # the mean over the micro-batch, 0-
 class Strategy(ABC):
     """What all strategies have in common.
 
-    device: of this rank. precision: "bf16" runs the forward pass under autocast, parameters stay fp32; "fp32" does not.
+    device: of this rank. precision: "bf16" runs the forward pass under autocast, parameters stay fp32, and on CUDA
+    products of fp32 matrices are TensorFloat32's, for the whole process; "fp32" does neither.
     """
 
     def __init__(self, ranks: Ranks, *, device: torch.device, precision: str, compiled: bool) -> None:
         self.ranks, self.device, self.precision, self.compiled = ranks, device, precision, compiled
+        set_precision_of_products(precision, device)
         self._model: nn.Module = nn.Identity()
         self.watch, self.phases = Watch(), Phases()
 
