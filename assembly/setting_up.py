@@ -22,6 +22,7 @@ from optim import build as optimizers
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
+from trainer.garbage import collected_on_request
 from trainer.heartbeat_file import HeartbeatFile
 from trainer.parallel import Strategy
 from trainer.profiling import Profile
@@ -82,6 +83,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     )
     with strategy.watch.busy(READING):
         run.bytes_per_token = count_bytes(run)  # fails here if a window is longer than the validation set
+    stack.enter_context(collected_on_request())
     return run
 
 
