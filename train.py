@@ -106,13 +106,15 @@ def loop(run: Run, stop: StopRequest) -> str:
     """Trains from step run.step to the last one; returns "finished", "stopped" or "diverged"."""
     config, strategy, optimizer = run.config, run.strategy, run.optimizer
     for step in range(run.step, config.max_steps):
+        strategy.phases.begin_step()
         row = evaluate(run) if step % config.eval_every == 0 else {}
         row_start = counters(run)
         torch.manual_seed(hashed(config.seed, step, strategy.data_rank))  # dropout; so checkpoints need no RNG state
-        with strategy.watch.busy(READING):
+        with strategy.watch.busy(READING), strategy.phases.named("loader"):
             batches = run.loader.batches(step)
         for estimator in optimizer.estimators:  # curvature at the parameters that the step below updates
-            estimator.update(step, batches, strategy.extra_backward)
+            with strategy.phases.named("curvature"):
+                estimator.update(step, batches, strategy.extra_backward)
         loss = strategy.forward_backward(batches, next_token_loss, config.global_batch)
         grad_norm = strategy.clip_grad_norm_(config.grad_clip)
         run.clipped_steps += grad_norm > (config.grad_clip or math.inf)
@@ -121,8 +123,9 @@ def loop(run: Run, stop: StopRequest) -> str:
         log_due = step % config.log_every == 0 or is_last
         is_finite = run.divergence.observe(step, loss, grad_norm)
         strategy.keep_finite(is_finite)
-        optimizer.step(measured=log_due, is_finite=is_finite)
-        optimizer.zero_grad()
+        with strategy.phases.named("optimizer"):
+            optimizer.step(measured=log_due, is_finite=is_finite)
+            optimizer.zero_grad()
         run.step = step + 1
         is_asked_to_stop = strategy.ranks.any_so_far(stop.asked)
         save_due = (saves_at(config, run.step) or is_asked_to_stop) and not is_last  # end() saves the last
@@ -157,7 +160,7 @@ def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def evaluate(run: Run) -> dict[str, float]:
     """Returns the loss on the fixed part of the validation set, per token and per byte."""
-    with run.clock.paused():
+    with run.clock.paused(), run.strategy.phases.named("evaluation"):
         found = {"val/loss": run.strategy.evaluate(validation_batches(run), next_token_loss)}
     if (bits := bits_per_byte(found["val/loss"], run.bytes_per_token)) is not None:
         found["val/bits_per_byte"] = bits

@@ -7,7 +7,6 @@ import torch
 from assembly.run import Run, counters, full_parameters
 from assembly.sinks import attempt
 from data import read_tokenizer
-from data.tokenizers import Tokenizer
 from launch.statuses import EXIT_STATUS
 from trainer.checkpoint import parameters_sha256
 from trainer.metrics import read_rows
@@ -78,27 +77,29 @@ def diverged(run: Run) -> str:
 
 
 def sample(run: Run) -> str:
-    """Returns a continuation of data.prompt by the model; every rank must call this. An empty prompt begins a text."""
+    """Returns a continuation of data.prompt by the model, on the main rank; every rank must call this.
+
+    An empty prompt begins a text.
+    """
     strategy, config = run.strategy, run.config
     if not config.sample_tokens:
         return ""
-    found = strategy.ranks.from_main(lambda: attempt("the sample", lambda: encoded_prompt(run)))
-    if found is None:
+    prompt = strategy.ranks.from_main(lambda: attempt("the sample", lambda: encoded_prompt(run)))
+    if prompt is None:
         return ""
-    tokenizer, prompt = found
     tokens = torch.tensor([prompt], device=strategy.device)
     generator = torch.Generator(strategy.device).manual_seed(config.seed)
     for _ in range(config.sample_tokens):
         with strategy.autocast():
             tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
         strategy.watch.progress()
-    return tokenizer.decode(tokens[0].tolist())
+    return read_tokenizer(run.directory.path / TOKENIZER).decode(tokens[0].tolist()) if strategy.is_main else ""
 
 
-def encoded_prompt(run: Run) -> tuple[Tokenizer, list[int]]:
-    """Returns the run's tokenizer and the ids of its prompt."""
+def encoded_prompt(run: Run) -> list[int]:
+    """Returns the ids of the run's prompt."""
     tokenizer = read_tokenizer(run.directory.path / TOKENIZER)
-    return tokenizer, tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
+    return tokenizer.encode(run.config.data.prompt) or [tokenizer.eot]
 
 
 def ended_before(directory: RunDirectory, max_steps: int) -> int | None:

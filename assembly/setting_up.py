@@ -2,7 +2,9 @@
 
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 
@@ -20,8 +22,10 @@ from optim import build as optimizers
 from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
+from trainer.garbage import collected_on_request
 from trainer.heartbeat_file import HeartbeatFile
 from trainer.parallel import Strategy
+from trainer.profiling import Profile
 from trainer.run_directory import HEARTBEAT, RunDirectory
 
 
@@ -79,6 +83,7 @@ def set_up(config: RunConfig, strategy: Strategy, directory: RunDirectory, stack
     )
     with strategy.watch.busy(READING):
         run.bytes_per_token = count_bytes(run)  # fails here if a window is longer than the validation set
+    stack.enter_context(collected_on_request())
     return run
 
 
@@ -117,6 +122,16 @@ def begin(run: Run, stack: ExitStack) -> None:
     stack.callback(HeartbeatFile(path / HEARTBEAT, strategy.watch).close)
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
+    if config.profile:
+        strategy.phases = Profile(path, strategy.device, partial(_apart, run))
+        stack.callback(strategy.phases.close)
+
+
+@contextmanager
+def _apart(run: Run) -> Iterator[None]:
+    """The context in which a profile is written: training stands still."""
+    with run.clock.paused(), run.strategy.watch.busy("writing the profile"):
+        yield
 
 
 def close_loader(strategy: Strategy, loader: TokenLoader) -> None:

@@ -10,6 +10,7 @@ from assembly.run import Run
 from configs import flat, plug_in
 from trainer import environment
 from trainer.console import Console
+from trainer.garbage import collect_garbage
 from trainer.metrics import JsonLines, Sink
 from trainer.run_directory import RunDirectoryError
 
@@ -45,7 +46,8 @@ def close_on_exit(stack: ExitStack, run: Run) -> None:
 
 
 def write(run: Run, row: dict[str, float]) -> None:
-    """Sends a row to all sinks; a sink that fails gets no more rows."""
+    """Collects garbage, on every rank, and sends a row to all sinks; a sink that fails gets no more rows."""
+    collect_garbage(row)
     with run.clock.paused(), run.strategy.watch.busy("writing metrics"):
         for sink in list(run.sinks):
             try:

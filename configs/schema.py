@@ -161,6 +161,7 @@ class RunConfig:
         may_differ_in_branch=True,  # what auto stands for is compared
     )
     compile: str = key("auto", "auto: on CUDA", choices=("auto", "true", "false"), is_conduct=True)
+    profile: bool = key(False, "ten steps: trace.json.gz and phases.txt in the run's directory", is_place=True)
     timeout_seconds: float = key(600.0, "how long all ranks may stand still", least=1, is_place=True)
 
 

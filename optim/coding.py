@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .execution import restore
+from .execution import copies, restore
 from .formats import MAXIMA, Place, coded, decoded, encode
 from .pieces import Piece
 from .rule import working_dtype
@@ -68,7 +68,7 @@ def encode_all(
     """Keeps the numbers of several tensors as codes. found_inf: as in update_pieces."""
     for each, code, most, place in zip(numbers, codes, maxima, places, strict=True):
         own = {"codes": code, "maxima": most}
-        before = {} if found_inf is None else {name: tensor.clone() for name, tensor in own.items()}
+        before = copies(own, found_inf)
         encode(each, code, most, place)
         restore(before, own, found_inf)
 

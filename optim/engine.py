@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from . import groups
 from .coding import decode_all, encode_all, keep, opened
-from .execution import EXECUTIONS, Compiled, as_tensors, restore, update_pieces
+from .execution import EXECUTIONS, Compiled, as_tensors, copies, restore, update_pieces
 from .formats import narrow, widened
 from .grouped import Params
 from .pieces import PACKED_BELOW, Piece, flat_pieces
@@ -84,13 +84,16 @@ class Engine(SavedRule):
         return type(self).refresh is not Rule.refresh
 
     def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
+        skips_itself = self.found_inf is not None and self.skips_itself(hp)
+        hp = Hyper({**vars(hp), "taken": self.found_inf == 0 if self.found_inf is not None and skips_itself else None})
+        undone_by = None if skips_itself else self.found_inf
         for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
             dtype = working_dtype(param)
-            before = {} if self.found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
+            before = copies(state, undone_by)
             wide = widened(state, dtype)
             self.refresh(grad.to(dtype), param.to(dtype), wide, hp.with_rows(rows))
             narrow(wide, state)
-            restore(before, state, self.found_inf)
+            restore(before, state, undone_by)
 
     def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
         """The function, compiled if that is wanted."""

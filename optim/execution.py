@@ -36,8 +36,8 @@ def update_pieces(
     found_inf: a 0-dim tensor on the device; where it is not 0, parameter and state stay, and no host has to know.
     """
     for param, grad, state, is_stack, rows in map(_with_dimension, pieces):
-        changed = {} if found_inf is None else {**state, "": param}
-        before = {name: tensor.clone() for name, tensor in changed.items()}
+        changed = {name: tensor for name, tensor in state.items() if name not in rule.read_only} | {"": param}
+        before = copies(changed, found_inf)
         dtype = working_dtype(param)
         working = param.to(dtype)
         direction = _of_stack(rule) if is_stack else rule.direction
@@ -59,11 +59,17 @@ def _of_stack(rule: Rule) -> Callable[..., Tensor]:
     return torch.vmap(rule.direction, in_dims=(0, 0, 0, None), randomness="same")
 
 
+def copies(state: State, found_inf: Tensor | None) -> State:
+    """What restore needs of tensors that will change: nothing without found_inf; compiled code copies none of it."""
+    return {} if found_inf is None else {name: tensor.clone() for name, tensor in state.items()}
+
+
 def restore(before: State, changed: State, found_inf: Tensor | None) -> None:
-    """Undoes what was changed, on the device, where found_inf is not 0; before is empty if there is no found_inf."""
+    """Undoes what was changed, on the device, where found_inf is not 0. before: what copies has returned."""
     if found_inf is not None:
+        is_taken = found_inf == 0
         for name, tensor in before.items():
-            changed[name].copy_(torch.where(found_inf == 0, changed[name], tensor))
+            torch.where(is_taken, changed[name], tensor, out=changed[name])
 
 
 class Compiled:

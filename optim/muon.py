@@ -24,8 +24,9 @@ class Muon(RuleOptimizer):
     about 0.02. normalize_rows: NorMuon (arXiv:2510.05491, Algorithm 1): each row is divided by the root of an average,
     with beta2, of its mean square, and the update scaled back to its norm. splits_qkv: a matrix with three times as
     many rows as columns is GPT-2's query, key and value in one, and each is made orthogonal by itself.
-    bf16_products: Newton-Schulz in bfloat16, as published. Five steps take singular values from 0.0015 of the matrix's
-    norm up into [0.68, 1.21]; bfloat16 adds some hundredths.
+    bf16_products: Newton-Schulz in bfloat16, as published; else in fp32, or TensorFloat32 where the user has allowed
+    it. Five steps take singular values from 0.0015 of the matrix's norm up into [0.68, 1.21]; bfloat16 adds some
+    hundredths.
     Differs from the published code: of matrices that are longer than wide, or wider than long, up to three steps are
     done on the product with their transposes, which is smaller (newton_schulz.py); and a zero gradient leaves its
     matrix where it is.

@@ -4,10 +4,12 @@ import math
 from abc import abstractmethod
 from typing import Any
 
+import torch
+from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, Params, Shape, within
-from .kronecker import outer_flops
+from .base import Hyper, Params, Shape, State, within
+from .kronecker import add_outer, outer_flops
 from .refreshing import RefreshingOptimizer
 
 
@@ -39,6 +41,20 @@ class KroneckerOptimizer(RefreshingOptimizer):
         """The sides with a factor, and their axes."""
         axes = {"left": 0, "right": 1} if len(shape) == 2 else {}
         return {side: axis for side, axis in axes.items() if shape[axis] <= hp.max_precond_dim}
+
+    @override
+    def skips_itself(self, hp: Hyper) -> bool:
+        return not self.is_due(hp)
+
+    def add_statistics(self, grad: Tensor, state: State, hp: Hyper, keep: float, weight: float) -> None:
+        """factor <- keep factor + weight g gᵀ on every side of grad; in refresh. Where hp.taken is false, they stay."""
+        factors = {axis: state[f"factor_{side}"] for side, axis in self.sides(tuple(grad.shape), hp).items()}
+        if factors and hp.taken is not None:
+            kept = torch.where(hp.taken, grad.new_full((), keep), grad.new_ones(()))
+            torch._foreach_mul_(list(factors.values()), kept)
+            grad, keep = torch.where(hp.taken, grad, 0.0), 1.0
+        for axis, factor in factors.items():
+            add_outer(factor, grad.transpose(0, axis), keep, weight)
 
     @override
     def refresh_interval(self, hp: Hyper) -> int | None:

@@ -24,6 +24,7 @@ class ProjectedOptimizer(RefreshingOptimizer):
     """
 
     kept = "kept_projectors"
+    read_only = (PROJECTOR, kept)
 
     @abstractmethod
     def inner(self, hp: Hyper) -> Rule:
@@ -70,8 +71,12 @@ class ProjectedOptimizer(RefreshingOptimizer):
         return len(range(1, steps + 1, int(hp.update_interval)))
 
     @override
+    def skips_itself(self, hp: Hyper) -> bool:
+        return bool((hp.t - 1) % int(hp.update_interval))
+
+    @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        if PROJECTOR not in state or (hp.t - 1) % int(hp.update_interval):
+        if PROJECTOR not in state or self.skips_itself(hp):
             return
         with self._refreshes:
             if (fresh := self.renewed(upright(grad), state, hp)) is None:

@@ -2,31 +2,36 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from .base import Params, RuleOptimizer
+from .precision import FullFp32
 
 
-class Refreshes:
+class Refreshes(FullFp32):
     """A context around each refresh of a parameter: how many there were in this process, and the host's seconds."""
 
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
 
-    def __enter__(self) -> None:
+    @override
+    def __enter__(self) -> Self:
         self._start = time.perf_counter()
+        return super().__enter__()
 
+    @override
     def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
         self.count += 1
         self.seconds += time.perf_counter() - self._start
 
 
 class RefreshingOptimizer(RuleOptimizer):
-    """Counts and times what a subclass does within `with self._refreshes`.
+    """Counts and times what a subclass does within `with self._refreshes`, whose products of matrices are full fp32.
 
     A subclass puts a count named `kept` into the state of every parameter that it refreshes: how often that failed and
     left what it should have renewed as it was.

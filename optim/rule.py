@@ -8,7 +8,10 @@ where needed also
     coefficients(hp)                       the numbers in the box that depend on t or lr, which direction does not see;
                                            direction reads them as attributes of hp
     refresh(grad, param, state, hp)        before every direction: what is rare or factorises (QR, eigh, SVD), or
-                                           branches on t; never compiled. Not for elementwise rules
+                                           branches on t; never compiled. Not for elementwise rules. Its hp also has
+                                           taken: see skips_itself
+    skips_itself(hp)                       whether this refresh leaves all as it is where the device says that the step
+                                           is not taken; else the engine copies all state before, and puts it back
     refresh_interval(hp)                   how often refresh does its rare part, for those who time steps
     flops(shape, hp, steps)                what its matrix products and factorisations cost, 0 without any: for a run's
                                            FLOPs, and for ranks that share parameters
@@ -25,6 +28,7 @@ and declares
     decays_after_update = True             if the box decays last. It matters in O(lr^2 weight_decay).
     decays_in_direction = True             if the box's decay is no multiple of the parameter: direction adds its own
     apart = (name, ...)                    state that direction does not see: counts of a parameter, for the gate
+    read_only = (name, ...)                state that direction sees and does not change, as refresh alone does
 hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
 all but direction. There, in compiled code, every float is a 0-dim tensor: settings may change in every step. So
 direction asks state, not hp, whether there is a momentum, and gives hp's floats to operations that take tensors.
@@ -82,6 +86,7 @@ class Rule(ABC):
     decays_after_update: ClassVar[bool] = False
     decays_in_direction: ClassVar[bool] = False
     apart: ClassVar[tuple[str, ...]] = ()
+    read_only: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:
@@ -104,6 +109,13 @@ class Rule(ABC):
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:  # noqa: B027 - most need none
         """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider."""
+
+    def skips_itself(self, hp: Hyper) -> bool:
+        """Whether refresh, in step hp.t, changes no state where hp.taken is false, though the gradient may hold NaN.
+
+        hp.taken: 0-dim bool on the device, or None: the step is taken. Never anything else where this returns False.
+        """
+        return False
 
     def refresh_interval(self, hp: Hyper) -> int | None:
         """Steps from one expensive refresh to the next; None if every step is the same work."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import add_outer, eigen, eigen_flops, mirrored
+from .kronecker import eigen, eigen_flops, mirrored
 from .moments import move_average
 from .preconditioner import KroneckerOptimizer
 
@@ -35,6 +35,7 @@ class Shampoo(KroneckerOptimizer):
     """
 
     kept = "kept_roots"
+    read_only = ("factor_left", "factor_right", "root_left", "root_right", kept)
 
     def __init__(
         self,
@@ -84,8 +85,7 @@ class Shampoo(KroneckerOptimizer):
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
         sides, (keep, weight) = self.sides(tuple(grad.shape), hp), _weights(hp)
-        for side, axis in sides.items():
-            add_outer(state[f"factor_{side}"], grad.transpose(0, axis), keep, weight)
+        self.add_statistics(grad, state, hp, keep, weight)
         if sides and self.is_due(hp):
             with self._refreshes:
                 for side in sides:

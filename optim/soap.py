@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
 from .eigenbasis import refresh_bases, rotate, rotate_back
-from .kronecker import add_outer, eigen_flops, orthonormal_flops
+from .kronecker import eigen_flops, orthonormal_flops
 from .moments import AdamBesideUncorrectedRoot
 from .preconditioner import KroneckerOptimizer
 
@@ -39,6 +39,10 @@ class SOAP(KroneckerOptimizer):
 
     decays_after_update = True
     kept = "kept_bases"
+    read_only = (
+        *(f"{what}_{side}" for what in ("factor", "basis", "off_diagonal") for side in ("left", "right")),
+        kept,
+    )
 
     def __init__(
         self,
@@ -111,8 +115,7 @@ class SOAP(KroneckerOptimizer):
                     state[f"off_diagonal_{side}"].copy_(found.energy_left)
                     state[self.kept].add_(found.failed)
         beta = hp.betas[1] if hp.shampoo_beta is None else hp.shampoo_beta
-        for side, axis in sides.items():
-            add_outer(state[f"factor_{side}"], grad.transpose(0, axis), beta, 1 - beta)  # L, R
+        self.add_statistics(grad, state, hp, beta, 1 - beta)  # L, R
 
     @override
     def refreshes(self, hp: Hyper, steps: int) -> int:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .kronecker import orthonormal_flops, orthonormal_rows
 from .noise import SEEDS, gaussians, key_of
+from .precision import FullFp32
 from .sampling import hashed
 
 
@@ -32,9 +33,10 @@ def gaussian(n: int, k: int, seed: int, step: int, device: torch.device | None =
 
 def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
     u = gaussian(v.shape[1], k, seed, step, v.device).to(v.dtype)
-    for _ in range(iterations):
-        q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
-        u = v.mT @ q
+    with FullFp32():
+        for _ in range(iterations):
+            q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
+            u = v.mT @ q
     return q.contiguous(), u
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,6 +64,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     if settings["tuned_allocator"]:
         tune_allocator()
     device = environment.pick_device("auto")
+    environment.set_precision_of_products(environment.pick_precision("auto", device), device)
     torch.manual_seed(0)
     step = _addition(device) if settings["optim"] is None else _optimizer_step(settings, device)
 
@@ -83,7 +85,8 @@ def _optimizer_step(settings: Mapping[str, Any], device: torch.device) -> Round:
     model = plug_in(settings["model"]).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p) * 1e-2
-    return optimizer_of(json.loads(settings["optim"]), dict(model.named_parameters()), model.roles()).step
+    optimizer = optimizer_of(json.loads(settings["optim"]), dict(model.named_parameters()), model.roles())
+    return partial(optimizer.step, is_finite=torch.tensor(True, device=device))  # as train.py does
 
 
 def optimizer_of(

@@ -1,7 +1,8 @@
 """tokens/s of a training step: forward, backward, clipping, AdamW.
 
 --peer is a nanoGPT checkout: its model is measured beside ours, as published (fp32, eager, unfused AdamW, default
-allocator) and with our settings.
+allocator) and with our settings. On a GPU these are the same, bf16, compiled where we are and fused: one variant.
+MFU, the share of the device's peak, counts operations as model/flops.py does.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from torch import nn
 from assembly.model import meta_model
 from configs import compose
 from model import GPT
-from model.flops import flops_per_token
+from model.flops import flops_per_token, peak_flops
 from scripts.benchmarking import (
     SCRIPT,
     Round,
@@ -24,7 +25,7 @@ from scripts.benchmarking import (
     a_count_or_0,
     a_path,
     in_words,
-    interleaved,
+    measured,
     median_and_spread,
     module_in,
     report,
@@ -34,6 +35,7 @@ from trainer.allocator import tune_allocator
 
 CASES = {"nano": (4096, 16), "micro": (4096, 8)}  # model: vocabulary and sequences per forward pass
 DEFAULT_CASE = (50257, 1)
+ON_GPU = "nanoGPT's model"
 PADDED = 64  # nanoGPT is given the vocabulary as its users pad it
 
 
@@ -42,6 +44,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     if settings["tuned_allocator"]:
         tune_allocator()
     device = environment.pick_device("auto")
+    environment.set_precision_of_products(settings["precision"], device)
     torch.manual_seed(0)
     model = (_peers_model if settings["peer"] else _our_model)(settings).to(device)
     fused = {"fused": True} if settings["fused"] else {}
@@ -85,8 +88,10 @@ def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict
     same = {**shape, "benchmark": "train", "precision": precision, "compile": arguments.compile, "fused": True}
     same["warmup"] = arguments.warmup
     variants = {"ours": {**same, "peer": None, "tuned_allocator": True}}
-    if arguments.peer:
-        shipped = {"precision": "fp32", "compile": False, "fused": torch.cuda.is_available(), "tuned_allocator": False}
+    if arguments.peer and torch.cuda.is_available():
+        variants[ON_GPU] = {**same, "peer": arguments.peer, "tuned_allocator": False}
+    elif arguments.peer:
+        shipped = {"precision": "fp32", "compile": False, "fused": False, "tuned_allocator": False}
         variants["nanoGPT as shipped"] = {**same, **shipped, "peer": arguments.peer}
         variants["nanoGPT, our settings"] = {**same, "peer": arguments.peer, "tuned_allocator": False}
         variants["nanoGPT, our settings and allocator"] = {**same, "peer": arguments.peer, "tuned_allocator": True}
@@ -95,7 +100,7 @@ def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports training steps."""
-    rows, results = [], []
+    rows, results, device_name = [], [], environment.device_name(environment.pick_device("auto"))
     for name in arguments.model:
         config = compose([f"model={name}"])
         node = config.model
@@ -108,12 +113,13 @@ def run(arguments: argparse.Namespace) -> None:
             "batch": arguments.batch or batch,
         }
         variants = variants_of(arguments, shape)
-        found = interleaved(SCRIPT, variants, arguments.rounds)
+        found = measured(SCRIPT, variants, arguments.rounds)
         flops = flops_per_token(meta_model(config, vocab_size))
         tokens = shape["batch"] * shape["block_size"]
-        for variant, seconds in found.items():
+        for variant, (seconds, peak_bytes) in found.items():
             median, spread = median_and_spread(seconds)
             settings = variants[variant]
+            peak = peak_flops(device_name, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
             rows.append(
                 {
                     "model": f"{name}, {shape['batch']} x {shape['block_size']}",
@@ -121,10 +127,13 @@ def run(arguments: argparse.Namespace) -> None:
                     "precision": settings["precision"] + (", compiled" if settings["compile"] else ""),
                     "tokens/s": f"{tokens / median:,.0f} ± {spread:.0%}",
                     "GFLOP/s": f"{tokens / median * flops / 1e9:,.0f}",
-                    "ours / this": in_words(seconds, found["ours"]),
+                    "MFU": "n/a" if peak is None else f"{tokens / median * flops / peak:.1%}",
+                    "peak MB": f"{peak_bytes / 1e6:,.0f}",
+                    "ours / this": in_words(seconds, found["ours"].seconds),
                 }
             )
-            results.append({"model": name, "variant": variant, "settings": settings, "seconds": seconds})
+            facts = {"tokens": tokens, "flops": tokens * flops, "peak_flops": peak, "peak_bytes": peak_bytes}
+            results.append({"model": name, "variant": variant, "settings": settings, "seconds": seconds, **facts})
     report("training step", rows, results, arguments.json)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +39,11 @@ Round = Callable[[], None]  # does the work once, and waits for the device
 
 
 def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round]) -> None:
-    """Runs in a variant's process: warms up, then answers every line on stdin with the seconds of a round."""
+    """Runs in a variant's process: warms up, then answers every line on stdin.
+
+    With the seconds of a round, those that other programs took meanwhile, and the bytes of peak memory so far.
+    """
+    device = environment.pick_device("auto")
     with redirect_stdout(io.StringIO()):  # stdout is for answers
         run = make(settings)
     for _ in range(settings["warmup"]):
@@ -50,7 +54,7 @@ def serve(settings: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Round
         started = time.perf_counter()
         run()
         seconds = time.perf_counter() - started
-        print(seconds, foreign_seconds() - others, flush=True)
+        print(seconds, foreign_seconds() - others, environment.memory_bytes(device), flush=True)
 
 
 def foreign_seconds() -> float:
@@ -96,8 +100,17 @@ def check_writable(file: str) -> None:
         raise ConfigError(f"--json {file} cannot be written; name a file in a folder that is there")
 
 
+class Rounds(NamedTuple):
+    """Of a variant: the seconds of every round, and the peak memory of its process, on the device if there is one."""
+
+    seconds: list[float]
+    peak_bytes: int
+
+
 class Worker:
     """A variant's process, seen from the benchmark."""
+
+    peak_bytes = 0
 
     def __init__(self, script: Path, settings: Mapping[str, Any]) -> None:
         command = [sys.executable, str(script), "worker", json.dumps(dict(settings))]
@@ -110,7 +123,8 @@ class Worker:
         for _ in range(MOST_RETAKES):
             self._process.stdin.write("round\n")
             self._process.stdin.flush()
-            seconds, foreign = map(float, self._wait().split())
+            seconds, foreign, peak_bytes = map(float, self._wait().split())
+            self.peak_bytes = int(peak_bytes)
             if not is_disturbed(seconds, foreign):
                 return seconds, False
             time.sleep(PAUSE_SECONDS)
@@ -130,6 +144,11 @@ class Worker:
 
 def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
     """Returns the seconds of every round of every variant; every round runs all variants in turn."""
+    return {name: found.seconds for name, found in measured(script, variants, rounds).items()}
+
+
+def measured(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, Rounds]:
+    """Returns what is measured of every variant; every round runs all variants in turn."""
     workers: dict[str, Worker] = {}
     try:
         for name, settings in variants.items():
@@ -144,7 +163,7 @@ def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds:
     if n := sum(was_disturbed for each in found.values() for _, was_disturbed in each):
         most = f"over {MOST_FOREIGN:.0%} of a core"
         print(f"warning: beside {n} of {rounds * len(found)} rounds other programs took {most}", file=sys.stderr)
-    return {name: [seconds for seconds, _ in each] for name, each in found.items()}
+    return {name: Rounds([seconds for seconds, _ in each], workers[name].peak_bytes) for name, each in found.items()}
 
 
 def in_words(theirs: Sequence[float], ours: Sequence[float]) -> str:

@@ -1,15 +1,58 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device: its tests, then the benchmarks. Figures go to the folder $1 (default: benchmarks).
-set -euo pipefail
+# What only a CUDA device can show, in two parts of at most ten minutes: bash scripts/gpu.sh [1|2|all] [FOLDER]
+#   1  its tests; tokens/s, MFU and memory of training steps, beside nanoGPT's model if PEER=<nanoGPT checkout>
+#   2  steps of optimizers, profiles of runs, checkpoints; with several devices also ranks
+# Figures go to FOLDER (benchmarks); python scripts/bench.py page FOLDER then writes docs/benchmarks.md.
+# DRY=1 prints the commands alone. A command that fails or takes too long does not stop the others; the status says so.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-benchmarks}
-mkdir -p "$out"
-python scripts/doctor.py
-python -m pytest -m gpu
-python scripts/bench.py train --model gpt2_small gpt2_medium --batch 12 --compile --json "$out/train.json"
-python scripts/bench.py optim --optim adamw_ours sophiag soap adafactor --json "$out/optim.json"
-python scripts/bench.py checkpoint --json "$out/checkpoint.json"
-devices=$(python -c 'import torch; print(torch.cuda.device_count())')
-if ((devices > 1)); then
-    python scripts/bench.py optim --optim soap shampoo --parallel 1 "$devices" --json "$out/parallel.json"
+part=${1:-all} out=${2:-benchmarks} status=0
+if [[ ! $part =~ ^(1|2|all)$ ]]; then
+    echo "error: the part is 1, 2 or all, not $part" >&2
+    exit 2
 fi
+
+run() { # seconds at most, command
+    if [[ -n ${DRY:-} ]]; then
+        printf '%q ' "${@:2}"
+        echo
+        return
+    fi
+    echo "== ${*:2}"
+    timeout "$@" || {
+        echo "failed with status $?: ${*:2}" >&2
+        status=1
+    }
+}
+
+train() { # model, sequences of 1,024 tokens
+    run 120 python scripts/bench.py train --model "$1" --batch "$2" --compile --rounds 10 --warmup 5 \
+        ${PEER:+--peer "$PEER"} --json "$out/train-$1.json"
+}
+
+profile() { # optimizer
+    run 60 python train.py model=gpt2_small model.vocab_size=50257 data=synthetic data.root="$out/data" \
+        micro_batch=12 global_batch=12 max_steps=16 eval_every=16 eval_sequences=12 save_every=1000 sample_tokens=0 \
+        schedule.warmup_steps=0 profile=true run_dir="$out/profile-$1" optim="$1"
+}
+
+[[ -n ${DRY:-} ]] || mkdir -p "$out"
+if [[ $part != 2 ]]; then
+    run 30 python scripts/doctor.py
+    run 200 python -m pytest -q -m gpu -p no:cacheprovider
+    train gpt2_small 12
+    train gpt2_medium 8
+    train gpt2_large 4
+fi
+if [[ $part != 1 ]]; then
+    run 330 python scripts/bench.py optim --steps 10 --rounds 7 \
+        --optim adamw_ours lion sophiag muon soap shampoo galore adafactor --json "$out/optim.json"
+    profile adamw
+    profile soap
+    run 60 python scripts/bench.py checkpoint --json "$out/checkpoint.json"
+    devices=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+    if ((devices > 1)); then
+        run 120 python scripts/bench.py optim --optim soap shampoo --parallel 1 "$devices" --json "$out/parallel.json"
+    fi
+fi
+exit $status

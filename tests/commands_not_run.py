@@ -139,7 +139,15 @@ NOT_RUN = {
     "sbatch --job-name=gpt2-soap launch/slurm.sbatch data=openwebtext model=gpt2_small optim=soap": NotRun(
         "SLURM", "tests/launch/test_slurm.py::test_srun_gets_the_cpus_that_the_job_has"
     ),
-    "bash scripts/gpu.sh": NotRun("a GPU"),
+    **{
+        f"bash scripts/gpu.sh{part}": NotRun(
+            "a GPU", "tests/scripts/test_gpu.py::test_the_commands_are_ones_that_the_programs_take"
+        )
+        for part in ("", " 1", " 2")
+    },
+    "python scripts/bench.py page benchmarks": NotRun(
+        "it changes the checkout", "tests/scripts/test_gpu.py::test_the_page_has_what_was_measured_between_its_marks"
+    ),
     "python scripts/reproduce.py claim=sophia_2x scale=nano --dry-run": NotRun(
         "it measures steps for half a minute",
         "tests/reproduce/test_command.py::test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk",

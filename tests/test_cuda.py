@@ -16,9 +16,11 @@ from configs import compose
 from data import TokenDataset, TokenLoader
 from model import GPT
 from optim.build import build
+from optim.precision import FullFp32
 from trainer.divergence import Divergence
 from trainer.environment import has_native_bf16, memory_bytes, pick_device
 from trainer.metrics import read_rows
+from trainer.parallel import Single
 
 pytestmark = pytest.mark.gpu
 CUDA = ["device=cuda", "precision=auto"]
@@ -101,6 +103,21 @@ def test_gpu_and_cpu_agree(tiny: list[str], tmp_path: Path) -> None:
     assert train.main(compose([*tiny, f"run_dir={tmp_path / 'cpu'}", *settings])) == 0
     cpu = json.loads((tmp_path / "cpu" / "result.json").read_text())
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("fp32", 18), ("bf16", 10)])
+def test_products_of_fp32_matrices_are_as_exact_as_the_precision_says(precision: str, bits: int) -> None:
+    Single(device=torch.device("cuda"), precision=precision, compiled=False)
+    try:
+        a, b = torch.randn(2, 1024, 1024, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+        exact = a.double() @ b.double()
+        error = float((a @ b - exact).norm() / exact.norm())
+        with FullFp32():
+            full = float((a @ b - exact).norm() / exact.norm())
+        assert full < 2**-18
+        assert error < 2**-bits and (precision == "fp32" or error > 2**-14)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_batches_arrive_whole_on_the_device(tiny: list[str]) -> None:

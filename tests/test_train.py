@@ -1,10 +1,10 @@
 """The laws of a run, on a GPT small enough to train in a fraction of a second."""
 
-import gc
 import json
 import logging
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -30,8 +30,8 @@ from assembly.data import data_path
 from assembly.run import Run
 from configs import RunConfig, compose
 from data import TokenLoader
-from model import GPT
 from trainer.metrics import read_rows
+from trainer.ranks import Ranks
 from trainer.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +168,20 @@ def test_what_fails_after_the_last_step_costs_the_run_nothing(
     assert "failed (LookupError: planted); the run itself is unharmed" in caplog.text
 
 
+def test_what_the_main_rank_tells_the_others_can_be_sent(
+    tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_main = Ranks.from_main
+
+    def sent(ranks: Ranks, *arguments: Any) -> Any:
+        return pickle.loads(pickle.dumps(from_main(ranks, *arguments)))
+
+    monkeypatch.setattr(Ranks, "from_main", sent)
+    settings = ["data/tokenizer=bpe", "data.tokenizer.vocab_size=300", f"data.root={tmp_path}", "data.prompt=abc"]
+    assert train.main(compose([*tiny, *settings, f"run_dir={tmp_path / 'a'}", "max_steps=1"])) == 0
+    assert "\n\nabc" in capsys.readouterr().out
+
+
 def test_data_that_disappear_after_the_last_read_cost_neither_result_nor_sample(
     tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,16 +229,19 @@ def test_a_run_that_ends_with_nan_has_diverged_and_its_result_is_json(
 def test_parameters_that_are_not_finite_replace_no_checkpoint(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    batches = TokenLoader.batches
+    batches, model_of, models = TokenLoader.batches, assembly.setting_up.model_of, list[torch.nn.Module]()
 
     def spoiled(loader: TokenLoader, step: int) -> Any:
         if step == 7:
-            (model,) = (found for found in gc.get_objects() if type(found) is GPT)
-            torch.nn.init.constant_(next(model.parameters()), math.nan)
+            torch.nn.init.constant_(next(models[-1].parameters()), math.nan)
         return batches(loader, step)
 
-    gc.collect()
+    def made(*arguments: Any) -> Any:
+        models.append(model_of(*arguments))
+        return models[-1]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly.setting_up, "model_of", made)
         patch.setattr(TokenLoader, "batches", spoiled)
         assert run("n", "keep_checkpoints=1", "max_nonfinite=null") == 3
     assert [path.name for path in (tmp_path / "n" / "checkpoints").iterdir()] == ["step_000006"]

@@ -11,6 +11,8 @@ metrics.py         rows of metrics and metrics.jsonl; console.py, wandb.py, tens
 plot.py            the picture of the loss curve
 environment.py     device, precision, and what env.json records; allocator.py: settings of the C allocator
 clock.py           the seconds spent in training steps
+garbage.py         when Python collects garbage
+profiling.py       a trace of ten steps, and the time that each of their phases takes
 
 Classes that configs name by import path are exported here. Importing this package is cheap: it imports torch only
 with the modules that use it.

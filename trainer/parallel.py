@@ -27,8 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from typing_extensions import override
 
-from trainer.environment import synchronize
+from trainer.environment import set_precision_of_products, synchronize
 from trainer.heartbeat import Heartbeat, Watch
+from trainer.profiling import Phases
 from trainer.ranks import Ranks, started_processes
 
 BUCKET = 1 << 24  # numbers of gradients that are summed over ranks at once, where torch's DDP does not do it
@@ -58,13 +59,15 @@ LossFn = Callable[[nn.Module, Any], Tensor]  # the mean over the micro-batch, 0-
 class Strategy(ABC):
     """What all strategies have in common.
 
-    device: of this rank. precision: "bf16" runs the forward pass under autocast, parameters stay fp32; "fp32" does not.
+    device: of this rank. precision: "bf16" runs the forward pass under autocast, parameters stay fp32, and on CUDA
+    products of fp32 matrices are TensorFloat32's, for the whole process; "fp32" does neither.
     """
 
     def __init__(self, ranks: Ranks, *, device: torch.device, precision: str, compiled: bool) -> None:
         self.ranks, self.device, self.precision, self.compiled = ranks, device, precision, compiled
+        set_precision_of_products(precision, device)
         self._model: nn.Module = nn.Identity()
-        self.watch = Watch()
+        self.watch, self.phases = Watch(), Phases()
 
     @property
     def rank(self) -> int:
@@ -146,10 +149,11 @@ class Strategy(ABC):
 
     def clip_grad_norm_(self, max_norm: float | None) -> Tensor:
         """Scales all gradients to a global norm of at most max_norm (None: leaves them); returns the norm before."""
-        parameters = [p for p in self._model.parameters() if p.grad is not None]
-        norm = self.full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        with self.phases.named("clip"):
+            parameters = [p for p in self._model.parameters() if p.grad is not None]
+            norm = self.full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            if max_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         self.watch.progress()
         return norm
 
@@ -197,9 +201,10 @@ class Strategy(ABC):
         self.watch.progress()  # so that ranks which still wait for their batches have less, see heartbeat.py
         for n, batch in enumerate(own, 1):
             with on_last(n == len(own)):
-                with self.autocast():
+                with self.phases.named("forward"), self.autocast():
                     loss = loss_fn(model, batch) * (_counted(batch) / sequences)
-                (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                with self.phases.named("backward"):
+                    (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             total += loss.detach()
             self.watch.progress()
         return total

@@ -120,6 +120,7 @@ def poison(first: int, last: int) -> None:
 
 def poison_parameters() -> None:
     """Makes this rank's part of a parameter nan."""
+    gc.unfreeze()  # objects from before the loop, which are not listed otherwise
     (model,) = (found for found in gc.get_objects() if issubclass(type(found), LanguageModel))
     with torch.no_grad():
         local(next(model.parameters())).fill_(math.nan)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from every_option import FEWEST, OPTIONS, few_fast, slow_unless
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from configs import compose
 from data import Batch
@@ -29,6 +31,7 @@ NOT_TAKEN = [("eager", option) for option in OPTIONS]
 NOT_TAKEN += [pytest.param("compiled", option, marks=slow_unless(FEWEST, option)) for option in OPTIONS]  # type: ignore[misc]
 INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 G, T, V = 4, 5, 11
+SIZES: dict[str, int] = {"seed": 1, "global_batch": G}
 
 
 def config(option: str, **changes: Any) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def gpt(dtype: torch.dtype = torch.float32) -> GPT:
 
 
 def built(settings: dict[str, Any], model: GPT) -> OptimizerSet:
-    return build(settings, dict(model.named_parameters()), model.roles(), seed=1, global_batch=G)
+    return build(settings, dict(model.named_parameters()), model.roles(), **SIZES)
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> Tensor:
@@ -239,8 +242,8 @@ def test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(
     model = gpt()
     optimizer = built(config(option, execution=execution), model)
     train(model, optimizer, 0, 2)
-    before = {name: tensor.clone() for name, tensor in (optimizer.save_state()[0] | model.state_dict()).items()}
-    for found_inf in (1.0, 0.0):
+    for found_inf in (1.0, 0.0) * 3:  # steps with and without a refresh
+        before = {name: tensor.clone() for name, tensor in (optimizer.save_state()[0] | model.state_dict()).items()}
         for p in model.parameters():
             p.grad = torch.full_like(p, torch.nan if found_inf else 1.0)
         for member in optimizer.optimizers:
@@ -383,3 +386,36 @@ def test_an_unknown_key_is_refused_before_there_is_a_model(option: str) -> None:
             check(settings)
         del node["lrr"]
     check(settings)
+
+
+class Copied(TorchDispatchMode):
+    """Notes where the tensors lie that are cloned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.clone:
+            self.places.add(args[0].data_ptr())
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("option", ["coap", "galore", "shampoo", "soap"])
+def test_an_ordinary_step_that_the_device_may_leave_out_copies_no_factors(option: str) -> None:
+    """They are several times as large as the parameters."""
+    model = gpt()
+    optimizer = build(compose([f"optim={option}"]).optim, dict(model.named_parameters()), model.roles(), **SIZES)
+    train(model, optimizer, 0, 2)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    copied, read_only = Copied(), []
+    for member in optimizer.optimizers:
+        member.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+        with copied:
+            member.step()
+        names = getattr(member, "read_only", ())
+        read_only += [tensor for state in member.state.values() for name, tensor in state.items() if name in names]
+    assert copied.places and read_only
+    assert not copied.places & {tensor.data_ptr() for tensor in read_only}

@@ -47,7 +47,8 @@ def test_disturbed_rounds_are_taken_again_and_those_that_stay_are_said(
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom itertools import count\nprint('ready', flush=True)\nn = count(1)\n"
-        "for _ in sys.stdin: i = next(n); print(i, 9 if sys.argv[2] == '{\"busy\": true}' or i < 3 else 0, flush=True)"
+        "for _ in sys.stdin:\n    i = next(n)\n"
+        "    print(i, 9 if sys.argv[2] == '{\"busy\": true}' or i < 3 else 0, 1, flush=True)"
     )
     assert interleaved(script, {"a": {}}, rounds=2) == {"a": [3.0, 4.0]}
     assert capsys.readouterr().err == ""
@@ -109,6 +110,7 @@ def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytes
     )
     (found,) = json.loads((tmp_path / "f").read_text())["results"]
     assert (found["model"], found["variant"], len(found["seconds"])) == ("nano", "ours", 2)
+    assert found["tokens"] == 256 and found["flops"] > 256 * 6 * 4e6 and found["peak_bytes"] > 4 * 4 * 4e6
     assert "tokens/s" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from data import Batch
 from optim.sampling import draw_labels, uniforms
 from trainer.divergence import Divergence
 from trainer.environment import device_name, memory_bytes, pick_device, pick_precision, synchronize, widest_float
-from trainer.parallel import DDP
+from trainer.parallel import DDP, Single
 from trainer.ranks import Ranks
 
 OPTIONS = sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml"))
@@ -156,3 +156,16 @@ def test_an_optimizer_passes_the_rehearsal_on_a_device_that_lacks_nothing(
 ) -> None:
     monkeypatch.setattr(rehearsal, "COMPLETE", ())
     rehearsal.check_optimizer(compose([f"optim={optim}"]), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "products"),
+    [("cuda", "bf16", "high"), ("cuda", "fp32", "highest"), ("cpu", "bf16", "highest")],
+)
+def test_bf16_on_cuda_has_tf32_products(device: str, precision: str, products: str) -> None:
+    torch.set_float32_matmul_precision("highest" if products == "high" or device == "cpu" else "high")
+    try:
+        Single(device=torch.device(device), precision=precision, compiled=False)
+        assert torch.get_float32_matmul_precision() == products
+    finally:
+        torch.set_float32_matmul_precision("highest")

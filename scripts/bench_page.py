@@ -1,0 +1,110 @@
+"""Writes the tables of docs/benchmarks.md on one GPU from train-*.json and optim.json, as scripts/gpu.sh leaves them.
+
+What an optimizer adds is its step's time beyond that of torch's fused AdamW, for each step of 65,536 tokens, the share
+that one of eight GPUs has of a batch of 524,288, on which the goals are; one GPU computes the whole step.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError
+from files.writing import write_between
+from reproduce.rounds import ratio
+from scripts.bench_train import ON_GPU
+from scripts.benchmarking import a_path, in_words, median_and_spread
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- written by scripts/bench.py page -->\n", "<!-- end of what bench.py page writes -->\n"
+MODELS = ("gpt2_small", "gpt2_medium", "gpt2_large")
+WRITES = "bash scripts/gpu.sh writes it"
+TOKENS, SIZE, BASELINE = 65_536, "gpt2_small", "torch AdamW, fused"
+AT_LEAST = 470_000  # tokens/s of AdamW for SIZE on an H100: llm.c's, a GPU
+AT_MOST = {"muon": 0.03, "shampoo": 0.15, "soap": 0.30}  # goals of what is added; modded-nanogpt's: 2.5, 29, 117 %
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the page. Raises: ConfigError: if a file or the page's marks are missing."""
+    folder = Path(arguments.folder)
+    if not (
+        found := [_read(folder / f"train-{name}.json") for name in MODELS if (folder / f"train-{name}.json").exists()]
+    ):
+        raise ConfigError(f"{folder} has no train-{SIZE}.json; {WRITES}")
+    train = {"machine": found[0]["machine"], "results": [each for file in found for each in file["results"]]}
+    optim = _read(folder / "optim.json")
+    if not write_between(Path(arguments.page), BEGIN, END, "\n".join(lines(train, optim)) + "\n"):
+        raise ConfigError(f"{arguments.page} has not both marks: {BEGIN.strip()} and {END.strip()}")
+
+
+def lines(train: Mapping[str, Any], optim: Mapping[str, Any]) -> Iterator[str]:
+    """The page's lines, from the contents of such files, those of train-*.json as one."""
+    yield f"{train['machine']}. A training step with torch's fused AdamW, compiled:\n"
+    yield from _table(_training(train["results"]))
+    yield f"\nGoal: at least {AT_LEAST:,} tokens/s of {SIZE} on an H100."
+    yield f"\n{optim['machine']}. An optimizer's step for {SIZE}, refreshes included:\n"
+    yield from _table(_optimizers(optim["results"], _seconds_of_step(train["results"], optim["results"])))
+
+
+def _training(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    ours = {each["model"]: each["seconds"] for each in results if each["variant"] == "ours"}
+    for each in results:
+        median, spread = median_and_spread(each["seconds"])
+        peak = each["peak_flops"]
+        yield {
+            "model": f"{each['model']}, {each['settings']['batch']} x {each['settings']['block_size']}",
+            "variant": each["variant"],
+            "tokens/s": f"{each['tokens'] / median:,.0f} ± {spread:.0%}",
+            "MFU": "n/a" if peak is None else f"{each['flops'] / median / peak:.1%}",
+            "peak memory, GB": f"{each['peak_bytes'] / 1e9:.1f}",
+            "ours / this": in_words(each["seconds"], ours[each["model"]]) if each["variant"] == ON_GPU else "",
+        }
+
+
+def _optimizers(results: Sequence[Mapping[str, Any]], step: float | None) -> Iterator[dict[str, str]]:
+    """step: seconds of a step of TOKENS with the baseline, None if not known."""
+    of_size = [each for each in results if each["model"] == SIZE]
+    (baseline,) = (each["seconds"] for each in of_size if each["optimizer"] == BASELINE)
+    for each in of_size:
+        median, spread = median_and_spread(each["seconds"])
+        added = None if step is None else (ratio(each["seconds"], baseline).estimate - 1) * statistics.median(baseline)
+        goal, state = AT_MOST.get(each["optimizer"].partition(":")[0]), each["state_bytes"]
+        yield {
+            "optimizer": each["optimizer"],
+            "ms": f"{median * 1e3:,.2f} ± {spread:.0%}",
+            f"added to a step of {TOKENS:,} tokens": "n/a" if added is None or step is None else f"{added / step:+.1%}",
+            "goal": "" if goal is None else f"{goal:+.0%}",
+            "state MB": "n/a" if state is None else f"{state / 1e6:,.0f}",
+        }
+
+
+def _seconds_of_step(train: Sequence[Mapping[str, Any]], optim: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of TOKENS with the baseline: as often forward and backward as they need, and the optimizer once."""
+    ours = [each for each in train if (each["model"], each["variant"]) == (SIZE, "ours")]
+    baseline = [each for each in optim if (each["model"], each["optimizer"]) == (SIZE, BASELINE)]
+    if not (ours and baseline):
+        return None
+    step, own = (statistics.median(each["seconds"]) for each in (ours[0], baseline[0]))
+    return float((step - own) * TOKENS / ours[0]["tokens"] + own)
+
+
+def _table(rows: Iterator[dict[str, str]]) -> Iterator[str]:
+    for n, row in enumerate(rows):
+        if n == 0:
+            yield f"| {' | '.join(row)} |"
+            yield "|" + "---|" * len(row)
+        yield f"| {' | '.join(row.values())} |"
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; {WRITES}")
+    return json.loads(path.read_text("utf-8"))
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `bench.py page`."""
+    command.add_argument("folder", type=a_path, help="where scripts/gpu.sh left its figures")
+    command.add_argument("--page", type=a_path, default=str(PAGE))
