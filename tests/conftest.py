@@ -1,14 +1,15 @@
 import os
+
+# Workers of pytest-xdist share the cores: with a thread each, neither they nor what they start slow each other tenfold.
+# Before NumPy is imported, by torch too: its BLAS reads the number once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-
-# Workers of pytest-xdist share the cores: with a thread each, neither they nor what they start slow each other tenfold.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
 
 # Under nohup a hang-up is ignored, by what is tested too, which would keep tests from sending one.
 if hasattr(signal, "SIGHUP"):

@@ -17,16 +17,16 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 import train
-from configs import compose, plug_in
+from configs import compose, flat, plug_in
 from data import Batch
 from model import GPT, Llama
 from optim.build import build
-from tests.optim.every_option import OPTIONS
+from tests.optim.every_option import INTERVALS, OPTIONS
 from trainer.divergence import Divergence
 from trainer.parallel import Single
 
 aten = torch.ops.aten
-META, STEPS = torch.device("meta"), 21  # two refreshes of those that refresh every tenth step
+META, STEPS = torch.device("meta"), 7  # three refreshes of what is done every third step
 READS = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2)
 MOVES = (aten._to_copy, aten.copy_)
 
@@ -73,7 +73,8 @@ class Rehearsed:
     """A run on the meta device, whose steps can be taken."""
 
     def __init__(self, *overrides: str, model: type = GPT) -> None:
-        config: Any = compose(list(overrides))
+        every_third = [f"{key}=3" for key in flat(compose(overrides)) if key.rpartition(".")[2] in INTERVALS]
+        config: Any = compose([*overrides, *every_third])
         with META:
             self.model = model(vocab_size=60, n_layer=2, n_head=2, n_embd=64, block_size=16)
         self.strategy = Single(device=META, precision="fp32", compiled=False)

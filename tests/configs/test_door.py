@@ -38,7 +38,7 @@ def test_every_command_has_help_and_names_what_it_does_not_know(command: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["train.py", "scripts/runs.py"])  # of either way through the door one
 def test_no_command_minds_where_its_output_goes(command: str) -> None:
     for script in (
         '"$0" "$1" --help > /dev/full',

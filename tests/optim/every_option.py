@@ -11,6 +11,8 @@ OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / 
 FEW = ("adamw", "lion", "adafactor", "muon", "soap", "coap", "sophia", "sophiag")
 # Where an option takes seconds: factored and shared by elements, by matrix and owned by one rank, with an estimator.
 FEWEST = ("adafactor", "soap", "sophia")
+# Settings that say in steps how often something is done, of which tests make small ones.
+INTERVALS = ("every", "precondition_frequency", "update_interval", "svd_factor", "kappa", "rank_interval")
 
 
 def few_fast(argument: str, values: Iterable[str] = OPTIONS, few: tuple[str, ...] = FEW) -> pytest.MarkDecorator:

@@ -155,7 +155,7 @@ def test_laws_hold_in_every_format(option: str, state: str, monkeypatch: pytest.
     laws.test_state_has_the_bytes_that_the_meta_device_tells_beforehand(option)
     laws.test_parameters_without_numbers_are_no_trouble(option)
     laws.test_it_learns(option)
-    laws.test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(option, "eager", monkeypatch)
+    laws.test_a_step_that_is_not_to_be_taken_leaves_all_as_it_was(option)
 
 
 def _in_format(option: str, state: str, **changes: object) -> dict[str, object]:

@@ -22,6 +22,13 @@ serve(json.loads(sys.argv[2]), make)
 """
 
 
+@pytest.fixture
+def taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the other tests every round is disturbed."""
+    monkeypatch.setattr(benchmarking, "MOST_RETAKES", 1)
+
+
+@pytest.mark.usefixtures("taken_once")
 def test_rounds_go_around_the_variants(tmp_path: Path) -> None:
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
@@ -104,6 +111,7 @@ def test_bad_arguments_get_one_line(arguments: list[str], message: str, capsys: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("taken_once")
 def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(
         ["train", "--model", "nano", "--batch", "1", "--rounds", "2", "--warmup", "1", "--json", str(tmp_path / "f")]
@@ -115,6 +123,7 @@ def test_the_training_benchmark_writes_its_figures(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("taken_once")
 def test_the_optimizer_benchmark_knows_state_floor_and_foreign_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +203,7 @@ def test_memory_is_counted_with_its_padding_and_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("taken_once")
 def test_the_optimizer_benchmark_compares_ranks_with_one_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +268,7 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_benchmark(tmp_path: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("taken_once")
 def test_small_tensors_are_measured_beside_torchs_foreach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--count", "20", "--side", "4", "--steps", "2", "--rounds", "2"]
     assert bench.main(["tensors", "--optim", "sophiag", "adafactor", *sizes, "--json", str(tmp_path / "f")]) == 0
