@@ -21,6 +21,7 @@ from trainer.divergence import Divergence
 from trainer.environment import has_native_bf16, memory_bytes, pick_device
 from trainer.metrics import read_rows
 from trainer.parallel import Single
+from trainer.profiling import TABLE
 
 pytestmark = pytest.mark.gpu
 CUDA = ["device=cuda", "precision=auto"]
@@ -118,6 +119,15 @@ def test_products_of_fp32_matrices_are_as_exact_as_the_precision_says(precision:
         assert error < 2**-bits and (precision == "fp32" or error > 2**-14)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_profile_has_the_time_of_every_phase_on_the_device(tiny: list[str], tmp_path: Path) -> None:
+    run(tmp_path / "a", tiny, "profile=true", "max_steps=16", "optim=sophiag", "eval_every=10")
+    head, *rows = (tmp_path / "a" / TABLE).read_text().splitlines()[1:]
+    assert "device ms" in head
+    shares = {row[:12].strip(): float(row.split()[-1].removesuffix("%")) for row in rows}
+    assert all(shares[name] > 0 for name in ("forward", "backward", "clip", "optimizer", "curvature", "evaluation"))
+    assert shares["the rest"] < 50
 
 
 def test_batches_arrive_whole_on_the_device(tiny: list[str]) -> None:

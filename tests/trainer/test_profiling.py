@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,3 +61,38 @@ def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, caplog: pytest.Lo
         profile.close()
     assert "ended before its step 6" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+class Event:
+    """Stands for a device's: each is recorded 2 ms after the one before."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        Event.now += 2.0
+        self.at = Event.now
+
+    def elapsed_time(self, after: "Event") -> float:
+        return after.at - self.at
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_on_a_gpu_phases_are_timed_in_its_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    stub = SimpleNamespace(Event=Event, synchronize=lambda: waited.append(True))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: stub)
+    profile = Profile(tmp_path, torch.device("cuda"), nullcontext)
+    for n in range(ENDS_IN_TIME):
+        profile.begin_step()
+        with profile.named("curvature"), profile.named("forward"):
+            assert len(waited) == (n == ENDS_IN_TIME - 1)  # for the device, after the last step that is profiled
+        with profile.named("backward"):
+            pass
+    head, *rows = (tmp_path / TABLE).read_text().splitlines()[1:]
+    assert head.split()[-5:] == ["host", "ms", "device", "ms", "share"]
+    on_device = {row.split()[0]: row.split()[-2:] for row in rows}  # a step: its own event, and two of each phase
+    assert on_device["curvature"] == on_device["backward"] == ["2.00", "20.0%"]
+    assert on_device["a"] == ["10.00", "100.0%"] and on_device["the"] == ["6.00", "60.0%"]
