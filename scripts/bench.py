@@ -26,7 +26,16 @@ if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
 from configs import ConfigError, answer
-from scripts import bench_checkpoint, bench_data, bench_memory, bench_optim, bench_tensors, bench_train
+from scripts import (
+    bench_checkpoint,
+    bench_data,
+    bench_end_to_end,
+    bench_memory,
+    bench_optim,
+    bench_startup,
+    bench_tensors,
+    bench_train,
+)
 from scripts.benchmarking import Round, a_path, check_writable, serve
 
 FAILED = 1
@@ -54,6 +63,8 @@ BENCHMARKS = {
     "memory": Benchmark(bench_memory.add_arguments, bench_memory.run),
     "checkpoint": Benchmark(bench_checkpoint.add_arguments, bench_checkpoint.run),
     "data": Benchmark(bench_data.add_arguments, bench_data.run, bench_data.make_round),
+    "startup": Benchmark(bench_startup.add_arguments, bench_startup.run),
+    "end_to_end": Benchmark(bench_end_to_end.add_arguments, bench_end_to_end.run),
 }
 
 
@@ -69,6 +80,8 @@ def main(arguments: list[str]) -> int:
         bench_optim.measure_rank(json.loads(arguments[1]))
         sys.stdout.flush()
         os._exit(0)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
+    if arguments[:1] == ["whole"]:
+        bench_end_to_end.train_and_time(json.loads(arguments[1]))
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in BENCHMARKS.items():
