@@ -45,7 +45,7 @@ from configs import RunConfig
 from configs.start import origin_from
 from data import Batch
 from launch.statuses import EXIT_STATUS
-from launch.stopping import StopRequest, interruptible
+from launch.stopping import StopRequest, interruptible, leave
 from model import GPT  # noqa: F401  # a name of this module that others patch, from before models were plug-ins
 from optim.sampling import hashed
 from trainer.allocator import tune_allocator
@@ -53,7 +53,7 @@ from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.clock import Clock
 from trainer.metrics import bits_per_byte
 from trainer.parallel import Strategy
-from trainer.ranks import MainRankError, is_lost_rank, started_processes, wait_for_the_cause
+from trainer.ranks import MainRankError, is_lost_rank, wait_for_the_cause
 from trainer.run_directory import RunDirectory
 
 LOST = "lost another rank, which was killed or says why; the same command continues from the last checkpoint"
@@ -226,23 +226,23 @@ def bad_input(error: ValueError) -> int:
 
 def run_and_exit(config: RunConfig) -> None:
     """Runs main() as one rank, and ends the process."""
+    leave(as_rank(config))
+
+
+def as_rank(config: RunConfig) -> int:
+    """Runs main() as one rank; returns the exit status, also where a signal or the loss of another rank ends it."""
     try:
-        status = main(config)
+        return main(config)
     except KeyboardInterrupt:
-        status = EXIT_STATUS["stopped"]
         if os.environ.get("RANK", "0") == "0":
             print("stopped; the same command continues", flush=True)
+        return EXIT_STATUS["stopped"]
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
         wait_for_the_cause(1)
         print(f"error: rank {os.environ.get('RANK')} {LOST}", file=sys.stderr)
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if started_processes() > 1:
-        os._exit(status)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
-    sys.exit(status)
+        return 1
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ from assembly.run import Run, counters, full_parameters
 from assembly.sinks import attempt
 from data import read_tokenizer
 from launch.statuses import EXIT_STATUS
+from model.generation import Sampling, stream
 from trainer.checkpoint import parameters_sha256
 from trainer.metrics import read_rows
 from trainer.plot import plot_loss
 from trainer.run_directory import TOKENIZER, RunDirectory
+
+SAMPLING = Sampling(temperature=0.8, top_k=50)
 
 
 def finish(run: Run, status: str) -> None:
@@ -88,12 +91,13 @@ def sample(run: Run) -> str:
     if prompt is None:
         return ""
     tokens = torch.tensor([prompt], device=strategy.device)
-    generator = torch.Generator(strategy.device).manual_seed(config.seed)
-    for _ in range(config.sample_tokens):
-        with strategy.autocast():
-            tokens = run.model.generate(tokens, 1, temperature=0.8, top_k=50, generator=generator)
-        strategy.watch.progress()
-    return read_tokenizer(run.directory.path / TOKENIZER).decode(tokens[0].tolist()) if strategy.is_main else ""
+    generator, use_cache = torch.Generator(strategy.device).manual_seed(config.seed), not strategy.is_sharded
+    with strategy.autocast():
+        drawn = stream(run.model, tokens, config.sample_tokens, SAMPLING, generator=generator, use_cache=use_cache)
+        for new in drawn:
+            prompt.append(int(new))
+            strategy.watch.progress()
+    return read_tokenizer(run.directory.path / TOKENIZER).decode(prompt) if strategy.is_main else ""
 
 
 def encoded_prompt(run: Run) -> list[int]:

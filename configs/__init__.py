@@ -2,14 +2,14 @@
 
 compose(overrides)    the configuration with its run_dir, or ConfigError: an unknown key names the nearest valid one
 identity(config)      what makes two runs the same run, as a flat mapping; differences() compares two
-settings(overrides)   the same without what is left at a constructor's default: what the names of runs are made of
+composed(overrides)   the same, with the settings that runs are named by: less what is a constructor's default
 expand(overrides)     the jobs of a sweep
 answer(...)           the door of every script: --help, one line for bad input, exit statuses
 arguments.py          the key=value arguments of scripts that take few
 reading.py            files of runs, as plain data
 """
 
-from configs.composition import FOLDER, GROUPS, compose, settings
+from configs.composition import FOLDER, GROUPS, Composed, compose, composed
 from configs.door import Sweep, answer, from_command_line
 from configs.errors import ConfigError
 from configs.help import run_help
@@ -22,6 +22,7 @@ from files.errors import ReadingError
 __all__ = [
     "FOLDER",
     "GROUPS",
+    "Composed",
     "ConfigError",
     "DataConfig",
     "ReadingError",
@@ -30,6 +31,7 @@ __all__ = [
     "answer",
     "as_yaml",
     "compose",
+    "composed",
     "differences",
     "differing",
     "expand",
@@ -39,5 +41,4 @@ __all__ = [
     "plug_in",
     "read_config",
     "run_help",
-    "settings",
 ]

@@ -55,7 +55,12 @@ ARGUMENTS = {  # by group; what stands in a seam is checked when the configurati
 
 
 class Composed(NamedTuple):
-    """config: with the defaults of constructors. settings: by dotted key, without those that nobody wrote down."""
+    """A configuration, and what runs are named by.
+
+    config: with the defaults of constructors. settings: its identity(), less the arguments that nobody set or that are
+    set to their defaults; so they stay the same when a constructor gets another argument, or an override says what is
+    so anyway.
+    """
 
     config: RunConfig
     settings: dict[str, Any]
@@ -67,7 +72,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises: ConfigError: if an override does not parse, its key or option does not exist, or a value is of another type
     or out of range.
     """
-    return _composed(overrides).config
+    return composed(overrides).config
 
 
 def known_keys(overrides: Sequence[str] = ()) -> list[str]:
@@ -94,16 +99,8 @@ def default_options() -> dict[str, str]:
     return {**several, **_base(FOLDER, ())[1]}
 
 
-def settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """identity() of the configuration, less the arguments that nobody set or that are set to their defaults.
-
-    So it stays the same when a constructor gets another argument, or an override says what is so anyway. Raises: as
-    compose.
-    """
-    return without(_composed(overrides).settings, keys_that("is_place") | keys_that("is_conduct"))
-
-
-def _composed(overrides: Sequence[str]) -> Composed:
+def composed(overrides: Sequence[str]) -> Composed:
+    """As compose, with the settings. Raises: as compose."""
     parsed = [given(each) for each in overrides]
     choices = _choices([each for each in parsed if each.key in GROUPS])
     base, options = _base(FOLDER, choices)
@@ -127,7 +124,7 @@ def _composed(overrides: Sequence[str]) -> Composed:
         except PathError as error:
             raise ConfigError(str(error)) from None
         OmegaConf.update(config, key, escaped(str(path)))
-    return Composed(typed(plain(config)), found)
+    return Composed(typed(plain(config)), without(found, keys_that("is_place") | keys_that("is_conduct")))
 
 
 def _choices(groups: Sequence[Given]) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
-"""Benchmarks: python scripts/bench.py train | optim | tensors | memory | checkpoint | page, each with --help.
+"""Benchmarks: python scripts/bench.py train | optim | ..., each with --help.
 
 train       tokens/s of a training step, beside nanoGPT's (bench_train.py)
 optim       ms and bytes of an optimizer's step, on one rank or several (bench_optim.py)
 tensors     ms of a step of many small matrices, beside torch's foreach (bench_tensors.py)
 memory      bytes of state of every optimizer for every size of model (bench_memory.py)
 checkpoint  seconds that saving takes from training (bench_checkpoint.py)
+data        seconds of preparing a corpus and of a batch, beside nanoGPT's ways (bench_data.py)
+startup     seconds from the start of a command to its first step or its answer (bench_startup.py)
+end_to_end  seconds of the first command and its parts, beside nanoGPT's train.py (bench_end_to_end.py)
 page        writes what scripts/gpu.sh has measured to docs/benchmarks.md (bench_page.py)
 """
 
@@ -24,7 +27,17 @@ if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
 from configs import ConfigError, answer
-from scripts import bench_checkpoint, bench_memory, bench_optim, bench_page, bench_tensors, bench_train
+from scripts import (
+    bench_checkpoint,
+    bench_data,
+    bench_end_to_end,
+    bench_memory,
+    bench_optim,
+    bench_page,
+    bench_startup,
+    bench_tensors,
+    bench_train,
+)
 from scripts.benchmarking import Round, a_path, check_writable, serve
 
 FAILED = 1
@@ -51,6 +64,9 @@ BENCHMARKS = {
     "tensors": Benchmark(bench_tensors.add_arguments, bench_tensors.run, bench_tensors.make_round),
     "memory": Benchmark(bench_memory.add_arguments, bench_memory.run),
     "checkpoint": Benchmark(bench_checkpoint.add_arguments, bench_checkpoint.run),
+    "data": Benchmark(bench_data.add_arguments, bench_data.run, bench_data.make_round),
+    "startup": Benchmark(bench_startup.add_arguments, bench_startup.run),
+    "end_to_end": Benchmark(bench_end_to_end.add_arguments, bench_end_to_end.run),
     "page": Benchmark(bench_page.add_arguments, bench_page.run),
 }
 
@@ -67,6 +83,8 @@ def main(arguments: list[str]) -> int:
         bench_optim.measure_rank(json.loads(arguments[1]))
         sys.stdout.flush()
         os._exit(0)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
+    if arguments[:1] == ["whole"]:
+        bench_end_to_end.train_and_time(json.loads(arguments[1]))
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in BENCHMARKS.items():

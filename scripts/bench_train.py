@@ -19,6 +19,7 @@ from configs import compose
 from model import GPT
 from model.flops import flops_per_token, peak_flops
 from scripts.benchmarking import (
+    PADDED,
     SCRIPT,
     Round,
     a_count,
@@ -36,7 +37,6 @@ from trainer.allocator import tune_allocator
 CASES = {"nano": (4096, 16), "micro": (4096, 8)}  # model: vocabulary and sequences per forward pass
 DEFAULT_CASE = (50257, 1)
 ON_GPU = "nanoGPT's model"
-PADDED = 64  # nanoGPT is given the vocabulary as its users pad it
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:

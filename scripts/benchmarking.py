@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import statistics
 import subprocess
 import sys
@@ -22,16 +23,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from configs import ConfigError
+from data.metadata import shard_name
 from files.errors import PathError
 from files.paths import expanded
 from reproduce.rounds import ratio
 from trainer import environment
 
 MOST = 100_000
+PADDED = 64  # nanoGPT is given the vocabulary as its users pad it
 MOST_FOREIGN, CLOCK_SECONDS = 0.1, 0.03  # of a core, by other programs; what the kernel's clock of 10 ms can mistake
 MOST_RETAKES, PAUSE_SECONDS = 10, 0.5
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
@@ -164,6 +168,102 @@ def measured(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: in
         most = f"over {MOST_FOREIGN:.0%} of a core"
         print(f"warning: beside {n} of {rounds * len(found)} rounds other programs took {most}", file=sys.stderr)
     return {name: Rounds([seconds for seconds, _ in each], workers[name].peak_bytes) for name, each in found.items()}
+
+
+class Command(NamedTuple):
+    """A command whose whole time is measured. until: how the line of its output begins that ends the measurement."""
+
+    arguments: Sequence[str]
+    folder: Path  # where it is started
+    until: str | None = None
+
+
+class Took(NamedTuple):
+    """What a command took. cpu_seconds: of all its threads and of the processes that it waited for."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def took(command: Command) -> Took:
+    """Starts the command and waits for its end, or for the line that ends the measurement; then it is killed.
+
+    Raises: RuntimeError: if it fails, or ends without that line; its own message is shown.
+    """
+    environment_of_it = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command.arguments,
+        cwd=command.folder,
+        env=environment_of_it,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if command.until is not None and line.startswith(command.until):
+                found = Took(time.perf_counter() - started, _cpu_seconds(psutil.Process(process.pid)))
+                process.kill()
+                return found
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode or command.until is not None:
+        raise RuntimeError(f"{' '.join(command.arguments)}: {''.join(lines[-20:])}")
+    return Took(time.perf_counter() - started, used.ru_utime + used.ru_stime)
+
+
+def taking_turns(commands: Mapping[str, Command], rounds: int) -> dict[str, list[Took]]:
+    """What every command took in every round; every round runs all of them in turn, after one to fill caches."""
+    found: dict[str, list[Took]] = {name: [] for name in commands}
+    for n in range(rounds + 1):
+        for name, command in commands.items():
+            one = took(command)
+            if n:
+                found[name].append(one)
+    return found
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def row_of(name: str, taken: Sequence[Took], ours: Sequence[Took] | None) -> dict[str, str]:
+    """A row of a table of commands; ours: those of the same rounds that it is compared with, None: it is not."""
+    median, spread = median_and_spread([each.seconds for each in taken])
+    cpu, _ = median_and_spread([each.cpu_seconds for each in taken])
+    x = "" if ours is None else in_words([each.seconds for each in taken], [each.seconds for each in ours])
+    cpu_x = "" if ours is None else in_words([each.cpu_seconds for each in taken], [each.cpu_seconds for each in ours])
+    return {
+        "what": name,
+        "seconds": f"{median:.2f} ± {spread:.0%}",
+        "x": x,
+        "CPU seconds": f"{cpu:.2f}",
+        "CPU x": cpu_x,
+    }
+
+
+def nanogpts_train(peer: str, folder: Path, data: Path, n_ids: int, settings: Mapping[str, Any]) -> Command:
+    """nanoGPT's train.py on a CPU, uncompiled, to be started in folder, which becomes one that it can run in.
+
+    data: a data set of ours, whose tokens it reads; n_ids: how many ids it has. settings: other keys of its command
+    line. Raises: ValueError: if peer is no checkout of it.
+    """
+    for name in ("train.py", "model.py", "configurator.py"):
+        if not (Path(peer) / name).is_file():
+            raise ValueError(f"--peer {peer} is no nanoGPT checkout: it has no {name}")
+    place = folder / "data" / "ours"
+    place.mkdir(parents=True)
+    for split in ("train", "val"):
+        (place / f"{split}.bin").symlink_to(data.resolve() / shard_name(split, 0))
+    (place / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": -(-n_ids // PADDED) * PADDED}))
+    (folder / "configurator.py").symlink_to(Path(peer).resolve() / "configurator.py")  # it is looked for there
+    given = {"dataset": "ours", "device": "cpu", "compile": False, "gradient_accumulation_steps": 1, **settings}
+    flags = [f"--{key}={value}" for key, value in given.items()]
+    return Command([sys.executable, str(Path(peer).resolve() / "train.py"), *flags], folder)
 
 
 def in_words(theirs: Sequence[float], ours: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ atlas    the folder of the runs that all claims share, atlas/ beside out
 runs     published: takes runs that others have trained on the same data, those of docs/claims/published, and trains the
          rest; own (the default): trains all
 ledger   of claim=all: the folder for the reports of all claims, docs/claims, whose verdicts the README shows too
---dry-run   trains nothing: prepares the data, says what would run, and what it costs on this machine, or
+--dry-run   trains nothing: says what would run, and what it costs on this machine, or
 gpu      on such a GPU, for example H100, from FLOPs and the peak in its data sheet, and
 mfu      the share of that peak that runs are assumed to reach, 0.3
 

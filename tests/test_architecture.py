@@ -59,7 +59,7 @@ ONLY_IN = {
     "omegaconf": ("configs", "train", "scripts", "reproduce"),
     "wandb": ("trainer/wandb.py",),
     "tensorboard": ("trainer/tensorboard.py",),
-    "datasets": ("data/huggingface.py", "data/rows.py"),
+    "datasets": ("data/huggingface.py", "data/rows.py", "scripts/bench_data.py"),
 }
 
 

@@ -15,7 +15,7 @@ from killing import killed_at
 from remains import ends, metrics, result
 
 import train
-from configs import ConfigError, compose, differences, flat, settings
+from configs import ConfigError, compose, composed, differences, flat
 from data import TokenLoader
 from launch.jobs import Job, run_jobs
 from reproduce import records
@@ -323,7 +323,7 @@ def test_runs_from_before_these_keys_keep_their_names() -> None:
 
 
 def test_where_a_run_begins_is_no_part_of_what_identifies_it_to_claims() -> None:
-    assert settings(["start_from=runs/a@8", "save_at=[3]"]) == settings([])
+    assert composed(["start_from=runs/a@8", "save_at=[3]"]).settings == composed([]).settings
 
 
 def test_what_starts_runs_skips_a_branch_that_has_ended_only_where_it_is_the_run_asked_for(

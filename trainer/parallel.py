@@ -98,6 +98,11 @@ class Strategy(ABC):
         return self.ranks.is_main
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds a part of the parameters, which only a call of the model puts together."""
+        return False
+
+    @property
     def group(self) -> dist.ProcessGroup | None:
         """The ranks that hold the same full parameters and gradients, None if there are no others."""
         return None
@@ -374,6 +379,11 @@ class FSDP2(Distributed):
             raise ValueError(f"parallel.mesh={list(mesh)} must be [copies, ranks per copy], of {n} ranks in all")
         super().__init__(**settings)
         self._shape = (n,) if mesh is None else tuple(mesh)
+
+    @property
+    @override
+    def is_sharded(self) -> bool:
+        return True
 
     @override
     def prepare(

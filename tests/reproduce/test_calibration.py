@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from configs import compose
+from configs import RunConfig, compose
 from reproduce import calibration
 from reproduce.calibration import block_steps, calibrate, work
 from reproduce.timing import TimedRun
@@ -101,6 +102,23 @@ def test_a_tiny_run_is_calibrated(tiny: list[str], capsys: pytest.CaptureFixture
     run = [*tiny, "optim=sophiag", "optim.curvature.every=2"]
     (seconds,) = calibrate([run], limit_seconds=0.2).values()
     assert 0 < seconds < 10 and capsys.readouterr().out == ""
+
+
+def test_a_corpus_that_is_not_prepared_is_made_up_for_a_vocabulary_of_its_size(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[RunConfig] = []
+
+    def go_on(self: TimedRun, steps: int) -> float:
+        trained.append(self._run.config)
+        return 0.5 * steps
+
+    monkeypatch.setattr(TimedRun, "go_on", go_on)
+    corpus = ["data=pysource", f"data.root={tmp_path}", "data.tokenizer.vocab_size=1000", "data.source.megabytes=30"]
+    calibrate([[*tiny, *corpus]])
+    config = trained[0]
+    assert (config.data.source["_target_"], config.model["vocab_size"]) == ("data.Synthetic", 1000)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
