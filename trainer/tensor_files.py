@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 from typing_extensions import override
 
+from files.writing import fsync
 from trainer.heartbeat import Watch
 from trainer.manifest import DIGEST, DIGESTS
 
@@ -97,7 +98,7 @@ class WatchedReader(HuggingFaceStorageReader):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Writes tensors of any shape to a safetensors file, durably; returns what manifest.digest_of would.
+    """Writes CPU tensors of any shape to a safetensors file, durably; returns what manifest.digest_of would.
 
     Raises: OSError: if it cannot be written. KeyError: for a dtype that the format does not have. NotFiniteError: if
     a number is not finite; the file then ends before it.
@@ -111,8 +112,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             if size - begun >= BACKLOG:
                 _begin_to_write(file.fileno(), begun, size - begun)
                 begun = size
-        file.flush()
-        os.fsync(file.fileno())
+    fsync(path)
     return {"bytes": size, DIGEST: digest.hexdigest()}
 
 
