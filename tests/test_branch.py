@@ -21,6 +21,7 @@ from launch.jobs import Job, run_jobs
 from reproduce import records
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("undrawn")
 INTERVALS = ("every", "precondition_frequency", "rank_interval")
 # The run of 20 steps is the trunk; one of 10 begins at .8 of its own length, before either decays.
 TRUNK = ["schedule=wsd", "schedule.warmup_steps=2", "max_steps=20", "save_at=[4,8]", "keep_checkpoints=1"]

@@ -8,6 +8,8 @@ from record import HERE, configs_of, losses, options
 
 from reproduce import claims
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def tolerance(option: str) -> float:
     """Relative. Another processor sums in another order: ulps of fp32 (1e-7), carried through ten steps.

@@ -20,6 +20,7 @@ from trainer.checkpoint import CheckpointStore
 
 Start = Callable[..., int]
 STEP = 8
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import rules
 import torch
-from every_option import FEWEST
+from every_option import FEWEST, slow_unless
 from rules import RULES, made
 from rules import parameters as made_parameters
 from torch import Tensor
@@ -179,9 +179,12 @@ def test_column_means_compile_for_any_number_of_rows(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(compiled(matrix, ALL_ROWS), matrix.mean(0))
 
 
-@pytest.mark.parametrize(
-    ("rule", "execution_"), [*((rule, "eager") for rule in RULES), *((rule, "compiled") for rule in FEWEST)]
-)
+# step() is one function of all rules, so that few of them show that it is left as it is where it runs compiled code.
+TRAINING_STEPS = [pytest.param(rule, "eager", marks=slow_unless(FEWEST, rule)) for rule in RULES]
+TRAINING_STEPS += [pytest.param(rule, "compiled") for rule in FEWEST]
+
+
+@pytest.mark.parametrize(("rule", "execution_"), TRAINING_STEPS)
 def test_a_compiled_training_step_is_the_same_step(rule: str, execution_: str, compilations: list[Any]) -> None:
     """Forward and backward pass, and a step() that is left as it is, also if it runs compiled code of its own."""
     torch.compiler.reset()  # variants of train are counted, over all tests
