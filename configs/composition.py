@@ -94,9 +94,20 @@ def of_options(overrides: Sequence[str]) -> dict[str, Any]:
 
 def default_options() -> dict[str, str]:
     """By group, the option of a run without overrides; of several the first."""
-    listed = (read_yaml(FOLDER / "config.yaml") or {})["defaults"]
-    several = {group: names[0] for each in listed if isinstance(each, dict) for group, names in each.items()}
-    return {**several, **_base(FOLDER, ())[1]}
+    found = {
+        group: option[0] if isinstance(option, list) else option
+        for group, option in _chosen_in(FOLDER / "config.yaml").items()
+    }
+    for group, option in list(found.items()):
+        below = _chosen_in(FOLDER / group / f"{option}.yaml")
+        found |= {f"{group}/{name}": option_below for name, option_below in below.items()}
+    return found
+
+
+def _chosen_in(file: Path) -> dict[str, Any]:
+    """The group: option of a file's defaults; read without Hydra, which would take a tenth of a second for them."""
+    listed = (read_yaml(file) or {}).get("defaults", [])
+    return {group: option for each in listed if isinstance(each, dict) for group, option in each.items()}
 
 
 def composed(overrides: Sequence[str]) -> Composed:

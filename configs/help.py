@@ -39,7 +39,8 @@ def run_help(doc: str, arguments: Sequence[str], groups: Sequence[str] = GROUPS,
     Raises: ConfigError: if an option does not exist.
     """
     chosen = [each for each in arguments if "=" in each and given(each).key in GROUPS]
-    of_options(chosen)  # all of them exist
+    if chosen:
+        of_options(chosen)  # all of them exist
     sections = [doc.strip(), "\n".join(_groups(groups))]
     if tuple(groups) == GROUPS:
         sections.append("Keys, key=value, with their defaults:\n" + "\n".join(_table(list(_keys()))))

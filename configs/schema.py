@@ -74,7 +74,7 @@ class RunConfig:
     parallel: Any = key(MISSING, "one process, DDP or FSDP2", is_conduct=True)
     logging: Any = key(MISSING, "where rows of metrics go beside metrics.jsonl and the console", is_place=True)
 
-    max_steps: int = key(500, "optimizer steps", least=1, may_differ_in_branch=True)
+    max_steps: int = key(250, "optimizer steps", least=1, may_differ_in_branch=True)
     global_batch: int = key(8, "sequences per optimizer step, over all ranks", least=1)
     micro_batch: int = key(
         8, "sequences per forward pass of one rank; accumulation follows from it", least=1, is_conduct=True
@@ -88,7 +88,7 @@ class RunConfig:
     )
 
     eval_every: int = key(
-        50, "steps; also before the first step and after the last", least=1, may_differ_in_branch=True
+        100, "steps; also before the first step and after the last", least=1, may_differ_in_branch=True
     )
     eval_sequences: int = key(
         128,

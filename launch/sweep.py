@@ -1,4 +1,7 @@
-"""`python train.py -m`: every combination of the values given, then a summary, best first, as a table and as CSV."""
+"""`python train.py -m`: every combination of the values given, then a summary, best first, as a table and as CSV.
+
+train.py imports this for every run, so what only a sweep needs is imported by its functions.
+"""
 
 import csv
 import hashlib
@@ -7,17 +10,15 @@ import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from files.reading import number
 from files.writing import write_text
-from launch.jobs import Job, Outcome, run_jobs
-from launch.processes import log_path
-from launch.progress import COLOURS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from launch.jobs import Job, Outcome
 
 FOLDER = Path("runs")  # of the summary, and of the runs unless run_dir is given
 RESULTS = ("val/loss", "train/loss", "step", "tokens", "seconds", "tokens_per_second")
@@ -29,6 +30,11 @@ def sweep(script: str, combinations: Sequence[Sequence[str]], *, at_once: int, r
     Prints the summary and the path of its CSV, which depends on the combinations alone, so that the same command
     replaces it. Raises: as run_jobs.
     """
+    from rich.console import Console
+
+    from launch.jobs import run_jobs
+    from launch.processes import log_path
+
     positions = differing(combinations)
     keys = [combinations[0][position].partition("=")[0] for position in positions]
     outcomes = run_jobs(named(combinations, positions), at_once=at_once, ranks=ranks, script=Path(script))
@@ -54,15 +60,17 @@ def differing(combinations: Sequence[Sequence[str]]) -> list[int]:
     return [position for position, each in enumerate(zip(*combinations, strict=True)) if len(set(each)) > 1]
 
 
-def named(combinations: Sequence[Sequence[str]], positions: Sequence[int]) -> list[Job]:
+def named(combinations: Sequence[Sequence[str]], positions: Sequence[int]) -> "list[Job]":
     """Returns the jobs, named after the overrides that differ."""
+    from launch.jobs import Job
+
     names = [
         " ".join(each[position] for position in positions) or " ".join(each) or "defaults" for each in combinations
     ]
     return [Job(name, tuple(each)) for name, each in zip(names, combinations, strict=True)]
 
 
-def best_first(outcomes: Sequence[Outcome]) -> list[int]:
+def best_first(outcomes: "Sequence[Outcome]") -> list[int]:
     """Returns the indices of the outcomes by val/loss; runs that did not finish come last, in their order."""
 
     def rank(index: int) -> tuple[bool, float]:
@@ -73,8 +81,14 @@ def best_first(outcomes: Sequence[Outcome]) -> list[int]:
     return sorted(range(len(outcomes)), key=rank)
 
 
-def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) -> Table:
+def summary(keys: Sequence[str], rows: "Sequence[tuple[Sequence[str], Outcome]]") -> "Table":
     """Returns the table that is printed."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from launch.progress import COLOURS
+
     table = Table(box=box.SIMPLE_HEAD)
     for key in keys:
         table.add_column(key, overflow="fold")
@@ -92,7 +106,7 @@ def summary(keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) 
     return table
 
 
-def write_csv(path: Path, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], Outcome]]) -> None:
+def write_csv(path: Path, keys: Sequence[str], rows: "Sequence[tuple[Sequence[str], Outcome]]") -> None:
     """Writes one line for each job to path, with all digits of numbers."""
     content = StringIO(newline="")
     writer = csv.writer(content)

@@ -30,7 +30,7 @@ Overrides = tuple[str, ...]
 Work = tuple[Any, ...]  # what runs of the same work have in common
 
 
-def calibrate(runs: Iterable[Sequence[str]], *, limit_seconds: float = 5.0) -> dict[Overrides, float]:
+def calibrate(runs: Iterable[Sequence[str]], *, limit_seconds: float = 3.0) -> dict[Overrides, float]:
     """A rough estimate of the seconds per step of every planned run, by its overrides.
 
     Runs that differ in numbers but not in the work of a step share a measurement. All kinds of work are in memory at

@@ -55,7 +55,7 @@ NOT_RUN = {
             "max_steps=2000 run_dir=runs/trunk 'save_at=[400,800]'",
             "max_steps=500 start_from=runs/trunk@400",
             "max_steps=1000 start_from=runs/trunk@800",
-            "start_from=runs/<name>@400",
+            "start_from=runs/<name>@200",
         )
     },
     "torchrun --standalone --nproc_per_node=8 train.py parallel=ddp": NotRun(

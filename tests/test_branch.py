@@ -258,11 +258,11 @@ def test_anything_but_a_run_and_a_step_is_refused(text: str) -> None:
 
 
 def test_steps_beyond_the_last_are_refused() -> None:
-    assert compose(["start_from=runs/a@500"]).start_from == "runs/a@500"
-    with pytest.raises(ConfigError, match="start_from=runs/a@501 has a step beyond the run's last, max_steps=500"):
-        compose(["start_from=runs/a@501"])
-    with pytest.raises(ConfigError, match="save_at=.*501.* has a step beyond the run's last, max_steps=500"):
-        compose(["save_at=[400,501]"])
+    assert compose(["start_from=runs/a@250"]).start_from == "runs/a@250"
+    with pytest.raises(ConfigError, match="start_from=runs/a@251 has a step beyond the run's last, max_steps=250"):
+        compose(["start_from=runs/a@251"])
+    with pytest.raises(ConfigError, match="save_at=.*251.* has a step beyond the run's last, max_steps=250"):
+        compose(["save_at=[200,251]"])
     with pytest.raises(ConfigError, match="save_at=.* must be >= 1"):
         compose(["save_at=[0,3]"])
 
@@ -318,7 +318,8 @@ def test_saved_steps_stay_beside_the_newest(start: Start, tmp_path: Path) -> Non
 
 
 def test_runs_from_before_these_keys_keep_their_names() -> None:
-    assert compose([]).run_dir == "runs/nano-pysource-adamw-s1337-dd16e5a0"
+    usual_then = ["max_steps=500", "eval_every=50"]
+    assert compose(usual_then).run_dir == "runs/nano-pysource-adamw-s1337-dd16e5a0"
     assert compose(["start_from=null", "save_at=null"]).run_dir == compose([]).run_dir
     assert compose(["start_from=runs/a@8"]).run_dir != compose([]).run_dir
 

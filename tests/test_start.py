@@ -278,7 +278,7 @@ def test_weights_of_another_program_that_do_not_fit_leave_nothing(
         (["start=weights"], "start=weights says what is taken over of start_from, which is missing"),
         (["start=everything", "start_from=hf:a"], "start_from=hf:a has weights alone; leave start out"),
         (["start=half", "start_from=a"], "start=half must be one of auto, everything, weights"),
-        (["start_from=a@501"], "has a step beyond the run's last, max_steps=500; start=weights begins at step 0"),
+        (["start_from=a@251"], "has a step beyond the run's last, max_steps=250; start=weights begins at step 0"),
     ],
 )
 def test_keys_of_the_start_that_do_not_fit_together_are_refused(overrides: list[str], said: str) -> None:
@@ -293,4 +293,4 @@ def test_what_is_taken_over_is_part_of_a_runs_name() -> None:
         for start in ([], ["start=auto"], ["start=weights"], ["start=everything"])
     }
     assert len(names) == 3
-    assert compose(["start_from=runs/a@501", "start=weights"]).start_from == "runs/a@501"
+    assert compose(["start_from=runs/a@251", "start=weights"]).start_from == "runs/a@251"

@@ -246,7 +246,8 @@ def test_a_default_written_down_makes_no_other_run() -> None:
     ],
 )
 def test_runs_made_before_are_found_under_their_names(overrides: list[str], name: str) -> None:
-    assert compose(overrides).run_dir == f"runs/{name}"
+    usual_then = ["max_steps=500", "eval_every=50"]
+    assert compose([*usual_then, *overrides]).run_dir == f"runs/{name}"
 
 
 @pytest.mark.parametrize(
@@ -304,9 +305,9 @@ def test_comparing_with_a_foreign_file_imports_and_looks_up_nothing(
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
     saved = tmp_path / "config.yaml"
     content = as_yaml(compose([])).replace("torch.optim.AdamW", "evil.Optimizer")
-    saved.write_text(content.replace("max_steps: 500", "max_steps: ${oc.env:SECRET}"))
+    saved.write_text(content.replace("max_steps: 250", "max_steps: ${oc.env:SECRET}"))
     found = differences(compose([]), saved)
-    assert "max_steps=500 (there: ${oc.env:SECRET})" in found
+    assert "max_steps=250 (there: ${oc.env:SECRET})" in found
     assert "optim._target_=torch.optim.AdamW (there: evil.Optimizer)" in found
 
 

@@ -65,7 +65,7 @@ def test_prepare_data_lists_what_is_of_data() -> None:
 
 def test_doctor_lists_the_overrides_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--help"]) == 0
-    assert "max_steps=500" in capsys.readouterr().out
+    assert "max_steps=250" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", [flag for flags in INSTEAD for flag in flags])

@@ -170,7 +170,7 @@ def test_another_run_in_the_directory_is_not_taken_for_the_jobs(
 ) -> None:
     run_jobs([job(1)], show=False, script=script)
     saved = tmp_path / "runs" / "1" / "config.yaml"
-    saved.write_text(saved.read_text().replace("max_steps: 500", "max_steps: 400"))
+    saved.write_text(saved.read_text().replace("max_steps: 250", "max_steps: 200"))
     run_jobs([Job("s1", ("seed=1", f"run_dir={tmp_path / 'runs' / '1'}", "device=cpu"))], show=False, script=script)
     assert events(tmp_path).count("start 1") == 2  # train.py itself refuses then, and names the difference
 
