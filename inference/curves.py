@@ -30,8 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta as beta_distribution  # type: ignore[import-untyped]  # scipy ships no types
-from scipy.stats import t as student
+from scipy.special import betaincinv, stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 from inference.fitted import FEWEST, Array, Curve, Curves, Fitted, Spread, indexed, scaled_normal
 from inference.intervals import Interval, StatisticsError
@@ -157,7 +156,7 @@ class _Pair:
         )
         variance = of_seeds + sum(of_fit)
         dof = np.where(known > 0, variance**2 / np.where(known > 0, known, 1), n - 1)  # Welch and Satterthwaite
-        half = student.ppf(0.975, dof) * np.sqrt(variance)
+        half = stdtrit(dof, 0.975) * np.sqrt(variance)
         mean = distance.mean(0)
         low = _crossing(log_s, mean + baseline_excess + half)
         high = -_crossing(-log_s[::-1], -(mean - candidate_excess - half)[::-1])
@@ -216,8 +215,8 @@ def _diverged(seeds: Sequence[Sequence[tuple[float, float | None]]]) -> Interval
         variance = float(by_seed.var(ddof=1)) / len(seeds) if len(seeds) > 1 else math.inf
         n = min(max(share * (1 - share) / variance if variance else n, len(seeds)), runs)
     count = share * n
-    low = float(beta_distribution.ppf(0.025, count, n - count + 1)) if share > 0 else 0.0
-    high = float(beta_distribution.ppf(0.975, count + 1, n - count)) if share < 1 else 1.0
+    low = float(betaincinv(count, n - count + 1, 0.025)) if share > 0 else 0.0
+    high = float(betaincinv(count + 1, n - count, 0.975)) if share < 1 else 1.0
     return Interval(share, low, high)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import f as fisher  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.special import fdtrc  # type: ignore[import-untyped]  # scipy ships no types
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -168,7 +168,7 @@ def _p_value(square: float, dof: int, noise: float, noise_dof: int, floor: float
         return math.nan
     if square <= floor:
         return 1.0
-    return float(fisher.sf(square / max(noise, floor), dof, noise_dof))
+    return float(fdtrc(dof, noise_dof, square / max(noise, floor)))
 
 
 def indexed(rows: Sequence[tuple[int, float, float]]) -> Runs:

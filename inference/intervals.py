@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -115,7 +115,7 @@ def _fieller(numerator: Array, denominator: Array) -> Interval:
 
 def _student(dof: int) -> float:
     """How many standard errors a two-sided 95 % interval reaches."""
-    return float(student.ppf(0.975, dof))
+    return float(stdtrit(dof, 0.975))
 
 
 def _common(who: str, *arms: Mapping[int, object]) -> list[int]:

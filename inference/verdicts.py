@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import t as student  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 from inference.intervals import Interval, StatisticsError
 
@@ -144,4 +144,4 @@ def _log(value: float) -> float:
 
 def _standard_errors(n: int) -> float:
     """Half the width of Student's 95 % interval of a mean, for an sd of 1."""
-    return float(student.ppf(0.975, n - 1)) / math.sqrt(n)
+    return float(stdtrit(n - 1, 0.975)) / math.sqrt(n)

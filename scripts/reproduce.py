@@ -45,7 +45,7 @@ from files.errors import one_line
 from files.paths import expanded
 from launch.processes import capacity, cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
-from launch.stopping import stop_signals
+from launch.stopping import leave, stop_signals
 from report.content import parts, verdict_at_scale
 from report.numbers import in_words
 from report.results import Results, ResultsError, Table, read
@@ -147,7 +147,8 @@ def parse(arguments: Sequence[str]) -> Request:
 def main(arguments: list[str]) -> int:
     """Reproduces the claim, or all; returns the exit status."""
     asks_for_help = not arguments or "claim=" in arguments
-    status = answer(["--help"] if asks_for_help else arguments, f"{__doc__}\n{listing()}", _reproduce)
+    given = ["--help"] if asks_for_help else arguments
+    status = answer(given, lambda beside: f"{__doc__}\n{listing()}".strip(), _reproduce)
     return status if arguments else EXIT_STATUS["bad input"]
 
 
@@ -362,4 +363,4 @@ def _count(key: str, value: str) -> int:
 if __name__ == "__main__":
     for number in set(stop_signals()) - {signal.SIGINT}:  # outside of runs; run_jobs has its own
         signal.signal(number, lambda *_: sys.exit(EXIT_STATUS["stopped"]))
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
