@@ -258,7 +258,7 @@ def test_the_served_page_has_the_runs_and_their_losses(address: str) -> None:
     assert "<title>runs in runs</title>" in page
     found: dict[str, Any] = json.loads(read(f"{address}/runs.json"))
     rows = sorted(row[:3] for row in found["rows"])
-    assert rows == [["a", "unfinished", "100/500"], ["b", "finished", "100/500"]]
+    assert rows == [["a", "unfinished", "100/250"], ["b", "finished", "100/250"]]
     assert {trace["name"]: trace["y"] for trace in found["figure"]["data"]} == {"a": [5.0, 4.0], "b": [5.0, 4.0]}
     assert [each["label"] for each in found["figure"]["x"]] == [
         "optimizer steps",
