@@ -71,8 +71,8 @@ class TestInBrowser:
             page.get_log(name)  # reading empties it
         open_page(page, address, 1100)
         shown = {row[0]: row[1:5] for row in ask(page, SHOWN)}
-        assert shown["nano-pysource-adamw-s1337-1a2b3c4d"] == ["unfinished", "40/500", "7.6000", "7.7000"]
-        assert shown["<b>odd</b>"][:2] == ["finished", "30/500"]
+        assert shown["nano-pysource-adamw-s1337-1a2b3c4d"] == ["unfinished", "40/250", "7.6000", "7.7000"]
+        assert shown["<b>odd</b>"][:2] == ["finished", "30/250"]
         assert len(ask(page, LINES)) == 4  # train/loss and val/loss of each
         ask(page, "return follow()")
         assert page.get_log("browser") == []
@@ -88,7 +88,7 @@ class TestInBrowser:
         write_run("new", 2)
         ask(page, "return follow()")
         shown = {row[0]: row[2] for row in ask(page, SHOWN)}
-        assert (shown["nano-pysource-adamw-s1337-1a2b3c4d"], shown["new"]) == ("80/500", "10/500")
+        assert (shown["nano-pysource-adamw-s1337-1a2b3c4d"], shown["new"]) == ("80/250", "10/250")
         assert sorted(map(tuple, ask(page, LINES)))[-2:] == [("new", 2), ("new", 2)]
         assert ask(page, "return plots[0].canvas.querySelector('.xtitle').textContent") == "tokens"
 
