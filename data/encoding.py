@@ -33,7 +33,7 @@ from data.progress import progress
 from data.sampling import sample
 from data.shards import ShardWriter, write_meta
 from data.splitting import train_tokens, usual_fraction, val_documents
-from data.text import is_document, readable
+from data.text import readable_documents
 from data.tokenizers import TOKENIZER_FILE, Tokenizer, read_tokenizer
 from data.verified import describe
 from files.reading import read_json
@@ -171,9 +171,7 @@ class _Encoding:
         return read_tokenizer(file)
 
     def _texts(self, unit: "Unit") -> Iterator[str | None]:
-        """Yields the documents of a unit, ready to be encoded; None for a row without text."""
-        for text in self.source.documents(unit):
-            yield readable(text) if is_document(text) else None
+        return readable_documents(self.source.documents(unit))
 
     def _check_disk(self, todo: list[tuple["Unit", _Part]]) -> None:
         if not todo:

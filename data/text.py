@@ -1,6 +1,7 @@
 """Turns bytes of a file into the text of a document, by rules that all sources and tokenizers share."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
 from data.errors import DataError
@@ -87,3 +88,9 @@ def _may_have_long_words(text: str, longest: int) -> bool:
         not (_A_SPACE.search(text, i, i + block) and _NO_SPACE.search(text, i, i + block))
         for i in range(0, len(text) - block + 1, block)
     )
+
+
+def readable_documents(rows: Iterable[str | None]) -> Iterator[str | None]:
+    """Yields documents ready to be encoded; None for a row without text."""
+    for text in rows:
+        yield readable(text) if is_document(text) else None

@@ -11,8 +11,8 @@ from typing_extensions import override
 class Embedding(nn.Embedding):
     """torch's Embedding. is_tied: whether its matrix is the head's, too, which then has a dense gradient.
 
-    To that one a CPU in eager mode adds the rows of the tokens in place; torch would fill a matrix of the vocabulary's
-    size with zeros and add all of it, about 5 % of a step of GPT-2 124M on 1,024 tokens.
+    To a copy of that one a CPU in eager mode adds the rows of the tokens; torch would fill a matrix of the vocabulary's
+    size with zeros and add all of it.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, is_tied: bool) -> None:

@@ -36,7 +36,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, V: int) -> Tensor:
         N = len(logits)
-        real, wanted = logits.detach()[:, :V], targets[:, None]
+        gradient, wanted = logits.detach(), targets[:, None]  # the gradient comes in the place of the logits
+        real = gradient[:, :V]
         wide = widened(logits[:0]).new_empty(max(CHUNK // V, 1), V)
         largest, sums = wide.new_empty(2, N, 1)
         at_target = widened(real.gather(1, wanted))
@@ -50,8 +51,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         losses = largest + sums.log() - at_target
         if ctx.needs_input_grad[0]:
             real[torch.arange(N), targets] = (torch.expm1(-losses[:, 0]) / N).to(real.dtype)  # scatter_ takes ms
-            logits.detach()[:, V:] = 0
-            ctx.save_for_backward(logits.detach())
+            gradient[:, V:] = 0
+            ctx.save_for_backward(gradient)
         loss: Tensor = losses.mean()
         return loss
 

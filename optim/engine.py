@@ -84,9 +84,10 @@ class Engine(SavedRule):
         return type(self).refresh is not Rule.refresh
 
     def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
-        skips_itself = self.found_inf is not None and self.skips_itself(hp)
-        hp = Hyper({**vars(hp), "taken": self.found_inf == 0 if self.found_inf is not None and skips_itself else None})
-        undone_by = None if skips_itself else self.found_inf
+        taken, undone_by = None, self.found_inf
+        if self.found_inf is not None and self.skips_itself(hp):
+            taken, undone_by = self.found_inf == 0, None
+        hp = Hyper({**vars(hp), "taken": taken})
         for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
             dtype = working_dtype(param)
             before = copies(state, undone_by)

@@ -13,7 +13,6 @@ page        writes what scripts/gpu.sh has measured to docs/benchmarks.md (bench
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
 from configs import ConfigError, answer
+from launch.stopping import leave
 from scripts import (
     bench_checkpoint,
     bench_data,
@@ -81,8 +81,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments[:1] == ["rank"]:
         bench_optim.measure_rank(json.loads(arguments[1]))
-        sys.stdout.flush()
-        os._exit(0)  # threads of gloo may abort a normal exit (github.com/pytorch/pytorch/issues/190489)
+        leave(0)
     if arguments[:1] == ["whole"]:
         bench_end_to_end.train_and_time(json.loads(arguments[1]))
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +25,7 @@ from data.metadata import shard_name
 from data.sampling import sample
 from data.shards import read_meta
 from data.source import Source
-from data.text import is_document, readable
+from data.text import readable_documents
 from data.tokenizers import TOKENIZER_FILE, BytePairs
 from scripts.benchmarking import SCRIPT, Round, a_count, in_words, interleaved, median_and_spread, report
 
@@ -39,25 +39,27 @@ def run(arguments: argparse.Namespace) -> None:
     source = plug_in(config.data.source)
     with TemporaryDirectory(dir=arguments.folder) as folder:
         started = time.perf_counter()
-        tokenizer = plug_in(config.data.tokenizer).fit(lambda n: sample(source.units(), lambda u: texts(source, u), n))
+        tokenizer = plug_in(config.data.tokenizer).fit(
+            lambda n: sample(source.units(), lambda u: readable_documents(source.documents(u)), n)
+        )
         training = time.perf_counter() - started
         (Path(folder) / TOKENIZER_FILE).write_text(json.dumps(tokenizer.to_json()))
         common = {"benchmark": "data", "megabytes": arguments.megabytes, "folder": folder}
         preparation = {name: {**common, "what": "preparation", "way": name, "warmup": 0} for name in (OURS, PEERS)}
         prepared = interleaved(SCRIPT, preparation, arguments.rounds)
-        counts = {name: json.loads((Path(folder) / f"{name}.json").read_text()) for name in preparation}
-        if len({json.dumps(each) for each in counts.values()}) > 1:
+        counts = {name: int((Path(folder) / name).read_text()) for name in preparation}
+        if len(set(counts.values())) > 1:
             raise ValueError(f"the two ways made other numbers of tokens, so their work was not the same: {counts}")
         shape = {"batch": arguments.batch, "block_size": arguments.block_size, "batches": arguments.batches}
         loading = {name: {**common, **shape, "what": "batches", "way": name, "warmup": 1} for name in (OURS, PEERS)}
         loaded = interleaved(SCRIPT, loading, arguments.rounds)
-    n_tokens = sum(counts[OURS].values())
+    n_tokens = counts[OURS]
     rows = [{"what": "training the tokenizer", "way": OURS, "seconds": f"{training:.1f}", "tokens/s": "", "x": ""}]
     rows += [_row("preparation", way, found, prepared[OURS], n_tokens) for way, found in prepared.items()]
     a_batch = {way: [seconds / arguments.batches for seconds in found] for way, found in loaded.items()}
     per_batch = arguments.batch * arguments.block_size
     rows += [_row("a batch", way, found, a_batch[OURS], per_batch) for way, found in a_batch.items()]
-    results = [
+    results: list[dict[str, Any]] = [
         {"what": "training the tokenizer", "seconds": [training]},
         *({"what": "preparation", "way": way, "tokens": n_tokens, "seconds": each} for way, each in prepared.items()),
         *({"what": "a batch", "way": way, **shape, "seconds": each} for way, each in a_batch.items()),
@@ -76,12 +78,6 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     return (_our_batches if is_ours else _peers_batches)(place, settings)
 
 
-def texts(source: Source, unit: Any) -> Iterator[str | None]:
-    """Yields the documents of a unit as both ways encode them."""
-    for text in source.documents(unit):
-        yield readable(text) if is_document(text) else None
-
-
 def _our_preparation(source: Source, folder: Path) -> Round:
     settings = {"val_fraction": 0.05, "split_seed": 2357, "shard_tokens": 100_000_000, "workers": None}
     tokenizer = TokenizerFile(str(folder / TOKENIZER_FILE))
@@ -91,7 +87,7 @@ def _our_preparation(source: Source, folder: Path) -> Round:
             old.unlink()  # what it describes is made anew
         path = prepare(source, tokenizer, folder, console=False, **settings)  # type: ignore[arg-type]  # by name
         splits = read_meta(path)["splits"]
-        _note(folder, OURS, {split: splits[split]["n_tokens"] for split in ("train", "val")})
+        _note(folder, OURS, sum(splits[split]["n_tokens"] for split in ("train", "val")))
 
     return run
 
@@ -109,7 +105,7 @@ def _peers_preparation(source: Source, folder: Path) -> Round:
         "same", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={"<eot>": found.eot}
     )
     eot, place = found.eot, folder / "peer"
-    rows = [text for unit in source.units() for text in texts(source, unit) if text is not None]
+    rows = [text for unit in source.units() for text in readable_documents(source.documents(unit)) if text is not None]
     datasets.Dataset.from_dict({"text": rows}).save_to_disk(place / "rows")
 
     def encoded(row: Mapping[str, str]) -> dict[str, Any]:
@@ -118,13 +114,13 @@ def _peers_preparation(source: Source, folder: Path) -> Round:
 
     def run() -> None:
         halves = datasets.load_from_disk(place / "rows").train_test_split(test_size=0.05, seed=2357)
-        counts = {}
+        n_tokens = 0
         for split, name in (("train", "train"), ("val", "test")):
             tokens = halves[name].map(
                 encoded, remove_columns=["text"], num_proc=os.cpu_count(), load_from_cache_file=False
             )
-            counts[split] = _write(tokens, place / f"{split}.bin")
-        _note(folder, PEERS, counts)
+            n_tokens += _write(tokens, place / f"{split}.bin")
+        _note(folder, PEERS, n_tokens)
 
     return run
 
@@ -143,8 +139,8 @@ def _write(tokens: Any, file: Path) -> int:
     return n_tokens
 
 
-def _note(folder: Path, way: str, n_tokens: Mapping[str, int]) -> None:
-    (folder / f"{way}.json").write_text(json.dumps({"all": sum(n_tokens.values())}))
+def _note(folder: Path, way: str, n_tokens: int) -> None:
+    (folder / way).write_text(str(n_tokens))
 
 
 def _our_batches(place: Path, settings: Mapping[str, Any]) -> Round:

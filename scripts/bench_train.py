@@ -19,7 +19,6 @@ from configs import compose
 from model import GPT
 from model.flops import flops_per_token, peak_flops
 from scripts.benchmarking import (
-    PADDED,
     SCRIPT,
     Round,
     a_count,
@@ -29,6 +28,7 @@ from scripts.benchmarking import (
     measured,
     median_and_spread,
     module_in,
+    padded,
     report,
 )
 from trainer import environment
@@ -75,7 +75,7 @@ def _our_model(settings: Mapping[str, Any]) -> nn.Module:
 def _peers_model(settings: Mapping[str, Any]) -> nn.Module:
     module = module_in(Path(settings["peer"]) / "model.py")
     shape = {key: settings[key] for key in ("n_layer", "n_head", "n_embd", "block_size")}
-    shape["vocab_size"] = -(-settings["vocab_size"] // PADDED) * PADDED
+    shape["vocab_size"] = padded(settings["vocab_size"])
     model: nn.Module = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True))
     return model
 

@@ -35,7 +35,7 @@ from reproduce.rounds import ratio
 from trainer import environment
 
 MOST = 100_000
-PADDED = 64  # nanoGPT is given the vocabulary as its users pad it
+PADDED = 64
 MOST_FOREIGN, CLOCK_SECONDS = 0.1, 0.03  # of a core, by other programs; what the kernel's clock of 10 ms can mistake
 MOST_RETAKES, PAUSE_SECONDS = 10, 0.5
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
@@ -259,7 +259,7 @@ def nanogpts_train(peer: str, folder: Path, data: Path, n_ids: int, settings: Ma
     place.mkdir(parents=True)
     for split in ("train", "val"):
         (place / f"{split}.bin").symlink_to(data.resolve() / shard_name(split, 0))
-    (place / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": -(-n_ids // PADDED) * PADDED}))
+    (place / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": padded(n_ids)}))
     (folder / "configurator.py").symlink_to(Path(peer).resolve() / "configurator.py")  # it is looked for there
     given = {"dataset": "ours", "device": "cpu", "compile": False, "gradient_accumulation_steps": 1, **settings}
     flags = [f"--{key}={value}" for key, value in given.items()]
@@ -271,6 +271,11 @@ def in_words(theirs: Sequence[float], ours: Sequence[float]) -> str:
     found = ratio(theirs, ours)
     bounds = f" ({found.low:.2f} to {found.high:.2f})" if found.low > 0 else ""
     return f"{found.estimate:.2f}{bounds}"
+
+
+def padded(n_ids: int) -> int:
+    """Returns the size of nanoGPT's vocabulary, as its users pad it."""
+    return -(-n_ids // PADDED) * PADDED
 
 
 def module_in(file: Path) -> ModuleType:

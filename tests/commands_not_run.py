@@ -149,7 +149,7 @@ NOT_RUN = {
         "it changes the checkout", "tests/scripts/test_gpu.py::test_the_page_has_what_was_measured_between_its_marks"
     ),
     "python scripts/reproduce.py claim=sophia_2x scale=nano --dry-run": NotRun(
-        "it measures steps for half a minute",
+        "it measures steps for seconds",
         "tests/reproduce/test_command.py::test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk",
     ),
     "python train.py <overrides of the run> optim.lr=6e-3 run_dir=reproductions/atlas/nano-1a2b3c4d/mine": NotRun(

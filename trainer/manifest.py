@@ -57,8 +57,7 @@ def digest_of(path: Path, kind: str = DIGEST) -> dict[str, Any]:
 
 def damage_of(path: Path, recorded: Any) -> str | None:
     """Returns what is wrong with a file, None if it is as the manifest has recorded. Raises: OSError."""
-    is_old = isinstance(recorded, dict) and "sha256" in recorded
-    found = digest_of(path, "sha256" if is_old else DIGEST)
+    found = digest_of(path, next((kind for kind in DIGESTS if isinstance(recorded, dict) and kind in recorded), DIGEST))
     return None if found == recorded else f"{path.name} should have {recorded}, has {found}"
 
 
