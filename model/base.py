@@ -23,7 +23,8 @@ class LanguageModel(nn.Module, ABC):
     """A decoder-only transformer, initialised from torch's global generator; it has no buffers.
 
     vocab_size counts real token ids; embedding and head have padded_vocab_size rows, a multiple of vocab_multiple, for
-    which matrix kernels are faster. block_size: the longest sequence, in tokens.
+    which matrix kernels are faster. block_size: the longest sequence, in tokens. bf16_residual: whether the residual
+    stream is bfloat16 in runs of precision=bf16, where otherwise only what is added to it is; norms still sum in fp32.
 
     Raises: ValueError: if a number is out of range.
     """
@@ -31,13 +32,16 @@ class LanguageModel(nn.Module, ABC):
     role_of: ClassVar[Mapping[str, str]]  # by module: "embedding" or "head"; the others have matrices and vectors
     residual: ClassVar[tuple[str, ...]]  # ends of the names of weights that write to the residual stream
 
-    def __init__(self, *, vocab_size: int | None, block_size: int, n_embd: int, vocab_multiple: int) -> None:
+    def __init__(
+        self, *, vocab_size: int | None, block_size: int, n_embd: int, vocab_multiple: int, bf16_residual: bool
+    ) -> None:
         super().__init__()
         if vocab_size is None:
             raise ValueError("model.vocab_size is missing: pass the number of token ids of the data")
         require_positive(vocab_size=vocab_size, block_size=block_size, vocab_multiple=vocab_multiple)
         self.vocab_size, self.block_size, self.n_embd = vocab_size, block_size, n_embd
         self.padded_vocab_size = -(-vocab_size // vocab_multiple) * vocab_multiple
+        self.bf16_residual = bf16_residual
 
     @property
     @abstractmethod
@@ -73,9 +77,15 @@ class LanguageModel(nn.Module, ABC):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Returns logits (B, T, vocab_size) for tokens (B, T) int64, or with targets (B, T) the mean cross entropy.
 
-        The loss is in nats per token, fp32 or wider; on a CPU it has no second derivative (loss.py), while the logits
+        The loss is in nats per token, fp32 or wider; it need not have a second derivative (loss.py), while the logits
         have one. Padded rows of the head affect neither.
         """
+
+    def stream(self, x: Tensor) -> Tensor:
+        """Returns embedded tokens (B, T, C) as the blocks add to them; see bf16_residual."""
+        device = x.device.type
+        is_narrowed = self.bf16_residual and torch.is_autocast_enabled(device)
+        return x.to(torch.get_autocast_dtype(device)) if is_narrowed else x
 
     def logits_or_loss(self, logits: Tensor, targets: Tensor | None) -> Tensor:
         """Returns what forward() does, from the head's output (B, T, padded_vocab_size), which may change in place."""

@@ -114,8 +114,15 @@ class GPT(LanguageModel):
         gelu: str = "tanh",
         qk_norm: bool = False,
         vocab_multiple: int = 64,
+        bf16_residual: bool = False,
     ) -> None:
-        super().__init__(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, vocab_multiple=vocab_multiple)
+        super().__init__(
+            vocab_size=vocab_size,
+            block_size=block_size,
+            n_embd=n_embd,
+            vocab_multiple=vocab_multiple,
+            bf16_residual=bf16_residual,
+        )
         _check(n_layer, n_head, n_embd, dropout, gelu)
         self.dropout = dropout
         self.wte = Embedding(self.padded_vocab_size, n_embd, is_tied=tied_head)
@@ -141,7 +148,7 @@ class GPT(LanguageModel):
 
     @override
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
+        x = self.stream(self.wte(tokens) + self.wpe.weight[: tokens.shape[1]])
         x = F.dropout(x, self.dropout, self.training)
         for block in self.h:
             x = block(x)
@@ -150,7 +157,7 @@ class GPT(LanguageModel):
     @override
     def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
         start = cache.length
-        x = self.wte(tokens) + self.wpe.weight[start : start + tokens.shape[1]]
+        x = self.stream(self.wte(tokens) + self.wpe.weight[start : start + tokens.shape[1]])
         for block, attend in zip(self.h, cache.layers, strict=True):
             x = block(x, attend)
         return self.logits_or_loss(self.head(self.ln_f(x[:, -1])), None)

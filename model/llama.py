@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.attention import attention
-from model.base import LanguageModel, require_multiple, require_positive, widened
+from model.base import LanguageModel, require_multiple, require_positive
 from model.cache import Attend, Cache
 from model.embedding import Embedding
 
@@ -27,7 +27,8 @@ class RMSNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, widened(self.weight, x), self.eps)
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, x.dtype))
+        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps)
 
 
 def rotations(T: int, D: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,8 +130,15 @@ class Llama(LanguageModel):
         rope_base: float = 10000.0,
         norm_eps: float = 1e-5,
         vocab_multiple: int = 64,
+        bf16_residual: bool = False,
     ) -> None:
-        super().__init__(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, vocab_multiple=vocab_multiple)
+        super().__init__(
+            vocab_size=vocab_size,
+            block_size=block_size,
+            n_embd=n_embd,
+            vocab_multiple=vocab_multiple,
+            bf16_residual=bf16_residual,
+        )
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         n_hidden = -(-8 * n_embd // 3 // 64) * 64 if n_hidden is None else n_hidden
         _check(n_layer, n_head, n_kv_head, n_embd, n_hidden, rope_base, norm_eps)
@@ -153,7 +161,7 @@ class Llama(LanguageModel):
 
     @override
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        x = self.tok_embeddings(tokens)
+        x = self.stream(self.tok_embeddings(tokens))
         cos, sin = rotations(tokens.shape[1], self.D, self.rope_base, x)
         for layer in self.layers:
             x = layer(x, cos, sin)
@@ -162,7 +170,7 @@ class Llama(LanguageModel):
     @override
     def forward_cached(self, tokens: Tensor, cache: Cache) -> Tensor:
         start = cache.length
-        x = self.tok_embeddings(tokens)
+        x = self.stream(self.tok_embeddings(tokens))
         cos, sin = (each[start:] for each in rotations(start + tokens.shape[1], self.D, self.rope_base, x))
         for layer, attend in zip(self.layers, cache.layers, strict=True):
             x = layer(x, cos, sin, attend)

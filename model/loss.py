@@ -1,5 +1,6 @@
-"""The mean cross entropy of logits; on a CPU without an fp32 copy of all of them, which would dominate its time."""
+"""The mean cross entropy of logits, without an fp32 copy of all of them, which would dominate its time."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -7,22 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+HAS_KERNELS = torch.cuda.is_available() and find_spec("triton") is not None
+if HAS_KERNELS:
+    from model.loss_kernels import row_losses
+
 CHUNK = 1 << 17  # logits whose fp32 copy stays in a core's cache
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, vocab_size: int | None = None) -> Tensor:
     """Returns the mean over N of -log softmax(logits (N, P)[:, :vocab_size])[targets (N,) int64], 0-dim, in nats.
 
-    The loss is fp32 or wider. Columns from vocab_size on (None: there are none) get no gradient. In eager mode on a CPU
-    it works in cache-sized chunks and writes the gradient over the logits, in their dtype, in the forward pass: the
-    same arithmetic in less time and memory (docs/benchmarks.md), but without a second derivative. Compilers fuse the
-    plain form.
+    The loss is fp32 or wider. Columns from vocab_size on (None: there are none) get no gradient. It need not have a
+    second derivative.
+    On CUDA it has kernels of its own, compiled or not (loss_kernels.py). In eager mode on a CPU it works in cache-sized
+    chunks and writes the gradient over the logits, in their dtype, in the forward pass: the same arithmetic in less
+    time and memory (docs/benchmarks.md). Elsewhere, as for a CPU's compiler or in float64 on CUDA, it is torch's.
     """
+    V = vocab_size or logits.shape[1]
+    if HAS_KERNELS and logits.device.type == "cuda" and logits.dtype != torch.float64:
+        losses: Tensor = row_losses(logits, targets, V)[0]
+        return losses.mean()
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
         logits = logits if torch.is_grad_enabled() else logits.detach()  # then nothing is written
-        loss: Tensor = _ChunkedCrossEntropy.apply(logits, targets, vocab_size or logits.shape[1])  # type: ignore[no-untyped-call]  # torch leaves it so
+        loss: Tensor = _ChunkedCrossEntropy.apply(logits, targets, V)  # type: ignore[no-untyped-call]  # torch leaves it so
         return loss
-    return F.cross_entropy(widened(logits[:, :vocab_size]), targets)
+    return F.cross_entropy(widened(logits[:, :V]), targets)
 
 
 def widened(logits: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Writes the tables of docs/benchmarks.md on one GPU from train-*.json and optim.json, as scripts/gpu.sh leaves them.
 
-What an optimizer adds is its step's time beyond that of torch's fused AdamW, for each step of 65,536 tokens, the share
-that one of eight GPUs has of a batch of 524,288, on which the goals are; one GPU computes the whole step.
+What an optimizer adds is its step's time beyond that of torch's fused AdamW, on the one GPU that computes all of it: to
+a step of GPT-2's batch of 524,288 tokens, and to one of 65,536, the share of one of eight GPUs, of which each would
+compute an eighth of a matrix method's step.
 """
 
 import argparse
@@ -14,14 +15,13 @@ from typing import Any
 from configs import ConfigError
 from files.writing import write_between
 from reproduce.rounds import ratio
-from scripts.bench_train import ON_GPU
 from scripts.benchmarking import a_path, in_words, median_and_spread
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- written by scripts/bench.py page -->\n", "<!-- end of what bench.py page writes -->\n"
-MODELS = ("gpt2_small", "gpt2_medium", "gpt2_large")
 WRITES = "bash scripts/gpu.sh writes it"
-TOKENS, SIZE, BASELINE = 65_536, "gpt2_small", "torch AdamW, fused"
+BATCH, SHARE = 524_288, 65_536  # tokens
+SIZE, BASELINE = "gpt2_small", "torch AdamW, fused"
 AT_LEAST = 470_000  # tokens/s of AdamW for SIZE on an H100: llm.c's, a GPU
 AT_MOST = {"muon": 0.03, "shampoo": 0.15, "soap": 0.30}  # goals of what is added; modded-nanogpt's: 2.5, 29, 117 %
 
@@ -29,10 +29,11 @@ AT_MOST = {"muon": 0.03, "shampoo": 0.15, "soap": 0.30}  # goals of what is adde
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page. Raises: ConfigError: if a file or the page's marks are missing."""
     folder = Path(arguments.folder)
-    if not (
-        found := [_read(folder / f"train-{name}.json") for name in MODELS if (folder / f"train-{name}.json").exists()]
-    ):
-        raise ConfigError(f"{folder} has no train-{SIZE}.json; {WRITES}")
+    if not (found := [_read(file) for file in folder.glob("train-*.json")]):
+        raise ConfigError(f"{folder} has no train-*.json; {WRITES}")
+    found.sort(
+        key=lambda file: (file["results"][0]["flops"] / file["results"][0]["tokens"], file["results"][0]["tokens"])
+    )
     train = {"machine": found[0]["machine"], "results": [each for file in found for each in file["results"]]}
     optim = _read(folder / "optim.json")
     if not write_between(Path(arguments.page), BEGIN, END, "\n".join(lines(train, optim)) + "\n"):
@@ -45,11 +46,11 @@ def lines(train: Mapping[str, Any], optim: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(_training(train["results"]))
     yield f"\nGoal: at least {AT_LEAST:,} tokens/s of {SIZE} on an H100."
     yield f"\n{optim['machine']}. An optimizer's step for {SIZE}, refreshes included:\n"
-    yield from _table(_optimizers(optim["results"], _seconds_of_step(train["results"], optim["results"])))
+    yield from _table(_optimizers(optim["results"], train["results"]))
 
 
 def _training(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
-    ours = {each["model"]: each["seconds"] for each in results if each["variant"] == "ours"}
+    ours = {(each["model"], each["tokens"]): each["seconds"] for each in results if each["variant"] == "ours"}
     for each in results:
         median, spread = median_and_spread(each["seconds"])
         peak = each["peak_flops"]
@@ -59,35 +60,42 @@ def _training(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
             "tokens/s": f"{each['tokens'] / median:,.0f} ± {spread:.0%}",
             "MFU": "n/a" if peak is None else f"{each['flops'] / median / peak:.1%}",
             "peak memory, GB": f"{each['peak_bytes'] / 1e9:.1f}",
-            "ours / this": in_words(each["seconds"], ours[each["model"]]) if each["variant"] == ON_GPU else "",
+            "ours / this": (
+                "" if each["variant"] == "ours" else in_words(each["seconds"], ours[each["model"], each["tokens"]])
+            ),
         }
 
 
-def _optimizers(results: Sequence[Mapping[str, Any]], step: float | None) -> Iterator[dict[str, str]]:
-    """step: seconds of a step of TOKENS with the baseline, None if not known."""
+def _optimizers(results: Sequence[Mapping[str, Any]], train: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
     of_size = [each for each in results if each["model"] == SIZE]
     (baseline,) = (each["seconds"] for each in of_size if each["optimizer"] == BASELINE)
+    own = statistics.median(baseline)
+    steps = {tokens: _seconds_of_step(train, own, tokens) for tokens in (BATCH, SHARE)}
     for each in of_size:
         median, spread = median_and_spread(each["seconds"])
-        added = None if step is None else (ratio(each["seconds"], baseline).estimate - 1) * statistics.median(baseline)
+        added = (ratio(each["seconds"], baseline).estimate - 1) * own
         goal, state = AT_MOST.get(each["optimizer"].partition(":")[0]), each["state_bytes"]
         yield {
             "optimizer": each["optimizer"],
             "ms": f"{median * 1e3:,.2f} ± {spread:.0%}",
-            f"added to a step of {TOKENS:,} tokens": "n/a" if added is None or step is None else f"{added / step:+.1%}",
+            **{
+                f"added to {tokens:,} tokens": "n/a" if step is None else f"{added / step:+.1%}"
+                for tokens, step in steps.items()
+            },
             "goal": "" if goal is None else f"{goal:+.0%}",
             "state MB": "n/a" if state is None else f"{state / 1e6:,.0f}",
         }
 
 
-def _seconds_of_step(train: Sequence[Mapping[str, Any]], optim: Sequence[Mapping[str, Any]]) -> float | None:
-    """Of TOKENS with the baseline: as often forward and backward as they need, and the optimizer once."""
+def _seconds_of_step(train: Sequence[Mapping[str, Any]], own: float, tokens: int) -> float | None:
+    """Of a step of SIZE with the baseline, which takes own: forward and backward as often as they need, as measured
+    with the largest batch, and the optimizer once. None where none was measured.
+    """
     ours = [each for each in train if (each["model"], each["variant"]) == (SIZE, "ours")]
-    baseline = [each for each in optim if (each["model"], each["optimizer"]) == (SIZE, BASELINE)]
-    if not (ours and baseline):
+    if not ours:
         return None
-    step, own = (statistics.median(each["seconds"]) for each in (ours[0], baseline[0]))
-    return float((step - own) * TOKENS / ours[0]["tokens"] + own)
+    measured = max(ours, key=lambda each: int(each["tokens"]))
+    return float((statistics.median(measured["seconds"]) - own) * tokens / measured["tokens"] + own)
 
 
 def _table(rows: Iterator[dict[str, str]]) -> Iterator[str]:

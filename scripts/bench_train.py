@@ -1,7 +1,8 @@
 """tokens/s of a training step: forward, backward, clipping, AdamW.
 
 --peer is a nanoGPT checkout: its model is measured beside ours, as published (fp32, eager, unfused AdamW, default
-allocator) and with our settings. On a GPU these are the same, bf16, compiled where we are and fused: one variant.
+allocator) and with our settings. On a GPU these are the same, bf16, compiled where we are and fused: one variant; there
+ours is also measured with a bf16 residual stream.
 MFU, the share of the device's peak, counts operations as model/flops.py does.
 """
 
@@ -36,7 +37,7 @@ from trainer.allocator import tune_allocator
 
 CASES = {"nano": (4096, 16), "micro": (4096, 8)}  # model: vocabulary and sequences per forward pass
 DEFAULT_CASE = (50257, 1)
-ON_GPU = "nanoGPT's model"
+ON_GPU, NARROW = "nanoGPT's model", "ours, bf16 residual stream"
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
@@ -68,7 +69,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
 
 
 def _our_model(settings: Mapping[str, Any]) -> nn.Module:
-    keys = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "gelu")
+    keys = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "gelu", "bf16_residual")
     return GPT(**{key: settings[key] for key in keys})
 
 
@@ -87,7 +88,10 @@ def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict
     precision = environment.pick_precision(arguments.precision, environment.pick_device("auto"))
     same = {**shape, "benchmark": "train", "precision": precision, "compile": arguments.compile, "fused": True}
     same["warmup"] = arguments.warmup
+    same["bf16_residual"] = False
     variants = {"ours": {**same, "peer": None, "tuned_allocator": True}}
+    if precision == "bf16" and torch.cuda.is_available():
+        variants[NARROW] = {**variants["ours"], "bf16_residual": True}
     if arguments.peer and torch.cuda.is_available():
         variants[ON_GPU] = {**same, "peer": arguments.peer, "tuned_allocator": False}
     elif arguments.peer:

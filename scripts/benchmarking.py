@@ -2,7 +2,8 @@
 
 A variant is a function that returns a function for one round. Each runs in its own process, because allocator settings,
 thread pools and compiled code belong to a process. Every round runs all variants in turn, so that a slow minute of the
-machine affects all of them; only one process computes at a time. A round beside which other programs took more than a
+machine affects all of them; only one process computes at a time, but that on a GPU all warm up, which is to compile,
+together. A round beside which other programs took more than a
 tenth of a core is taken again (Linux), at most MOST_RETAKES times; what is left of such rounds is said. Ratios are of
 the rounds of a turn, their median with its 95 % interval.
 """
@@ -119,6 +120,9 @@ class Worker:
     def __init__(self, script: Path, settings: Mapping[str, Any]) -> None:
         command = [sys.executable, str(script), "worker", json.dumps(dict(settings))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def warm_up(self) -> None:
+        """Waits until the variant is ready for its first round."""
         self._wait()
 
     def round(self) -> tuple[float, bool]:
@@ -154,9 +158,14 @@ def interleaved(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds:
 def measured(script: Path, variants: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, Rounds]:
     """Returns what is measured of every variant; every round runs all variants in turn."""
     workers: dict[str, Worker] = {}
+    together = environment.pick_device("auto").type == "cuda"
     try:
         for name, settings in variants.items():
             workers[name] = Worker(script, settings)
+            if not together:
+                workers[name].warm_up()
+        for worker in workers.values() if together else ():
+            worker.warm_up()
         found: dict[str, list[tuple[float, bool]]] = {name: [] for name in variants}
         for _ in range(rounds):
             for name, worker in workers.items():

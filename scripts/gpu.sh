@@ -27,7 +27,7 @@ run() { # seconds at most, command
 
 train() { # model, sequences of 1,024 tokens
     run 120 python scripts/bench.py train --model "$1" --batch "$2" --compile --rounds 10 --warmup 5 \
-        ${PEER:+--peer "$PEER"} --json "$out/train-$1.json"
+        ${PEER:+--peer "$PEER"} --json "$out/train-$1-$2.json"
 }
 
 profile() { # optimizer
@@ -38,15 +38,16 @@ profile() { # optimizer
 
 [[ -n ${DRY:-} ]] || mkdir -p "$out"
 if [[ $part != 2 ]]; then
-    run 30 python scripts/doctor.py
-    run 200 python -m pytest -q -m gpu -p no:cacheprovider
+    run 20 python scripts/doctor.py
+    run 100 python -m pytest -q -m gpu -n 6 -p no:cacheprovider
     train gpt2_small 12
-    train gpt2_medium 8
-    train gpt2_large 4
+    train gpt2_small 64
+    train gpt2_medium 16
+    train gpt2_large 8
 fi
 if [[ $part != 1 ]]; then
     run 330 python scripts/bench.py optim --steps 10 --rounds 7 \
-        --optim adamw_ours lion sophiag muon soap shampoo galore adafactor --json "$out/optim.json"
+        --optim adamw_ours lion sophiag muon soap shampoo galore adafactor came --json "$out/optim.json"
     profile adamw
     profile soap
     run 60 python scripts/bench.py checkpoint --json "$out/checkpoint.json"

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train
 from assembly.data import data_path
 from configs import compose
 from data import TokenDataset, TokenLoader
 from model import GPT
+from model.loss import cross_entropy
 from optim.build import build
 from optim.precision import FullFp32
 from trainer.divergence import Divergence
@@ -122,12 +124,46 @@ def test_products_of_fp32_matrices_are_as_exact_as_the_precision_says(precision:
 
 
 def test_a_profile_has_the_time_of_every_phase_on_the_device(tiny: list[str], tmp_path: Path) -> None:
-    run(tmp_path / "a", tiny, "profile=true", "max_steps=16", "optim=sophiag", "eval_every=10")
+    quiet = ["log_every=100", "save_every=100"]  # writing a row takes longer than these steps
+    run(tmp_path / "a", tiny, "profile=true", "max_steps=16", "optim=sophiag", "eval_every=10", *quiet)
     head, *rows = (tmp_path / "a" / TABLE).read_text().splitlines()[1:]
     assert "device ms" in head
     shares = {row[:12].strip(): float(row.split()[-1].removesuffix("%")) for row in rows}
     assert all(shares[name] > 0 for name in ("forward", "backward", "clip", "optimizer", "curvature", "evaluation"))
     assert shares["the rest"] < 50
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8), (torch.float64, 1e-12)]
+)
+def test_the_loss_has_the_value_and_the_gradient_of_float64(
+    dtype: torch.dtype, tolerance: float, compiled: bool
+) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    logits = (20 * torch.randn(37, 50304, generator=generator, device="cuda")).to(dtype).requires_grad_()
+    targets = torch.randint(50257, (37,), generator=generator, device="cuda")
+    exact = logits.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact[:, :50257], targets) * 0.3
+    function = torch.compile(cross_entropy, fullgraph=True) if compiled else cross_entropy
+    found = function(logits, targets, 50257) * 0.3
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    found.backward()
+    expected.backward()
+    assert logits.grad is not None and exact.grad is not None
+    assert logits.grad.dtype == dtype and not logits.grad[:, 50257:].any()
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2 * tolerance, atol=1e-9)
+    with torch.no_grad():
+        assert function(logits, targets, 50257).item() == pytest.approx(expected.item() / 0.3, rel=1e-6)
+
+
+def test_a_loss_has_no_second_derivative_and_takes_no_target_beyond_the_vocabulary() -> None:
+    logits = torch.randn(4, 64, device="cuda", requires_grad=True)
+    targets = torch.tensor([0, 1, 49, 50], device="cuda")
+    assert cross_entropy(logits, targets, 50).isnan()
+    (slope,) = torch.autograd.grad(cross_entropy(logits, targets % 50, 50), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        slope.square().sum().backward()
 
 
 def test_batches_arrive_whole_on_the_device(tiny: list[str]) -> None:

@@ -15,7 +15,7 @@ from configs import compose
 from scripts import bench, bench_page, bench_train
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"1": ["doctor", "pytest", "train", "train", "train"], "2": ["optim", "train.py", "train.py", "checkpoint"]}
+PARTS = {"1": ["doctor", "pytest", *["train"] * 4], "2": ["optim", "train.py", "train.py", "checkpoint"]}
 
 
 def dry_run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ def test_on_a_gpu_nanogpt_is_measured_once_with_our_settings(tmp_path: Path, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     arguments = Namespace(peer=str(tmp_path), precision="bf16", compile=True, warmup=1)
     found = bench_train.variants_of(arguments, {})
-    assert list(found) == ["ours", bench_train.ON_GPU]
+    assert list(found) == ["ours", bench_train.NARROW, bench_train.ON_GPU]
     theirs, ours = found[bench_train.ON_GPU], found["ours"]
     assert {name for name in ours if ours[name] != theirs[name]} == {"peer", "tuned_allocator"}
     assert ours["fused"] and ours["compile"]
@@ -86,9 +86,9 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
     page.write_text(f"before\n{bench_page.BEGIN}old\n{bench_page.END}after\n")
     command = ["page", str(tmp_path), "--page", str(page)]
     assert bench.main(command) == 2
-    assert "has no train-gpt2_small.json; bash scripts/gpu.sh writes it" in capsys.readouterr().err
+    assert "has no train-*.json; bash scripts/gpu.sh writes it" in capsys.readouterr().err
     files = {
-        "train-gpt2_small": [ours, training("gpt2_small", bench_page.ON_GPU, [0.0286] * 6)],
+        "train-gpt2_small-12": [ours, training("gpt2_small", bench_train.ON_GPU, [0.0286] * 6)],
         "optim": [optimizer(bench_page.BASELINE, 0.001), optimizer("muon", 0.00535), optimizer("lion:lr=1", 0.001)],
     }
     for name, results in files.items():
@@ -100,10 +100,10 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
     # 12,288 tokens in 26 ms; of 989 TFLOP/s 10.5 TFLOP in 26 ms.
     assert rows[1] == ["gpt2_small, 12 x 1024", "ours", "472,615 ± 0%", "40.9%", "20.0", ""]
     assert rows[2][1:] == ["nanoGPT's model", "429,650 ± 0%", "37.1%", "20.0", "1.10 (1.10 to 1.10)"]
-    # 65,536 tokens take 5.33 times 25 ms and 1 ms of AdamW.
-    added = (0.00535 - 0.001) / (0.025 * 65_536 / 12_288 + 0.001)
-    assert rows[5] == ["muon", "5.35 ± 0%", f"{added:+.1%}", "+3%", "996"]
-    assert rows[6] == ["lion:lr=1", "1.00 ± 0%", "+0.0%", "", "996"]
+    # 524,288 tokens take 42.7 times 25 ms, 65,536 5.33 times, and 1 ms of AdamW.
+    added = [(0.00535 - 0.001) / (0.025 * tokens / 12_288 + 0.001) for tokens in (524_288, 65_536)]
+    assert rows[5] == ["muon", "5.35 ± 0%", *(f"{each:+.1%}" for each in added), "+3%", "996"]
+    assert rows[6] == ["lion:lr=1", "1.00 ± 0%", "+0.0%", "+0.0%", "", "996"]
     page.write_text("no marks")
     assert bench.main(command) == 2
     assert "has not both marks" in capsys.readouterr().err
