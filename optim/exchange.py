@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .sharding import is_sharded, local
 
+# Renamed after torch 2.11, which has the old name alone.
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 Plan = Sequence[Sequence[Sequence[Tensor]]]  # by round and rank, the parameters that the rank computes
 
 
@@ -53,7 +56,7 @@ class Exchange:
         mine = torch.zeros(most, dtype=torch.uint8, device=self._device)
         _copy_into(mine, [_bytes(param.detach()) for param in by_rank[self.rank]])
         gathered = mine.new_empty(self.world_size * most)
-        work = dist.all_gather_single(gathered, mine, group=self.group, async_op=True)
+        work = all_gather_single(gathered, mine, group=self.group, async_op=True)
         return work, gathered.view(self.world_size, most)
 
     def _receive(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, gathered: Tensor) -> None:

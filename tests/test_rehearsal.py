@@ -2,16 +2,21 @@
 
 On the meta device an operation that needs a number, or makes as many as the numbers say, is an error. Copies from host
 memory that would wait, and tensors left in host memory, are made errors here. Decompositions may wait: cuSOLVER tells
-the host how some of them ended.
+the host how some of them ended. FSDP2 and DDP are rehearsed as rank 0 of 2, whose collectives send nothing.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
@@ -22,10 +27,13 @@ from data import Batch
 from model import GPT, Llama
 from optim.build import build
 from tests.optim.every_option import INTERVALS, OPTIONS
+from trainer import parallel
 from trainer.divergence import Divergence
-from trainer.parallel import Single
+from trainer.parallel import DDP, FSDP2, Single, Strategy
+from trainer.ranks import Ranks
 
 aten = torch.ops.aten
+FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
 META, STEPS = torch.device("meta"), 7  # three refreshes of what is done every third step
 READS = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2)
 MOVES = (aten._to_copy, aten.copy_)
@@ -69,18 +77,74 @@ def meta_has_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"])
 
 
+class Replica(nn.Module):
+    """In the place of torch's DistributedDataParallel, which is written in C++ and reads numbers as it is made."""
+
+    def __init__(self, module: nn.Module, **settings: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    @override
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.module(*inputs)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def single() -> Strategy:
+    return Single(device=META, precision="fp32", compiled=False)
+
+
+def ddp() -> Strategy:
+    strategy = DDP.__new__(DDP)
+    Strategy.__init__(strategy, rank_0_of_2(), device=META, precision="fp32", compiled=False)
+    strategy._compression = strategy._powersgd = None
+    return strategy
+
+
+def fsdp2() -> Strategy:
+    strategy = FSDP2.__new__(FSDP2)
+    Strategy.__init__(strategy, rank_0_of_2(), device=META, precision="fp32", compiled=False)
+    strategy._shape = (2,)
+    return strategy
+
+
+def rank_0_of_2() -> Ranks:
+    ranks = Ranks()
+    ranks.world_size = 2
+    return ranks
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collectives that send nothing, and FSDP2 for the meta device, whose streams are those of a CPU."""
+    monkeypatch.setattr(parallel, "DistributedDataParallel", Replica)
+    monkeypatch.setattr(
+        parallel, "init_device_mesh", lambda kind, shape, **names: init_device_mesh("cpu", shape, **names)
+    )
+    monkeypatch.setattr(f"{FULLY_SHARD}._fully_shard._get_device_from_mesh", lambda mesh: META)
+    monkeypatch.setattr(f"{FULLY_SHARD}._fsdp_param_group.FSDPParamGroup._validate_no_meta_params", lambda group: None)
+    for module in ("_fsdp_collectives", "_fsdp_init", "_fsdp_param_group", "_fsdp_state"):
+        monkeypatch.setattr(f"{FULLY_SHARD}.{module}._get_device_handle", lambda kind: torch.cpu)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
 class Rehearsed:
     """A run on the meta device, whose steps can be taken."""
 
-    def __init__(self, *overrides: str, model: type = GPT) -> None:
+    def __init__(self, *overrides: str, model: type = GPT, strategy: Callable[[], Strategy] = single) -> None:
         every_third = [f"{key}=3" for key in flat(compose(overrides)) if key.rpartition(".")[2] in INTERVALS]
         config: Any = compose([*overrides, *every_third])
         with META:
             self.model = model(vocab_size=60, n_layer=2, n_head=2, n_embd=64, block_size=16)
-        self.strategy = Single(device=META, precision="fp32", compiled=False)
+        roles, self.strategy = self.model.roles(), strategy()
         self.strategy.prepare(self.model, self.model.blocks)
         parameters = dict(self.model.named_parameters())
-        self.optimizer = build(config.optim, parameters, self.model.roles(), seed=1, global_batch=4)
+        group = self.strategy.group
+        self.optimizer = build(config.optim, parameters, roles, seed=1, global_batch=4, group=group)
         self.schedule = plug_in(config.schedule, max_steps=500)
         self.divergence = Divergence(META, max_nonfinite=10, spike_factor=3.0)
         tokens = [torch.zeros(2, 16, dtype=torch.int64, device="meta") for _ in range(4)]
@@ -104,6 +168,19 @@ class Rehearsed:
 def test_no_step_waits_for_the_device(option: str) -> None:
     run = Rehearsed(f"optim={option}")
     for step in range(STEPS):
+        run.step(step)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize("strategy", [ddp, fsdp2])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_no_step_of_several_ranks_waits_for_the_device(option: str, strategy: Callable[[], Strategy]) -> None:
+    try:
+        run = Rehearsed(f"optim={option}", strategy=strategy)
+    except ValueError as error:
+        pytest.skip(str(error))  # this strategy does not take the optimizer
+    for step in range(4):  # one refresh
         run.step(step)
 
 
@@ -154,8 +231,10 @@ def test_the_rehearsal_finds_what_waits(wait: Any) -> None:
     wait(torch.zeros(3))  # is right where nothing has to be waited for
 
 
-def test_an_optimizer_that_reads_a_number_is_found() -> None:
-    run = Rehearsed("optim=adamw", f"optim._target_={__name__}.Reads")
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize("strategy", [single, ddp, fsdp2])
+def test_an_optimizer_that_reads_a_number_is_found(strategy: Callable[[], Strategy]) -> None:
+    run = Rehearsed("optim=adamw", f"optim._target_={__name__}.Reads", strategy=strategy)
     with pytest.raises((WaitsError, RuntimeError, ValueError), match=r"item|waits|local_scalar"):
         run.step(0)
 
