@@ -22,6 +22,7 @@ from model.flops import flops_per_token, peak_flops
 from scripts.benchmarking import (
     SCRIPT,
     Round,
+    Rounds,
     a_count,
     a_count_or_0,
     a_path,
@@ -41,7 +42,7 @@ ON_GPU, NARROW = "nanoGPT's model", "ours, bf16 residual stream"
 
 
 def make_round(settings: Mapping[str, Any]) -> Round:
-    """Returns a function that does one training step of the variant that settings describe."""
+    """Returns a function that does `steps` training steps of the variant that settings describe."""
     if settings["tuned_allocator"]:
         tune_allocator()
     device = environment.pick_device("auto")
@@ -63,9 +64,13 @@ def make_round(settings: Mapping[str, Any]) -> Round:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    def run() -> None:
+        for _ in range(settings["steps"]):
+            step()
         environment.synchronize(device)
 
-    return step
+    return run
 
 
 def _our_model(settings: Mapping[str, Any]) -> nn.Module:
@@ -87,8 +92,7 @@ def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict
         raise ValueError(f"--peer {arguments.peer} is no nanoGPT checkout: it has no model.py")
     precision = environment.pick_precision(arguments.precision, environment.pick_device("auto"))
     same = {**shape, "benchmark": "train", "precision": precision, "compile": arguments.compile, "fused": True}
-    same["warmup"] = arguments.warmup
-    same["bf16_residual"] = False
+    same |= {"warmup": arguments.warmup, "steps": arguments.steps, "bf16_residual": False}
     variants = {"ours": {**same, "peer": None, "tuned_allocator": True}}
     if precision == "bf16" and torch.cuda.is_available():
         variants[NARROW] = {**variants["ours"], "bf16_residual": True}
@@ -117,7 +121,10 @@ def run(arguments: argparse.Namespace) -> None:
             "batch": arguments.batch or batch,
         }
         variants = variants_of(arguments, shape)
-        found = measured(SCRIPT, variants, arguments.rounds)
+        found = {
+            variant: Rounds([each / arguments.steps for each in seconds], peak_bytes)
+            for variant, (seconds, peak_bytes) in measured(SCRIPT, variants, arguments.rounds).items()
+        }
         flops = flops_per_token(meta_model(config, vocab_size))
         tokens = shape["batch"] * shape["block_size"]
         for variant, (seconds, peak_bytes) in found.items():
@@ -148,5 +155,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     command.add_argument("--compile", action="store_true")
     command.add_argument("--peer", type=a_path, help="a nanoGPT checkout")
+    command.add_argument("--steps", type=a_count, default=1, help="per round")
     command.add_argument("--rounds", type=a_count, default=7)
-    command.add_argument("--warmup", type=a_count_or_0, default=2)
+    command.add_argument("--warmup", type=a_count_or_0, default=2, help="rounds")

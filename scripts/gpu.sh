@@ -26,7 +26,7 @@ run() { # seconds at most, command
 }
 
 train() { # model, sequences of 1,024 tokens
-    run 120 python scripts/bench.py train --model "$1" --batch "$2" --compile --rounds 10 --warmup 5 \
+    run 120 python scripts/bench.py train --model "$1" --batch "$2" --compile --steps 5 --rounds 12 --warmup 1 \
         ${PEER:+--peer "$PEER"} --json "$out/train-$1-$2.json"
 }
 

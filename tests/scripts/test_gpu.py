@@ -59,7 +59,7 @@ def test_on_a_gpu_nanogpt_is_measured_once_with_our_settings(tmp_path: Path, mon
     """There it is shipped with them: bf16, compiled, fused AdamW."""
     (tmp_path / "model.py").touch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    arguments = Namespace(peer=str(tmp_path), precision="bf16", compile=True, warmup=1)
+    arguments = Namespace(peer=str(tmp_path), precision="bf16", compile=True, steps=5, warmup=1)
     found = bench_train.variants_of(arguments, {})
     assert list(found) == ["ours", bench_train.NARROW, bench_train.ON_GPU]
     theirs, ours = found[bench_train.ON_GPU], found["ours"]
