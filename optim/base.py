@@ -6,7 +6,7 @@ It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u
 * the working dtype: fp32 for narrower parameters, which get a working copy; float64 stays float64 throughout;
 * the format of the state (formats.py, coding.py);
 * the execution (engine.py): on which pieces (pieces.py, stacks.py), and eager or compiled from the same lines
-  (execution.py), unless there is no compiler;
+  (execution.py), unless there is no compiler; on CUDA refreshes of several parameters at once (streams.py);
 * ranks (sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
 * skipping parameters without gradient or without numbers, closures, and messages about bad values.
 

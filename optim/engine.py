@@ -17,6 +17,7 @@ from .rule import Hyper, Rule, working_dtype
 from .saving import SavedRule
 from .sharding import is_sharded
 from .stacks import STACKED_BELOW, owned_tensors, stacked_tensors, unstacked
+from .streams import at_once
 
 COMPILED_FROM = 1 << 25  # parameters; below, "auto" does not think compiling (seconds) worth it
 
@@ -84,17 +85,27 @@ class Engine(SavedRule):
         return type(self).refresh is not Rule.refresh
 
     def _refresh(self, pieces: Sequence[Piece], hp: Hyper) -> None:
+        is_due = self.is_due(hp)
         taken, undone_by = None, self.found_inf
-        if self.found_inf is not None and self.skips_itself(hp):
+        if self.found_inf is not None and not is_due:
             taken, undone_by = self.found_inf == 0, None
         hp = Hyper({**vars(hp), "taken": taken})
-        for param, grad, state, _, rows in (each for piece in pieces for each in unstacked(piece)):
+
+        def refresh(piece: Piece) -> None:
+            param, grad, state, _, rows = piece
             dtype = working_dtype(param)
             before = copies(state, undone_by)
             wide = widened(state, dtype)
             self.refresh(grad.to(dtype), param.to(dtype), wide, hp.with_rows(rows))
             narrow(wide, state)
             restore(before, state, undone_by)
+
+        single = [each for piece in pieces for each in unstacked(piece)]
+        if is_due:
+            at_once(refresh, single, pieces[0].param.device)
+        else:  # at most a few launches, which threads would only delay
+            for piece in single:
+                refresh(piece)
 
     def _fast(self, function: Callable[..., Any], is_compiled: bool) -> Callable[..., Any]:
         """The function, compiled if that is wanted."""

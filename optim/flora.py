@@ -80,12 +80,12 @@ class Flora(AdafactorRule, RuleOptimizer):
         return spec | {"sketch": Spec(projected_shape(shape, rank), moment="signed"), "epoch": Spec(())}
 
     @override
-    def skips_itself(self, hp: Hyper) -> bool:
-        return bool(hp.t == 1 or (hp.t - 1) % int(hp.kappa))
+    def is_due(self, hp: Hyper) -> bool:
+        return bool(hp.t > 1 and (hp.t - 1) % int(hp.kappa) == 0)
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        if "sketch" not in state or self.skips_itself(hp):
+        if "sketch" not in state or not self.is_due(hp):
             return
         sketch, before = state["sketch"], _drawn(grad, state, hp)
         state["epoch"].add_(1)

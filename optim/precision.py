@@ -1,6 +1,7 @@
 """The precision of products of fp32 matrices on CUDA."""
 
-from typing import Self
+from threading import Lock
+from typing import ClassVar, Self
 
 import torch
 
@@ -9,19 +10,29 @@ class FullFp32:
     """A context in which fp32 matrices are multiplied in fp32, also where a user allows TensorFloat32 (10 bits).
 
     For products that a factorisation is made of or that repeat: their errors would grow. What holds outside holds
-    again after it. Set by torch's newer interface, which alone can be read whichever was used before.
+    again after it, once every thread has left. Set by torch's newer interface, which alone can be read whichever was
+    used before.
     """
 
+    # The precision is the process's, and so are these.
+    lock: ClassVar[Lock] = Lock()
+    _inside: ClassVar[int] = 0
+    _before: ClassVar[str]
+
     def __enter__(self) -> Self:
-        self._before = torch.backends.cuda.matmul.fp32_precision
-        if self._allows_less:
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
+        with self.lock:
+            if not FullFp32._inside:
+                FullFp32._before = torch.backends.cuda.matmul.fp32_precision
+                self._set("ieee")
+            FullFp32._inside += 1
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._allows_less:
-            torch.backends.cuda.matmul.fp32_precision = self._before
+        with self.lock:
+            FullFp32._inside -= 1
+            if not FullFp32._inside:
+                self._set(self._before)
 
-    @property
-    def _allows_less(self) -> bool:
-        return self._before not in ("none", "ieee")
+    def _set(self, precision: str) -> None:
+        if self._before not in ("none", "ieee"):
+            torch.backends.cuda.matmul.fp32_precision = precision

@@ -42,10 +42,6 @@ class KroneckerOptimizer(RefreshingOptimizer):
         axes = {"left": 0, "right": 1} if len(shape) == 2 else {}
         return {side: axis for side, axis in axes.items() if shape[axis] <= hp.max_precond_dim}
 
-    @override
-    def skips_itself(self, hp: Hyper) -> bool:
-        return not self.is_due(hp)
-
     def add_statistics(self, grad: Tensor, state: State, hp: Hyper, keep: float, weight: float) -> None:
         """factor <- keep factor + weight g gᵀ on every side of grad; in refresh. Where hp.taken is false, they stay."""
         factors = {axis: state[f"factor_{side}"] for side, axis in self.sides(tuple(grad.shape), hp).items()}
@@ -64,8 +60,8 @@ class KroneckerOptimizer(RefreshingOptimizer):
     def refreshes(self, hp: Hyper, steps: int) -> int:
         """How many of the first `steps` steps factorise."""
 
+    @override
     def is_due(self, hp: Hyper) -> bool:
-        """Whether step hp.t factorises."""
         return self.refreshes(hp, hp.t) > self.refreshes(hp, hp.t - 1)
 
     def outer_flops(self, shape: Shape, hp: Hyper) -> float:

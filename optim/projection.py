@@ -71,12 +71,12 @@ class ProjectedOptimizer(RefreshingOptimizer):
         return len(range(1, steps + 1, int(hp.update_interval)))
 
     @override
-    def skips_itself(self, hp: Hyper) -> bool:
-        return bool((hp.t - 1) % int(hp.update_interval))
+    def is_due(self, hp: Hyper) -> bool:
+        return bool((hp.t - 1) % int(hp.update_interval) == 0)
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        if PROJECTOR not in state or self.skips_itself(hp):
+        if PROJECTOR not in state or not self.is_due(hp):
             return
         with self._refreshes:
             if (fresh := self.renewed(upright(grad), state, hp)) is None:

@@ -13,21 +13,31 @@ from .precision import FullFp32
 
 
 class Refreshes(FullFp32):
-    """A context around each refresh of a parameter: how many there were in this process, and the host's seconds."""
+    """A context around each refresh of a parameter: how many there were in this process, and the host's seconds.
+
+    Seconds in which threads refresh several parameters count once.
+    """
 
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
+        self._under_way, self._start = 0, 0.0
 
     @override
     def __enter__(self) -> Self:
-        self._start = time.perf_counter()
+        with self.lock:
+            if not self._under_way:
+                self._start = time.perf_counter()
+            self._under_way += 1
         return super().__enter__()
 
     @override
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
-        self.count += 1
-        self.seconds += time.perf_counter() - self._start
+        with self.lock:
+            self.count += 1
+            self._under_way -= 1
+            if not self._under_way:
+                self.seconds += time.perf_counter() - self._start
 
 
 class RefreshingOptimizer(RuleOptimizer):
@@ -47,7 +57,8 @@ class RefreshingOptimizer(RuleOptimizer):
     def diagnostics(self) -> dict[str, Tensor]:
         """Also, where a parameter is refreshed:
 
-        the count of kept ones, over all ranks; seconds_per_refresh: of a parameter, in this process, 0 before any.
+        the count of kept ones, over all ranks; seconds_per_refresh: of a parameter, in this process, 0 before any. Of
+        several at once, each has its share of the seconds.
         """
         states = [self.state[p] for group in self.param_groups for p in group["params"] if p in self.state]
         kept = [float(state[self.kept]) for state in states if self.kept in state]

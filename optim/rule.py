@@ -9,9 +9,10 @@ where needed also
                                            direction reads them as attributes of hp
     refresh(grad, param, state, hp)        before every direction: what is rare or factorises (QR, eigh, SVD), or
                                            branches on t; never compiled. Not for elementwise rules. Its hp also has
-                                           taken: see skips_itself
-    skips_itself(hp)                       whether this refresh leaves all as it is where the device says that the step
-                                           is not taken; else the engine copies all state before, and puts it back
+                                           taken: see is_due
+    is_due(hp)                             whether this refresh does its rare part, on CUDA for several parameters at
+                                           once, and from copies of all state where the device may say that the step is
+                                           not taken; where it is not due, refresh itself heeds taken
     refresh_interval(hp)                   how often refresh does its rare part, for those who time steps
     flops(shape, hp, steps)                what its matrix products and factorisations cost, 0 without any: for a run's
                                            FLOPs, and for ranks that share parameters
@@ -108,14 +109,18 @@ class Rule(ABC):
         return shape
 
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:  # noqa: B027 - most need none
-        """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider."""
+        """Updates state in place before direction, or instead of it on a step that does not move; all fp32 or wider.
 
-    def skips_itself(self, hp: Hyper) -> bool:
-        """Whether refresh, in step hp.t, changes no state where hp.taken is false, though the gradient may hold NaN.
-
-        hp.taken: 0-dim bool on the device, or None: the step is taken. Never anything else where this returns False.
+        Where it is due, other threads may be in it with other parameters, in any order.
         """
-        return False
+
+    def is_due(self, hp: Hyper) -> bool:
+        """Whether refresh, in step hp.t, does its rare part; else a little, or nothing.
+
+        Where not, it changes no state if hp.taken is false, though the gradient may hold NaN. hp.taken: 0-dim bool on
+        the device, or None: the step is taken. Never anything else where this returns True.
+        """
+        return True
 
     def refresh_interval(self, hp: Hyper) -> int | None:
         """Steps from one expensive refresh to the next; None if every step is the same work."""

@@ -32,7 +32,8 @@ class SOAP(KroneckerOptimizer):
     Unlike there, parameters that are no matrix are Adam's, where the authors rotate every axis of a convolution's
     weight; and a small shift of the eigenvalues lets directions that no gradient has reached keep their vectors,
     which rounding errors would draw anew. It shows in float64: those of float32 exceed it.
-    Memory beyond state: four copies of the largest matrix; of a refresh, four matrices of the longest side squared.
+    Memory beyond state: four copies of the largest matrix; of a refresh, four matrices of the longest side squared, for
+    each of those that are refreshed at once (streams.py).
 
     Raises: ValueError: if a setting is out of its range, or no parameter is a matrix with a side to precondition.
     """

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from configs import compose
 from data import TokenDataset, TokenLoader
 from model import GPT
 from model.loss import cross_entropy
+from optim import SOAP, Shampoo, streams
+from optim.base import RuleOptimizer
 from optim.build import build
 from optim.precision import FullFp32
 from trainer.divergence import Divergence
@@ -121,6 +124,32 @@ def test_products_of_fp32_matrices_are_as_exact_as_the_precision_says(precision:
         assert error < 2**-bits and (precision == "fp32" or error > 2**-14)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("make", [SOAP, Shampoo])
+def test_refreshes_at_once_are_those_one_after_another(
+    make: Callable[..., RuleOptimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more matrices than there are threads, in stacks, with steps that are not taken.
+
+    Singular values lie far enough apart for eigenvectors to be exact to about 1e-3; a race would leave any numbers.
+    """
+    ways = []
+    for workers in (1, streams.WORKERS["cuda"]):
+        monkeypatch.setitem(streams.WORKERS, "cuda", workers)
+        generator = torch.Generator().manual_seed(0)
+        bases = torch.linalg.qr(torch.randn(2, 24, 256, 256, generator=generator))[0]
+        common = (bases[0] * 1.01 ** -torch.arange(256) @ bases[1]).to("cuda")
+        params = [torch.zeros(256, 256, device="cuda", requires_grad=True) for _ in common]
+        optimizer = make(params, lr=0.01, precondition_frequency=2, execution="eager")
+        for t in range(1, 13):
+            for param, each in zip(params, common, strict=True):
+                param.grad = each + 1e-3 * torch.randn(256, 256, generator=generator).to("cuda")
+            optimizer.found_inf = torch.tensor(float(t in (7, 8)), device="cuda")
+            optimizer.step()
+        ways.append(torch.stack([param.detach() for param in params]))
+    assert ways[0].abs().mean() > 0.01
+    assert (ways[0] - ways[1]).norm() < 0.01 * ways[0].norm()
 
 
 def test_a_profile_has_the_time_of_every_phase_on_the_device(tiny: list[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from configs import compose
 from model import GPT
 from optim.build import build
+from optim.precision import FullFp32
 
 aten = torch.ops.aten
 FACTORISATIONS = (aten._linalg_eigh, aten.geqrf, aten.linalg_householder_product, aten._linalg_svd, aten.linalg_qr)
@@ -55,3 +56,12 @@ def test_factorisations_see_full_fp32_and_ordinary_steps_do_not(option: str) -> 
     assert set(seen.factorisations) == {"ieee"}
     assert "tf32" in seen.products
     assert torch.get_float32_matmul_precision() == "high"  # also readable by the interface that torch's compiler reads
+
+
+def test_full_fp32_holds_until_the_last_thread_has_left() -> None:
+    first, second = FullFp32(), FullFp32()
+    for change in (first.__enter__, second.__enter__, first.__exit__):
+        change()
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    second.__exit__()
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
