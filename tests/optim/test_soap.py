@@ -164,6 +164,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_bases() -> None:
     assert optimizer.diagnostics()["kept_bases"] == 2  # those of the only refresh since, after update 6
 
 
+def test_bases_stay_orthonormal_where_a_factor_has_lost_its_rank() -> None:
+    """From the identity, as after a first step that was not taken, its rows are nearly all the same vector."""
+    optimizer, param = started((48, 24), torch.float32, precondition_frequency=1)
+    optimizer.found_inf = torch.ones(())
+    step(optimizer, param, gradients((48, 24), 1)[0])
+    optimizer.found_inf = None
+    for t in range(6):
+        left, right = gradients((48, 1), 1, seed=t)[0], gradients((1, 24), 1, seed=t + 6)[0]
+        step(optimizer, param, left @ right)
+        for basis in (optimizer.state[param][f"basis_{side}"] for side in ("left", "right")):
+            torch.testing.assert_close(basis @ basis.mT, torch.eye(len(basis)), rtol=0, atol=1e-5)
+    assert optimizer.diagnostics()["kept_bases"] == 0
+
+
 def test_off_diagonal_energy_tells_how_far_the_basis_lags() -> None:
     fixed, param = started((5, 5), precondition_frequency=2)
     for t in range(9):
