@@ -86,8 +86,9 @@ class COAP(ProjectedOptimizer):
 
     @override
     def inner_hyper(self, hp: Hyper) -> Hyper:
-        own = {"beta1": hp.betas[0], "eps": (EPS, 0.0), "relative_step": False}
-        return hp if hp.base == "adamw" else Hyper({**vars(hp), **own})
+        if hp.base == "adamw":
+            return hp
+        return hp.replaced(beta1=hp.betas[0], eps=(EPS, 0.0), relative_step=False)
 
     @override
     def refresh_interval(self, hp: Hyper) -> int:

@@ -89,7 +89,7 @@ class Engine(SavedRule):
         taken, undone_by = None, self.found_inf
         if self.found_inf is not None and not is_due:
             taken, undone_by = self.found_inf == 0, None
-        hp = Hyper({**vars(hp), "taken": taken})
+        hp = hp.replaced(taken=taken)
 
         def refresh(piece: Piece) -> None:
             param, grad, state, _, rows = piece
@@ -124,7 +124,7 @@ class Engine(SavedRule):
         shrink = 1.0 if self.decays_in_direction else 1 - lr * hp.weight_decay
         numbers = self.coefficients(hp) | {"lr": lr, "shrink": shrink}
         hidden = ("lr", "t", "gate", *groups.MOVING)
-        settings = {name: value for name, value in vars(hp).items() if name not in hidden} | numbers
+        settings = {name: value for name, value in hp.settings.items() if name not in hidden} | numbers
         function = self._fast(update_pieces, is_compiled)
         if is_compiled:
             settings = as_tensors(settings)

@@ -93,3 +93,8 @@ def stored(small: Tensor) -> Tensor:
 @stored.register_fake
 def _(small: Tensor) -> Tensor:
     return torch.empty_like(small)
+
+
+@stored.register_vmap
+def _(info: Any, in_dims: tuple[int], small: Tensor) -> tuple[Tensor, int]:
+    return stored(small), in_dims[0]

@@ -55,14 +55,20 @@ class Hyper:
     """Settings as attributes; rows: sums and maxima over the parameter's rows, see sharding.Rows."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.__dict__.update(settings)
+        self.settings = settings  # not the object's __dict__, which torch 2.11 cannot compile
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"there is no {name!r} here, only {', '.join(sorted(vars(self)))}")
+        if name in self.settings:
+            return self.settings[name]
+        raise AttributeError(f"there is no {name!r} here, only {', '.join(sorted(self.settings))}")
+
+    def replaced(self, **settings: Any) -> Self:
+        """The same but for these settings, which may be new ones."""
+        return type(self)({**self.settings, **settings})
 
     def with_rows(self, rows: Rows | None) -> Self:
         """The same for a parameter of which this rank holds some rows; None: all."""
-        return self if rows is None else type(self)({**vars(self), "rows": rows})
+        return self if rows is None else self.replaced(rows=rows)
 
 
 class Spec(NamedTuple):
@@ -148,7 +154,7 @@ class Rule(ABC):
         """Raises ValueError, with the value and its range, for hyperparameters that make no sense."""
         within(self, "lr", hp.lr, 0, math.inf)
         within(self, "weight_decay", hp.weight_decay, 0, math.inf)
-        if "betas" in vars(hp):
+        if "betas" in hp.settings:
             usual = signature(type(self)).parameters["betas"].default
             if len(hp.betas) != len(usual):
                 raise ValueError(f"{type(self).__name__}: betas={hp.betas} must be {len(usual)} numbers, as {usual}")

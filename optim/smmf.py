@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,6 @@ from .factored import column_sums
 
 SIGN = "exp_avg_sign"
 BITS = 8  # signs in a byte
-# Eight numbers that are 0 or 1, a byte each, are an int64, the first in its lowest byte. Times EIGHT_COPIES, a sum of
-# 2^(9 j), that of byte i comes to bit 63 - i; and of a byte, bit 7 - i to the highest of byte i.
-EIGHT_COPIES = 0x8040201008040201 - (1 << 64)  # as int64, which counts modulo 2^64
-LOWEST_OF_EACH_BYTE = 0x0101010101010101
 
 
 class SMMF(RuleOptimizer):
@@ -122,20 +119,29 @@ def keep(matrix: Tensor, state: State, name: str) -> None:
 
 def packed(x: Tensor) -> Tensor:
     """Which numbers (n in all) are > 0, as bits (n / 8, rounded up), uint8, 8 to a byte, the first one highest."""
-    return _packed_apart(x) if torch.compiler.is_compiling() else _packed(x)
+    flat = x.reshape(-1)
+    return _packed_apart(flat) if torch.compiler.is_compiling() else _packed(flat)
 
 
 def signs_of(bits: Tensor, shape: Shape) -> Tensor:
     """1 where packed() found a positive number, else -1; float32, of this shape."""
-    ones = (bits.to(torch.int64) * EIGHT_COPIES >> 7 & LOWEST_OF_EACH_BYTE).view(torch.uint8)
-    return 2 * ones[: math.prod(shape)].view(shape).to(torch.float32) - 1
+    every_byte = torch.arange(1 << BITS, dtype=torch.uint8, device=bits.device).unsqueeze(1)
+    signs = 2 * (every_byte & _values_of_bits(bits.device) != 0).to(torch.float32) - 1  # (256, 8)
+    return signs.index_select(0, bits.to(torch.int32)).view(-1)[: math.prod(shape)].view(shape)
+
+
+def _values_of_bits(device: torch.device) -> Tensor:
+    """Of a byte's bits, the highest first, (8)."""
+    return 1 << torch.arange(BITS - 1, -1, -1, dtype=torch.uint8, device=device)
 
 
 def _packed(x: Tensor) -> Tensor:
-    ones = (x > 0).reshape(-1).to(torch.uint8)
-    if missing := -len(ones) % BITS:
+    """What packed() says, of every x (..., n)."""
+    ones = x > 0
+    if missing := -x.shape[-1] % BITS:
         ones = nn.functional.pad(ones, (0, missing))
-    return (ones.view(torch.int64) * EIGHT_COPIES >> 56).to(torch.uint8)
+    bytes_of_ones = ones.view(*ones.shape[:-1], -1, BITS)
+    return (bytes_of_ones * _values_of_bits(x.device)).sum(-1, dtype=torch.uint8)
 
 
 # Of the package's name, as factored.stored. Compiled code would ask for every number whether it is one that is missing.
@@ -146,4 +152,9 @@ def _packed_apart(x: Tensor) -> Tensor:
 
 @_packed_apart.register_fake
 def _(x: Tensor) -> Tensor:
-    return x.new_empty((x.numel() + BITS - 1) // BITS, dtype=torch.uint8)
+    return x.new_empty((*x.shape[:-1], (x.shape[-1] + BITS - 1) // BITS), dtype=torch.uint8)
+
+
+@_packed_apart.register_vmap
+def _(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
+    return _packed_apart(x.movedim(in_dims[0], 0)), 0

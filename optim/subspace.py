@@ -1,5 +1,7 @@
 """Approximation of a matrix by one of low rank: randomised subspace iteration, from random numbers that come again."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,8 @@ def gaussian(n: int, k: int, seed: int, step: int, device: torch.device | None =
 
 
 def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    u = gaussian(v.shape[1], k, seed, step, v.device).to(v.dtype)
+    """What low_rank says, of every V (..., m, n)."""
+    u = gaussian(v.shape[-1], k, seed, step, v.device).to(v.dtype)
     with FullFp32():
         for _ in range(iterations):
             q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
@@ -41,8 +44,8 @@ def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple
 
 
 def _scaled(x: Tensor) -> Tensor:
-    """x with 1 as its largest magnitude: products of squared gradients are below float32's range."""
-    return x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+    """Matrices with 1 as their largest magnitude: products of squared gradients are below float32's range."""
+    return x / x.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 # Of the package's name, as factored.stored. Compiled code has neither generators nor, in torch 2.13, geqrf.
@@ -53,4 +56,12 @@ def _apart(v: Tensor, k: int, iterations: int, seed: int, step: Tensor) -> tuple
 
 @_apart.register_fake
 def _(v: Tensor, k: int, iterations: int, seed: int, step: Tensor) -> tuple[Tensor, Tensor]:
-    return v.new_empty(v.shape[0], k), v.new_empty(v.shape[1], k)
+    return v.new_empty((*v.shape[:-1], k)), v.new_empty((*v.shape[:-2], v.shape[-1], k))
+
+
+@_apart.register_vmap
+def _(
+    info: Any, in_dims: tuple[int, *tuple[None, ...]], v: Tensor, k: int, iterations: int, seed: int, step: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    q, u = _apart(v.movedim(in_dims[0], 0), k, iterations, seed, step)
+    return (q, u), (0, 0)
