@@ -7,13 +7,14 @@ MFU, the share of the device's peak, counts operations as model/flops.py does.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from assembly.model import meta_model
 from configs import compose
@@ -33,7 +34,7 @@ from scripts.benchmarking import (
     padded,
     report,
 )
-from trainer import environment
+from trainer import Single, environment
 from trainer.allocator import tune_allocator
 
 CASES = {"nano": (4096, 16), "micro": (4096, 8)}  # model: vocabulary and sequences per forward pass
@@ -51,6 +52,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
     model = (_peers_model if settings["peer"] else _our_model)(settings).to(device)
     fused = {"fused": True} if settings["fused"] else {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), **fused)
+    clip = _peers_clip(model) if settings["peer"] else _our_clip(model, settings["precision"], device)
     if settings["compile"]:
         model.compile()
     tokens = torch.randint(0, settings["vocab_size"], (2, settings["batch"], settings["block_size"]), device=device)
@@ -61,7 +63,7 @@ def make_round(settings: Mapping[str, Any]) -> Round:
             out = model(tokens[0], tokens[1])
         loss = out[1] if settings["peer"] else out
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip(1.0)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -71,6 +73,16 @@ def make_round(settings: Mapping[str, Any]) -> Round:
         environment.synchronize(device)
 
     return run
+
+
+def _our_clip(model: nn.Module, precision: str, device: torch.device) -> Callable[[float], Tensor]:
+    strategy = Single(device=device, precision=precision, compiled=False)
+    strategy.prepare(model)
+    return strategy.clip_grad_norm_
+
+
+def _peers_clip(model: nn.Module) -> Callable[[float], Tensor]:
+    return partial(nn.utils.clip_grad_norm_, model.parameters())
 
 
 def _our_model(settings: Mapping[str, Any]) -> nn.Module:

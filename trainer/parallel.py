@@ -157,7 +157,7 @@ class Strategy(ABC):
         with self.phases.named("clip"):
             parameters = [p for p in self._model.parameters() if p.grad is not None]
             norm = self.full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-            if max_norm is not None:
+            if max_norm is not None and not (norm.device.type == "cpu" and _is_short(norm, max_norm)):
                 nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         self.watch.progress()
         return norm
@@ -418,6 +418,11 @@ class FSDP2(Distributed):
             batches, loss_fn, sequences, self._model, scale=self.world_size, on_last=on_last
         )  # scaled, as torch averages gradients
         return self._summed(total)
+
+
+def _is_short(norm: Tensor, max_norm: float) -> bool:
+    """Whether torch would multiply all gradients by 1, a pass for nothing; to ask a device would be to wait for it."""
+    return bool(max_norm / (norm + 1e-6) >= 1)  # torch's coefficient
 
 
 def _shard_again(model: nn.Module, inputs: Any, outputs: Any) -> None:

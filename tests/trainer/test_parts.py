@@ -132,6 +132,16 @@ def test_clipping_scales_to_the_limit_and_reports_the_norm_before() -> None:
         assert float(model.weight.grad.norm()) == pytest.approx(after, rel=1e-6)
 
 
+@pytest.mark.parametrize("limit", [9.99999, 10.0, 10.000001, 10.00001, 20.0, math.inf])
+@pytest.mark.parametrize("grad", [[6.0, 0.0, 8.0], [6.0, math.nan, 8.0], [6.0, math.inf, 8.0]])
+def test_clipping_leaves_every_bit_as_torch_does(grad: list[float], limit: float) -> None:
+    model, theirs = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+    model.weight.grad, theirs.weight.grad = torch.tensor([grad]), torch.tensor([grad])
+    single(model).clip_grad_norm_(limit)
+    nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+    torch.testing.assert_close(model.weight.grad, theirs.weight.grad, rtol=0, atol=0, equal_nan=True)
+
+
 def test_evaluation_weighs_rows_and_returns_to_training() -> None:
     model, data = nn.Linear(5, 1), torch.randn(7, 5)
     strategy = single(model)
