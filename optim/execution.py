@@ -40,7 +40,7 @@ def update_pieces(
         before = copies(changed, found_inf)
         dtype = working_dtype(param)
         working = param.to(dtype)
-        direction = _of_stack(rule) if is_stack else rule.direction
+        direction = _of_stack(rule) if is_stack and not rule.takes_stacks else rule.direction
         wide = widened(state, dtype)
         update = direction(grad.to(dtype), working, wide, hp.with_rows(rows))
         narrow(wide, state)

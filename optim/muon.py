@@ -34,6 +34,8 @@ class Muon(RuleOptimizer):
     Raises: ValueError: if a setting is out of its range, or a parameter is no matrix.
     """
 
+    takes_stacks = True
+
     def __init__(
         self,
         params: Params,
@@ -83,14 +85,14 @@ class Muon(RuleOptimizer):
     def direction(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> Tensor:
         m = state["exp_avg"].mul_(hp.momentum).add_((1 - hp.momentum) * grad)  # B
         x = (1 - hp.momentum) * grad + hp.momentum * m if hp.nesterov else m
-        parts = _parts(tuple(x.shape), hp)
-        stack = x.view(parts, -1, x.shape[1])
+        parts = _parts(x.shape, hp)
+        rows, columns = x.shape[-2] // parts, x.shape[-1]
+        stack = x.view(-1, rows, columns)
         o = orthogonal(stack, hp.newton_schulz_steps, hp.eps, in_bf16=hp.bf16_products).view_as(x)  # O
         if "exp_avg_sq_row" in state:
-            v = state["exp_avg_sq_row"].mul_(hp.beta2).add_((1 - hp.beta2) * o.square().mean(1))
-            normalized = o / (v.sqrt() + hp.eps).unsqueeze(1)
+            v = state["exp_avg_sq_row"].mul_(hp.beta2).add_((1 - hp.beta2) * o.square().mean(-1))
+            normalized = o / (v.sqrt() + hp.eps).unsqueeze(-1)
             o = normalized * (_norm(o) / _norm(normalized).clamp(min=hp.eps))
-        rows, columns = x.shape[0] // parts, x.shape[1]
         size: float = UPDATE_RMS * max(rows, columns) ** 0.5 if hp.scale == "rms" else max(1, rows / columns) ** 0.5
         return o * size
 
@@ -102,9 +104,9 @@ class Muon(RuleOptimizer):
 
 
 def _parts(shape: Shape, hp: Hyper) -> int:
-    return 3 if hp.splits_qkv and shape[0] == 3 * shape[1] else 1
+    return 3 if hp.splits_qkv and shape[-2] == 3 * shape[-1] else 1
 
 
 def _norm(x: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(x)
+    found: Tensor = torch.linalg.matrix_norm(x, keepdim=True)
     return found

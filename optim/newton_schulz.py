@@ -41,7 +41,7 @@ def _advanced(y: Tensor, steps: int) -> Tensor:
     Gram Newton-Schulz).
     """
     a, b, c = QUINTIC
-    gram = torch.bmm(y, y.mT)  # A; not @, which torch 2.11 cannot compile for stacks
+    gram = y @ y.mT  # A
     all_of_them = None
     for step in range(1, steps + 1):
         p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -53,4 +53,4 @@ def _advanced(y: Tensor, steps: int) -> Tensor:
             half = torch.baddbmm(gram, p, gram, beta=a)
             gram = torch.baddbmm(half, half, p, beta=a)
     assert all_of_them is not None
-    return torch.bmm(all_of_them, y)
+    return all_of_them @ y

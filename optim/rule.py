@@ -30,6 +30,9 @@ and declares
     decays_in_direction = True             if the box's decay is no multiple of the parameter: direction adds its own
     apart = (name, ...)                    state that direction does not see: counts of a parameter, for the gate
     read_only = (name, ...)                state that direction sees and does not change, as refresh alone does
+    takes_stacks = True                    if direction also takes stacks of matrices of a shape, with one more, first
+                                           dimension. Other rules are applied to them by torch.vmap, which makes a
+                                           product and a sum of baddbmm, and in torch 2.11 has no views as another dtype
 hp is the parameter group as attributes. t, the parameter's 1-based step, and lr are Python numbers, and are there for
 all but direction. There, in compiled code, every float is a 0-dim tensor: settings may change in every step. So
 direction asks state, not hp, whether there is a momentum, and gives hp's floats to operations that take tensors.
@@ -94,6 +97,7 @@ class Rule(ABC):
     decays_in_direction: ClassVar[bool] = False
     apart: ClassVar[tuple[str, ...]] = ()
     read_only: ClassVar[tuple[str, ...]] = ()
+    takes_stacks: ClassVar[bool] = False
 
     @abstractmethod
     def state_spec(self, shape: Shape, hp: Hyper) -> Mapping[str, Spec]:

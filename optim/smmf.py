@@ -2,7 +2,6 @@
 
 import math
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,10 @@ from .factored import column_sums
 
 SIGN = "exp_avg_sign"
 BITS = 8  # signs in a byte
+# Eight numbers that are 0 or 1, a byte each, are an int64, the first in its lowest byte. Times EIGHT_COPIES, a sum of
+# 2^(9 j), that of byte i comes to bit 63 - i; and of a byte, bit 7 - i to the highest of byte i.
+EIGHT_COPIES = 0x8040201008040201 - (1 << 64)  # as int64, which counts modulo 2^64
+LOWEST_OF_EACH_BYTE = 0x0101010101010101
 
 
 class SMMF(RuleOptimizer):
@@ -36,6 +39,8 @@ class SMMF(RuleOptimizer):
     Raises: ValueError: if lr < 0, beta1 lies outside [0, 1), growth_rate outside (0, 1], beta2_decay >= 0, eps <= 0, or
     weight_decay < 0.
     """
+
+    takes_stacks = True
 
     def __init__(
         self,
@@ -88,14 +93,14 @@ class SMMF(RuleOptimizer):
         # Lines of Algorithm 1, with Algorithms 2 to 5 in the functions below.
         m, v = restored(state, "exp_avg"), restored(state, "exp_avg_sq")  # decompression
         m = m * signs_of(state[SIGN], m.shape)
-        g = grad.reshape(-1).view(m.shape)  # square-matricization, where it has not been done before, as seen() asks
+        g = grad.reshape(m.shape)  # square-matricization, where it has not been done before, as seen() asks
         m = m.mul_(hp.beta1).add_((1 - hp.beta1) * g)
         v = v.mul_(hp.beta2).add_((1 - hp.beta2) * g.square())
         keep(m.abs(), state, "exp_avg")  # compression
         keep(v, state, "exp_avg_sq")
         state[SIGN].copy_(packed(m))
         u: Tensor = m / (v.sqrt() + hp.eps)
-        return u.view(-1).view(grad.shape)
+        return u.view(grad.shape)
 
 
 @cache
@@ -106,42 +111,33 @@ def square_shape(n: int) -> tuple[int, int]:
 
 
 def restored(state: State, name: str) -> Tensor:
-    """The matrix (a, b) that its row (a) and column (b) stand for."""
-    return state[f"{name}_row"][:, None] * state[f"{name}_col"]
+    """The matrix (a, b) that its row (a) and column (b) stand for; here and below, also stacks of them."""
+    return state[f"{name}_row"].unsqueeze(-1) * state[f"{name}_col"].unsqueeze(-2)
 
 
 def keep(matrix: Tensor, state: State, name: str) -> None:
     """Keeps a non-negative matrix (a, b) as its sums by row (a) and by column (b), these as shares of all."""
-    state[f"{name}_row"].copy_(matrix.sum(1))
+    state[f"{name}_row"].copy_(matrix.sum(-1))
     col = column_sums(matrix)
-    state[f"{name}_col"].copy_(col / col.sum().clamp(min=torch.finfo(col.dtype).tiny))
+    state[f"{name}_col"].copy_(col / col.sum(-1, keepdim=True).clamp(min=torch.finfo(col.dtype).tiny))
 
 
 def packed(x: Tensor) -> Tensor:
-    """Which numbers (n in all) are > 0, as bits (n / 8, rounded up), uint8, 8 to a byte, the first one highest."""
-    flat = x.reshape(-1)
-    return _packed_apart(flat) if torch.compiler.is_compiling() else _packed(flat)
+    """Which numbers (n in a matrix) are > 0, as bits (n / 8, rounded up), uint8, 8 to a byte, the first one highest."""
+    return _packed_apart(x) if torch.compiler.is_compiling() else _packed(x)
 
 
 def signs_of(bits: Tensor, shape: Shape) -> Tensor:
     """1 where packed() found a positive number, else -1; float32, of this shape."""
-    every_byte = torch.arange(1 << BITS, dtype=torch.uint8, device=bits.device).unsqueeze(1)
-    signs = 2 * (every_byte & _values_of_bits(bits.device) != 0).to(torch.float32) - 1  # (256, 8)
-    return signs.index_select(0, bits.to(torch.int32)).view(-1)[: math.prod(shape)].view(shape)
-
-
-def _values_of_bits(device: torch.device) -> Tensor:
-    """Of a byte's bits, the highest first, (8)."""
-    return 1 << torch.arange(BITS - 1, -1, -1, dtype=torch.uint8, device=device)
+    ones = (bits.to(torch.int64) * EIGHT_COPIES >> 7 & LOWEST_OF_EACH_BYTE).view(torch.uint8)
+    return 2 * ones[..., : shape[-2] * shape[-1]].reshape(shape).to(torch.float32) - 1
 
 
 def _packed(x: Tensor) -> Tensor:
-    """What packed() says, of every x (..., n)."""
-    ones = x > 0
-    if missing := -x.shape[-1] % BITS:
+    ones = (x > 0).flatten(-2).to(torch.uint8)
+    if missing := -ones.shape[-1] % BITS:
         ones = nn.functional.pad(ones, (0, missing))
-    bytes_of_ones = ones.view(*ones.shape[:-1], -1, BITS)
-    return (bytes_of_ones * _values_of_bits(x.device)).sum(-1, dtype=torch.uint8)
+    return (ones.view(torch.int64) * EIGHT_COPIES >> 56).to(torch.uint8)
 
 
 # Of the package's name, as factored.stored. Compiled code would ask for every number whether it is one that is missing.
@@ -152,9 +148,4 @@ def _packed_apart(x: Tensor) -> Tensor:
 
 @_packed_apart.register_fake
 def _(x: Tensor) -> Tensor:
-    return x.new_empty((*x.shape[:-1], (x.shape[-1] + BITS - 1) // BITS), dtype=torch.uint8)
-
-
-@_packed_apart.register_vmap
-def _(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
-    return _packed_apart(x.movedim(in_dims[0], 0)), 0
+    return x.new_empty((*x.shape[:-2], (x.shape[-2] * x.shape[-1] + BITS - 1) // BITS), dtype=torch.uint8)
