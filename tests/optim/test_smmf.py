@@ -164,13 +164,13 @@ def test_values_make_the_matrix_nearest_to_a_square(n: int, shape: tuple[int, in
     assert square_shape(n) == shape
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 35])
-def test_signs_are_packed_8_to_a_byte(n: int) -> None:
-    x = torch.randn(n, generator=torch.Generator().manual_seed(n))
-    x[0] = 0
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (4, 2), (3, 3), (7, 5), (2, 7, 5)])
+def test_signs_of_matrices_and_of_each_of_a_stack_are_packed_8_to_a_byte(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x[..., 0, 0] = 0
     bits = packed(x)
-    assert np.array_equal(bits.numpy(), np.packbits(x.numpy() > 0))
-    assert torch.equal(signs_of(bits, (n,)), torch.where(x > 0, 1.0, -1.0))
+    assert np.array_equal(bits.numpy(), np.packbits(x.flatten(-2).numpy() > 0, axis=-1))
+    assert torch.equal(signs_of(bits, shape), torch.where(x > 0, 1.0, -1.0))
 
 
 def test_the_state_of_gpt2s_embedding_is_a_60th_of_adams() -> None:
