@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS = 4096  # logits that a program reads at once
-WARPS = 8
+COLUMNS, WARPS = 4096, 4  # logits that a program reads at once, and its warps: the fastest of six pairs on an H200
 FAR_BELOW = tl.constexpr(-3.0e38)  # stands for what is not there; finite, so that differences of two are 0
 
 
