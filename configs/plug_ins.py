@@ -115,19 +115,20 @@ def drop_defaults(config: dict[str, Any], base: Any) -> None:
     """Removes from plain config the arguments that base does not list and that have their constructor's default.
 
     So the name of a run stays when a constructor gets another argument. Where a class went unnamed, all its arguments
-    were listed, and the class was not: names of runs from then are still theirs.
+    of then were listed, and the class was not: names of runs from then are still theirs.
     """
     listed = {node.key: node for node in nodes(base)}
     for node in nodes(config):
-        if node.target == node.seam.unnamed:
-            _fill(node, _known(node, None))
-            del node.content[TARGET]
-            continue
         before = listed.get(node.key)
         names = set(before.content) if before and before.target == node.target else set()
+        if was_unnamed := node.target == node.seam.unnamed:
+            _fill(node, {name: each for name, each in _known(node, None).items() if name not in node.seam.since})
+            names = set(node.content) - node.seam.since
         for name, argument in (settings(node, may_import=True) or {}).items():
             if name not in names and name in node.content and _is_default(node.content[name], argument):
                 del node.content[name]
+        if was_unnamed:
+            del node.content[TARGET]
 
 
 def check_fields(owner: type, values: Mapping[str, Any], where: str) -> None:

@@ -176,11 +176,15 @@ class Seam:
     holds_several: bool = False  # a mapping of names to nodes; its options are merged: group=[one,another]
     has_typed_texts: bool = False  # texts are taken as typed wherever Hydra's grammar would refuse or change them
     unnamed: str = ""  # the class that is meant where none is named, as in files from before it could be chosen
+    since: frozenset[str] = frozenset()  # the arguments that this class got afterwards
 
 
 SEAMS = {
     "model": Seam(
-        "a model", ("forward", "roles", "blocks", "forward_flops_per_token", "generate"), unnamed="model.GPT"
+        "a model",
+        ("forward", "roles", "blocks", "forward_flops_per_token", "generate"),
+        unnamed="model.GPT",
+        since=frozenset({"bf16_residual"}),
     ),
     "optim": Seam(
         "an optimizer", ("step", "zero_grad"), frozenset({"params"}), frozenset({"decay_roles", "role_settings"})
