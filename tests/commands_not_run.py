@@ -185,6 +185,11 @@ NOT_RUN = {
     "python scripts/bench.py optim --parallel 1 2 4 --optim soap adamw_ours --model micro --steps 10 "
     "--rounds 2": NotRun("minutes", f"{BENCH}::test_the_optimizer_benchmark_compares_ranks_with_one_process"),
     "python scripts/bench.py memory": NotRun("half a minute", f"{BENCH}::test_the_table_of_state_holds_every_config"),
+    "python scripts/bench.py data --megabytes 100 --rounds 3 --batches 100": NotRun(
+        "a minute", "tests/scripts/test_bench_commands.py::test_both_ways_of_preparing_make_as_many_tokens"
+    ),
+    "python scripts/bench.py optim --optim adamw_ours sgd <a file with torch.optim.SGD>:SGD --steps 5 "
+    "--rounds 7": NotRun("minutes", OPTIM_BENCH),
     "OMP_NUM_THREADS=1 python scripts/bench.py tensors": NotRun(
         "half a minute", f"{BENCH}::test_small_tensors_are_measured_beside_torchs_foreach"
     ),
