@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from model.attention import attention
-from model.base import LanguageModel, require_multiple, require_positive
+from model.base import LanguageModel, require_multiple, require_positive, widened
 from model.cache import Attend, Cache
 from model.embedding import Embedding
 
@@ -27,7 +27,8 @@ class RMSNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(torch.promote_types(self.weight.dtype, x.dtype))
+        weight = widened(self.weight, x)
+        assert weight is not None
         return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps)
 
 

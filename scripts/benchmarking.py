@@ -3,9 +3,9 @@
 A variant is a function that returns a function for one round. Each runs in its own process, because allocator settings,
 thread pools and compiled code belong to a process. Every round runs all variants in turn, so that a slow minute of the
 machine affects all of them; only one process computes at a time, but that on a GPU all warm up, which is to compile,
-together. A round beside which other programs took more than a
-tenth of a core is taken again (Linux), at most MOST_RETAKES times; what is left of such rounds is said. Ratios are of
-the rounds of a turn, their median with its 95 % interval.
+together. A round beside which other programs took more than a tenth of a core is taken again (Linux), at most
+MOST_RETAKES times; what is left of such rounds is said. Ratios are of the rounds of a turn, their median with its 95 %
+interval.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from reproduce.rounds import ratio
 from trainer import environment
 
 MOST = 100_000
-PADDED = 64
+PADDED = 64  # of nanoGPT's vocabulary, a multiple
 MOST_FOREIGN, CLOCK_SECONDS = 0.1, 0.03  # of a core, by other programs; what the kernel's clock of 10 ms can mistake
 MOST_RETAKES, PAUSE_SECONDS = 10, 0.5
 SCRIPT = Path(__file__).with_name("bench.py")  # what a variant's process runs
