@@ -4,12 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from configs import plug_ins
 from configs.annotations import is_fraction
 from configs.errors import ConfigError
-from configs.schema import DataConfig, Rule, RunConfig, rules
+from configs.schema import DataConfig, Rule, RunConfig, holder_of, rules
 from configs.signatures import REQUIRED, Argument, arguments_of
 from configs.start import check_start
 from files.errors import shown
@@ -17,14 +15,14 @@ from files.errors import shown
 MOST = 1 << 63  # what 64 bits count to
 
 
-def check_values(config: DictConfig) -> None:
+def check_values(config: dict[str, Any]) -> None:
     """Raises: ConfigError: if a value is out of range, of another type, or no argument of the class that it is for.
 
-    Whole numbers become ints, choices lower case.
+    config: complete plain data, in which whole numbers become ints, choices lower case.
     """
-    _check_leaves(OmegaConf.to_container(config, resolve=True), "")
+    _check_leaves(config, "")
     _check_arguments(config, "", arguments_of(RunConfig))
-    _check_arguments(config.data, "data.", arguments_of(DataConfig))
+    _check_arguments(config["data"], "data.", arguments_of(DataConfig))
     for key, _, rule in rules():
         _check_rule(config, key, rule)
     _check_steps(config)
@@ -53,40 +51,39 @@ def _check_leaves(value: Any, key: str) -> None:
             raise ConfigError(f"{key}={value!a} is not UTF-8 text") from None
 
 
-def _check_rule(config: DictConfig, key: str, rule: Rule) -> None:
-    value = OmegaConf.select(config, key)
+def _check_rule(config: dict[str, Any], key: str, rule: Rule) -> None:
+    holder, name = holder_of(config, key)
+    value = holder.get(name)
     if rule.choices:
         chosen = str(value).lower()
         if chosen not in rule.choices:
             raise ConfigError(f"{key}={shown(value)} must be one of {', '.join(rule.choices)}")
-        OmegaConf.update(config, key, chosen)
+        holder[name] = chosen
     if value is None:
         return
-    values = list(value) if isinstance(value, ListConfig) else [value]
+    values = value if isinstance(value, list) else [value]
     if rule.least is not None and any(each < rule.least for each in values):
         raise ConfigError(f"{key}={value} must be >= {rule.least:g}")
     if rule.above is not None and not value > rule.above:
         raise ConfigError(f"{key}={value} must be > {rule.above:g}, or null for off")
 
 
-def _check_steps(config: DictConfig) -> None:
+def _check_steps(config: Mapping[str, Any]) -> None:
     """Steps that other keys name must lie within the run."""
-    check_start(config.start_from, config.start, config.max_steps)
-    if max(config.save_at or [], default=0) > config.max_steps:
-        raise ConfigError(
-            f"save_at={shown(config.save_at)} has a step beyond the run's last, max_steps={config.max_steps}"
-        )
+    max_steps, save_at = config["max_steps"], config["save_at"]
+    check_start(config["start_from"], config["start"], max_steps)
+    if max(save_at or [], default=0) > max_steps:
+        raise ConfigError(f"save_at={shown(save_at)} has a step beyond the run's last, max_steps={max_steps}")
 
 
-def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argument]) -> None:
+def _check_arguments(node: dict[str, Any], prefix: str, arguments: Mapping[str, Argument]) -> None:
     """The types of what fills a dataclass; prefix: of its keys."""
     for name, argument in arguments.items():
         if name in node:
-            kept = plug_ins.checked(f"{prefix}{name}", value := node[name], argument)
+            kept = plug_ins.checked(f"{prefix}{name}", node[name], argument)
             if isinstance(kept, int) and is_fraction(argument.annotation):
                 kept = float(kept)  # grad_clip=1 is the same run as grad_clip=1.0
-            if kept is not value:  # a text must stay as it is, escaped
-                node[name] = kept
+            node[name] = kept
         elif name not in node and argument.default is REQUIRED:
             raise ConfigError(f"{prefix}{name} is missing; give it as {prefix}{name}=...")
 
@@ -94,10 +91,10 @@ def _check_arguments(node: DictConfig, prefix: str, arguments: Mapping[str, Argu
 def _check_roles(key: str, value: Any) -> None:
     """decay_roles lists names; role_settings maps names to mappings."""
     if key.endswith("decay_roles"):
-        is_right = isinstance(value, ListConfig) and all(isinstance(each, str) for each in value)
+        is_right = isinstance(value, list) and all(isinstance(each, str) for each in value)
         wanted = "a list of roles such as [embedding,matrix]"
     else:
-        is_right = isinstance(value, DictConfig) and all(isinstance(each, DictConfig) for each in value.values())
+        is_right = isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
         wanted = "a mapping of roles to settings such as {embedding: {lr: 1e-4}}"
     if not is_right:
         raise ConfigError(f"{key}={shown(value)} must be {wanted}")

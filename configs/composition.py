@@ -35,7 +35,7 @@ from configs.overrides import (
 )
 from configs.plug_ins import TARGET
 from configs.runs import flat, plain, without
-from configs.schema import SEAMS, DataConfig, RunConfig, default_of, keys_that, rules, typed
+from configs.schema import SEAMS, DataConfig, RunConfig, default_of, holder_of, keys_that, rules, typed
 from configs.signatures import Argument, arguments_of
 from files.errors import LONGEST_SHOWN, PathError, one_line, shown
 from files.paths import VARIABLE, expanded
@@ -119,23 +119,23 @@ def composed(overrides: Sequence[str]) -> Composed:
     keys = [each for each in parsed if each.key not in GROUPS]
     for each in sorted(keys, key=lambda each: not each.key.endswith(f".{TARGET}")):  # classes say which keys there are
         _apply(each, config)
-    _check_complete(config)
-    check_values(config)
-    unfilled = plain(config)
+    content = _complete(config)  # plain from here on: OmegaConf's containers take ten times as long
+    check_values(content)
+    unfilled = plain(content)
     plug_ins.drop_defaults(unfilled, base)
-    plug_ins.fill(config)
+    plug_ins.fill(content)
     found = {key: each for key, each in flat(unfilled).items() if key not in NAMED_IF_SET or each != NAMED_IF_SET[key]}
-    if config.run_dir is None:
-        config.run_dir = f"runs/{_run_name(unfilled, base, options, found)}"
+    if content["run_dir"] is None:
+        content["run_dir"] = f"runs/{_run_name(unfilled, base, options, found)}"
     for key in PATHS:
-        if (typed_path := OmegaConf.select(config, key)) is None:
+        holder, name = holder_of(content, key)
+        if (typed_path := holder.get(name)) is None:
             continue
         try:
-            path = expanded(typed_path, key)
+            holder[name] = str(expanded(typed_path, key))
         except PathError as error:
             raise ConfigError(str(error)) from None
-        OmegaConf.update(config, key, escaped(str(path)))
-    return Composed(typed(plain(config)), without(found, keys_that("is_place") | keys_that("is_conduct")))
+    return Composed(typed(content), without(found, keys_that("is_place") | keys_that("is_conduct")))
 
 
 def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
@@ -366,21 +366,25 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return f"the nearest valid one is {found[0]!r}" if found else "nothing valid is near it"
 
 
-def _check_complete(config: DictConfig) -> None:
-    """Raises: ConfigError: if a key is missing, or refers to one that is not there."""
+def _complete(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, every ${...} looked up.
+
+    Raises: ConfigError: if a key is missing, or refers to one that is not there.
+    """
     try:
-        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        content = plain(config)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} is missing; give it as {error.full_key}=...") from None
     except Exception as error:  # OmegaConf's, and those of resolvers
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{f'{key}: ' if key else ''}{str(error).partition(chr(10))[0]}") from None
     for place in SEAMS:
-        node = OmegaConf.select(config, place)
-        if not isinstance(node, DictConfig):
+        holder, name = holder_of(content, place)
+        if not isinstance(node := holder.get(name), dict):
             group = place.replace(".", "/")
             choose = f" (an option is chosen by {group}=...)" if group in GROUPS else ""
             raise ConfigError(f"{place}={shown(node)} must be a mapping{choose}")
+    return content
 
 
 def _run_name(config: Mapping[str, Any], base: Any, options: Mapping[str, str], found: Mapping[str, Any]) -> str:

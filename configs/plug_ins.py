@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.annotations import allows_null, fits, in_words
 from configs.errors import ConfigError
 from configs.overrides import escaped
-from configs.schema import SEAMS, Seam
+from configs.schema import SEAMS, Seam, holder_of
 from configs.signatures import REQUIRED, UNKNOWN, Argument, Signature, imported, signature
 from files.errors import one_line, shown
 
@@ -52,10 +52,11 @@ def nodes(config: Any, around: str = "") -> Iterator[Node]:
             yield from _node(place, seam, found)
 
 
-def _places(config: Any) -> Iterator[str]:
+def _places(config: dict[str, Any]) -> Iterator[str]:
     """Where a node must be."""
     for place, seam in SEAMS.items():
-        found = OmegaConf.select(config, place)
+        holder, name = holder_of(config, place)
+        found = holder[name]
         if seam.holds_several:
             yield from (f"{place}.{name}" for name in found)
         elif place == "optim" and "roles" in found:
@@ -76,8 +77,11 @@ def settings(node: Node, *, may_import: bool) -> dict[str, Argument] | None:
     return {name: argument for name, argument in found.arguments.items() if name not in node.seam.given}
 
 
-def check(config: Any) -> None:
-    """Raises: ConfigError: if a class is not there or of another kind, or its arguments are not what it takes."""
+def check(config: dict[str, Any]) -> None:
+    """config: complete plain data, in which whole numbers become ints.
+
+    Raises: ConfigError: if a class is not there or of another kind, or its arguments are not what it takes.
+    """
     found = {node.key: node for node in nodes(config)}
     for key in _places(config):
         if key not in found:

@@ -211,6 +211,15 @@ def rules(owner: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Fiel
             yield from rules(DataConfig, f"{prefix}{each.name}.")
 
 
+def holder_of(content: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping in which a dotted key stands, or would, and its name there; an empty one if that is none."""
+    *path, name = key.split(".")
+    holder: Any = content
+    for part in path:
+        holder = holder.get(part) if isinstance(holder, dict) else None
+    return (holder if isinstance(holder, dict) else {}), name
+
+
 def keys_that(what: str) -> frozenset[str]:
     """The keys whose rule has that attribute set."""
     return frozenset(name for name, _, rule in rules() if getattr(rule, what))
