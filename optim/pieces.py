@@ -76,6 +76,8 @@ def _together(views: list[Piece], *, compiled: bool) -> Iterator[list[Piece]]:
 
 def _views(piece: Piece, size: int) -> list[Piece]:
     flat = [piece.param.view(-1), piece.grad.reshape(-1), *(tensor.view(-1) for tensor in piece.state.values())]
+    if piece.param.numel() <= size:
+        return [Piece(flat[0], flat[1], dict(zip(piece.state, flat[2:], strict=True)))]
     parts_of = zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
     return [Piece(p, g, dict(zip(piece.state, parts, strict=True))) for p, g, *parts in parts_of]
 
@@ -132,8 +134,8 @@ def _packed_tensor(tensors: list[Tensor]) -> Tensor:
 
 
 def _split_into(tensors: list[Tensor], packed: Tensor) -> None:
-    parts = torch.split(packed, [tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+    parts = torch._utils._unflatten_dense_tensors(packed, tensors)  # type: ignore[no-untyped-call]  # unannotated
+    torch._foreach_copy_(tensors, list(parts))
 
 
 def piece_of(param: Tensor, states: Mapping[Tensor, State], apart: Sequence[str]) -> Piece:
