@@ -188,6 +188,10 @@ NOT_RUN = {
     "python scripts/bench.py data --megabytes 100 --rounds 3 --batches 100": NotRun(
         "a minute", "tests/scripts/test_bench_commands.py::test_both_ways_of_preparing_make_as_many_tokens"
     ),
+    "python scripts/bench.py startup": NotRun(
+        "two minutes",
+        "tests/scripts/test_bench_commands.py::test_startup_reports_every_command_and_compares_first_steps",
+    ),
     "python scripts/bench.py optim --optim adamw_ours sgd <a file with torch.optim.SGD>:SGD --steps 5 "
     "--rounds 7": NotRun("minutes", OPTIM_BENCH),
     "OMP_NUM_THREADS=1 python scripts/bench.py tensors": NotRun(
