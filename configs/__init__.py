@@ -4,11 +4,13 @@ compose(overrides)    the configuration with its run_dir, or ConfigError: an unk
 identity(config)      what makes two runs the same run, as a flat mapping; differences() compares two
 composed(overrides)   the same, with the settings that runs are named by: less what is a constructor's default
 expand(overrides)     the jobs of a sweep
+choose(group, ...)    an option of a command's own: launch=...
 answer(...)           the door of every script: --help, one line for bad input, exit statuses
 arguments.py          the key=value arguments of scripts that take few
 reading.py            files of runs, as plain data
 """
 
+from configs.commands import choose
 from configs.composition import FOLDER, GROUPS, Composed, compose, composed
 from configs.door import Sweep, answer, from_command_line
 from configs.errors import ConfigError
@@ -30,6 +32,7 @@ __all__ = [
     "Sweep",
     "answer",
     "as_yaml",
+    "choose",
     "compose",
     "composed",
     "differences",

@@ -3,11 +3,12 @@
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
+from configs.commands import choose, is_of
 from configs.composition import compose
 from configs.errors import ConfigError, lines_of
 from configs.help import FLAGS, run_help
@@ -24,8 +25,8 @@ MOST = 9999  # processes or ranks
 class Sweep(Protocol):
     """Runs the script once for each combination of overrides; the exit status."""
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, at_once: int, ranks: int) -> int:
-        """at_once: processes at a time. ranks: of each, under torchrun if > 1."""
+    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
+        """launch: the class of the launcher and its arguments."""
 
 
 Doc = str | Callable[[Sequence[str]], str]  # the text of --help, or what makes it of the arguments beside it
@@ -84,10 +85,16 @@ def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> RunC
 def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[RunConfig]) -> int:
     """Does what ends the process, or leaves the configuration in found."""
     asked = _asked(arguments)
-    if asked.multirun:
+    own = [each for each in asked.overrides if is_of("launch", each)]
+    if asked.multirun or own:
         if sweep is None:
-            raise ConfigError(f"{Path(script).name} runs no sweeps; leave out -m")
-        return sweep(script, expand(asked.overrides), at_once=asked.at_once or 1, ranks=asked.ranks or 1)
+            raise ConfigError(
+                f"{Path(script).name} starts no other processes; leave out {'-m' if asked.multirun else own[0]}"
+            )
+        flags = {"launch.at_once": asked.at_once, "launch.ranks": asked.ranks}
+        chosen = choose("launch", [*asked.overrides, *(f"{key}={n}" for key, n in flags.items() if n)])
+        combinations = expand(chosen.rest) if asked.multirun else [chosen.rest]
+        return sweep(script, combinations, launch=chosen.node)
     config = compose(asked.overrides)
     if asked.cfg:
         print(as_yaml(config))

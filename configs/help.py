@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from configs import commands
 from configs.annotations import in_words
 from configs.composition import FOLDER, GROUPS, default_options, of_options
 from configs.overrides import given
@@ -25,8 +26,9 @@ like key=value, since only keys that exist can be set; ~key leaves out an argume
 signs of the grammar is taken as typed where a key holds one.
   --cfg [job]     prints the configuration, resolved
   -m, --multirun  runs every combination of several values (optim=adamw,soap seed=0,1), each as a process of its own
-  --at-once N     with -m: so many processes at a time, 1
-  --ranks N       with -m: processes of each run, under torchrun, 1
+  launch=...      where runs are started, with -m or without it; with --help beside it, its keys
+  --at-once N     with -m: launch.at_once=N, runs at a time
+  --ranks N       with -m: launch.ranks=N, processes of each run
   -h, --help      this; with group=option also the keys of that option"""
 Row = tuple[str, str]  # a key with its value, and what it means
 
@@ -46,6 +48,13 @@ def run_help(doc: str, arguments: Sequence[str], groups: Sequence[str] = GROUPS,
         sections.append("Keys, key=value, with their defaults:\n" + "\n".join(_table(list(_keys()))))
     for choice in chosen:
         sections.append(f"Keys of {choice}:\n" + "\n".join(_table(list(keys_of_option(choice, chosen)))))
+    for group in commands.SEAMS:
+        if own := [each for each in arguments if commands.is_of(group, each)]:
+            option = commands.choose(group, own).option
+            said = dict(_comments(FOLDER / group / f"{option}.yaml"))
+            found = commands.arguments(group, option)
+            rows = [(f"{group}.{name}={as_typed(value)}", said.get(name, "")) for name, value in found.items()]
+            sections.append(f"Keys of {group}={option}:\n" + "\n".join(_table(rows)))
     return "\n\n".join([*sections, *([more] if more else [])])
 
 

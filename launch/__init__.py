@@ -1,6 +1,7 @@
 """Starts runs as processes of train.py, several at a time, under torchrun or SLURM.
 
 jobs.py        runs several train.py: finished ones are skipped, broken ones continued
+launcher.py    where they are started, the seam; local.py: as processes of this machine
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
 progress.py    reads how far runs are, and shows it
 listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table

@@ -17,15 +17,9 @@ from typing import Any
 from configs import ConfigError, ReadingError, RunConfig, compose, differences
 from configs.door import BAD_INPUT
 from files.lock import is_held
-from launch.processes import (
-    GRACE_SECONDS,
-    TRAIN,
-    Process,
-    cuda_devices,
-    environments,
-    log_path,
-    read_result,
-)
+from launch.launcher import Launcher, Running, Start
+from launch.local import Local
+from launch.processes import GRACE_SECONDS, TRAIN, read_result
 from launch.progress import Display, JobProgress
 from launch.run_files import CONFIG, LOCK
 from launch.statuses import EXIT_STATUS
@@ -70,28 +64,27 @@ class Interrupted(SystemExit):
 
 def run_jobs(
     jobs: Sequence[Job],
+    launcher: Launcher | None = None,
     *,
-    at_once: int = 1,
-    ranks: int = 1,
     show: bool = True,
     script: Path = TRAIN,
     alike: bool = False,
 ) -> list[Outcome]:
-    """Runs the jobs in order, at_once at a time, each under torchrun if ranks > 1; returns their outcomes in order.
+    """Runs the jobs in order, as the launcher has room, Local() if None; returns their outcomes in order.
 
     A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
     run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
     not started then have no outcome. Call this from the main thread: it handles the signals of stopping.py meanwhile.
 
-    Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or there are too
-    few CUDA devices. Interrupted: after a signal; a second SIGINT does not wait for processes to save.
+    Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or the launcher
+    cannot start it. Interrupted: after a signal; a second SIGINT does not wait for processes to save.
     """
     with SignalCounter() as signals:
         entries = [_entry(job) for job in jobs]
         _check_run_dirs(entries)
-        on_cuda = any(entry.config.device in ("auto", "cuda") for entry in entries)
-        slots = environments(at_once, ranks, cuda_devices() if on_cuda else [])
-        runner = _Runner(entries, slots, script, ranks, alike=alike)
+        launcher = launcher or Local()
+        launcher.check([entry.start for entry in entries])
+        runner = _Runner(entries, launcher, script, alike=alike)
         with Display([entry.progress for entry in entries], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
@@ -119,6 +112,11 @@ class _Entry:
     run_dir: Path
     progress: JobProgress
     outcome: Outcome | None = None
+
+    @property
+    def start(self) -> Start:
+        """What the launcher gets."""
+        return Start(self.job.overrides, self.config)
 
     def settle(self, outcome: Outcome, note: str) -> None:
         """Records how the job ended."""
@@ -174,16 +172,13 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
 
 
 class _Runner:
-    """Starts a process in every free slot as long as jobs wait."""
+    """Starts jobs as long as some wait and the launcher has room."""
 
-    def __init__(
-        self, entries: Sequence[_Entry], slots: Sequence[dict[str, str]], script: Path, ranks: int, *, alike: bool
-    ) -> None:
+    def __init__(self, entries: Sequence[_Entry], launcher: Launcher, script: Path, *, alike: bool) -> None:
         self._alike = alike
-        self._entries, self._script, self._ranks, self._began = entries, script, ranks, time.monotonic()
+        self._entries, self._launcher, self._script, self._began = entries, launcher, script, time.monotonic()
         self._waiting = [entry for entry in entries if not entry.has_ended_before()]
-        self._free = list(slots)
-        self.running: list[tuple[_Entry, Process, dict[str, str]]] = []
+        self.running: list[tuple[_Entry, Running]] = []
 
     @property
     def is_done(self) -> bool:
@@ -200,34 +195,36 @@ class _Runner:
         self.collect()
         if self._alike and self._waiting and _is_shared(self.outcomes):
             self._waiting.clear()
-        while self._free and (entry := self._next()) is not None:
-            self._waiting.remove(entry)
-            if not entry.has_ended_before():
-                self._start(entry)
+        if entries := self._next(self._launcher.room()):
+            self._start(entries)
 
     def collect(self) -> None:
         """Records the processes that have ended."""
-        for entry, process, slot in list(self.running):
-            if (ending := process.ending()) is not None:
+        for entry, running in list(self.running):
+            if (ending := running.ending()) is not None:
                 entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
-                self.running.remove((entry, process, slot))
-                self._free.insert(0, slot)
+                self.running.remove((entry, running))
 
-    def _next(self) -> _Entry | None:
-        """The first job whose directory is free; after GRACE_SECONDS the first, whose process then reports the lock."""
+    def _next(self, most: int) -> list[_Entry]:
+        """The first jobs whose directories are free; after GRACE_SECONDS others too, whose runs report the lock."""
         is_late = time.monotonic() - self._began > GRACE_SECONDS
-        return next((entry for entry in self._waiting if is_late or not entry.is_in_use()), None)
+        found: list[_Entry] = []
+        for entry in list(self._waiting):
+            if len(found) == most:
+                break
+            if is_late or not entry.is_in_use():
+                self._waiting.remove(entry)
+                found += [] if entry.has_ended_before() else [entry]
+        return found
 
-    def _start(self, entry: _Entry) -> None:
-        slot = self._free[0]
-        try:
-            process = Process(self._script, entry.job.overrides, entry.run_dir, ranks=self._ranks, environment=slot)
-        except OSError as error:
-            entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(error), 0.0, 1), str(error))
-            return
-        self._free.remove(slot)
-        self.running.append((entry, process, slot))
-        entry.progress.state, entry.progress.note = "running", f"log {log_path(entry.run_dir)}"
+    def _start(self, entries: Sequence[_Entry]) -> None:
+        started = self._launcher.start([entry.start for entry in entries], self._script)
+        for entry, running in zip(entries, started, strict=True):
+            if isinstance(running, OSError):
+                entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(running), 0.0, 1), str(running))
+                continue
+            self.running.append((entry, running))
+            entry.progress.state, entry.progress.note = "running", running.note
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
@@ -248,13 +245,13 @@ def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     if not runner.running:
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")
-    for _, process, _ in runner.running:
-        process.ask_to_stop()
+    for _, running in runner.running:
+        running.ask_to_stop()
     deadline = time.monotonic() + GRACE_SECONDS
     while runner.running:
         if time.monotonic() > deadline or signals.interrupts > 1:
-            for _, process, _ in runner.running:
-                process.kill()
+            for _, running in runner.running:
+                running.kill()
         time.sleep(POLL_SECONDS)
         runner.collect()
         display.refresh()

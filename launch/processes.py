@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
+from typing_extensions import override
 
 from configs import ConfigError, ReadingError
 from launch import run_files
+from launch.launcher import Ending, Running
 from launch.statuses import EXIT_STATUS
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -33,17 +35,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-class Ending(NamedTuple):
-    """How a process ended; the fields are those of jobs.Outcome."""
-
-    status: str
-    result: dict[str, Any] | None
-    message: str | None
-    seconds: float
-    exit_status: int
-
-
-class Process:
+class Process(Running):
     """A running train.py, in a session of its own, so that Ctrl-C reaches the caller alone.
 
     overrides: those of the run in run_dir. ranks: started under torchrun if > 1. environment: variables set in addition
@@ -56,6 +48,7 @@ class Process:
         self, script: Path, overrides: Sequence[str], run_dir: Path, *, ranks: int, environment: Mapping[str, str]
     ) -> None:
         self._run_dir, self._log, self._began = run_dir, log_path(run_dir), time.monotonic()
+        self.note = f"log {self._log}"
         self._before = _stamp(run_dir)
         command = [*_command(script, ranks), *overrides]
         tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
@@ -77,8 +70,13 @@ class Process:
                 start_new_session=True,
             )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has."""
+        return self._popen.poll() is not None
+
+    @override
     def ending(self) -> Ending | None:
-        """Returns how it ended, None while it runs."""
         code = self._popen.poll()
         if code is None:
             return None
@@ -88,12 +86,12 @@ class Process:
         exit_status = EXIT_STATUS.get(status, code if code > 0 else 128 - code if code < 0 else 1)
         return Ending(status, result, message, time.monotonic() - self._began, exit_status)
 
+    @override
     def ask_to_stop(self) -> None:
-        """Sends SIGTERM, on which the run saves and ends."""
         self._popen.terminate()
 
+    @override
     def kill(self) -> None:
-        """Kills it and the processes that it started."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._popen.pid)
             for each in [*process.children(recursive=True), process]:

@@ -4,7 +4,8 @@ claim    one of those below, or all
 scale    nano (two CPU cores, 1 to 2 hours; less if other claims have run), micro (hours), gpu (one device, 25
          minutes), small, medium, large (the papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores
-ranks    processes of each run, under torchrun, 1
+ranks    processes of each run, 1
+launch   where runs are started: local (the default), as processes of this machine; its keys are launch.*
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
 atlas    the folder of the runs that all claims share, atlas/ beside out
@@ -40,7 +41,8 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from configs import answer
+from configs import answer, choose, plug_in
+from configs.commands import is_of
 from files.errors import one_line
 from files.paths import expanded
 from launch.processes import capacity, cuda_devices
@@ -81,7 +83,7 @@ class Request:
     atlas: Path | None
     ledger: Path
     jobs: int
-    ranks: int
+    launch: Mapping[str, Any]  # the class of the launcher and its arguments
     seeds: int | None
     overrides: tuple[str, ...]
     is_dry: bool
@@ -113,12 +115,14 @@ def parse(arguments: Sequence[str]) -> Request:
     Raises: ClaimError: if an argument is not valid.
     """
     settings: dict[str, str] = {}
-    overrides = []
+    overrides, launch = [], []
     for argument in (argument for argument in arguments if argument != "--dry-run"):
         key, is_pair, value = argument.partition("=")
         if not is_pair:
             raise ClaimError(f"{argument!r} must read key=value, or be --dry-run or --help")
-        if key in OWN:
+        if is_of("launch", argument):
+            launch.append(argument)
+        elif key in OWN:
             settings[key] = value
         else:
             overrides.append(argument)
@@ -127,14 +131,16 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ClaimError(f"{key}= is missing; claims: {', '.join(claims.names())}; for example scale=nano")
     counts = {key: _count(key, settings[key]) for key in COUNTS if key in settings}
     paths = {key: expanded(settings[key], key) for key in PATHS if key in settings}
+    ranks = counts.get("ranks", 1)
+    jobs = counts.get("jobs") or capacity(ranks)
     return Request(
         claim=settings["claim"],
         scale=settings["scale"],
         out=paths.get("out"),
         atlas=paths.get("atlas"),
         ledger=paths.get("ledger", Path(LEDGER)),
-        jobs=counts.get("jobs") or capacity(counts.get("ranks", 1)),
-        ranks=counts.get("ranks", 1),
+        jobs=jobs,
+        launch=choose("launch", [f"launch.at_once={jobs}", f"launch.ranks={ranks}", *launch]).node,
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
         is_dry="--dry-run" in arguments,
@@ -230,7 +236,7 @@ class _Runs:
         if not self._is_checked and unfinished(jobs):
             preconditions.check(self._claim)
             self._is_checked = True
-        return run_jobs(jobs, at_once=self._request.jobs, ranks=self._request.ranks, alike=True)
+        return run_jobs(jobs, plug_in(self._request.launch), alike=True)
 
 
 def _dry(request: Request, claim: Claim[Any]) -> int:

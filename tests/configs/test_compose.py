@@ -2,7 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -354,8 +354,8 @@ class Sweeps:
         self.status = status
         self.asked: list[Any] = []
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, at_once: int, ranks: int) -> int:
-        self.asked.append((script, combinations, at_once, ranks))
+    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
+        self.asked.append((script, combinations, launch))
         return self.status
 
 
@@ -370,6 +370,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str, sweep: Sweep 
         (["-m", "seed=1,2", "max_steps=7"], 1, 1),
         (["seed=1,2", "--multirun", "max_steps=7"], 1, 1),
         (["seed=1,2", "-m", "--at-once", "3", "max_steps=7", "--ranks=2"], 3, 2),
+        (["seed=1,2", "launch.at_once=3", "max_steps=7", "launch.ranks=2", "-m"], 3, 2),
     ],
 )
 def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
@@ -379,7 +380,8 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
     with pytest.raises(SystemExit) as ended:
         command_line(monkeypatch, *arguments, sweep=sweep)
     assert ended.value.code == 3
-    assert sweep.asked == [("train.py", [["seed=1", "max_steps=7"], ["seed=2", "max_steps=7"]], at_once, ranks)]
+    launch = {"_target_": "launch.local.Local", "at_once": at_once, "ranks": ranks}
+    assert sweep.asked == [("train.py", [["seed=1", "max_steps=7"], ["seed=2", "max_steps=7"]], launch)]
 
 
 @pytest.mark.parametrize(
@@ -388,6 +390,12 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
         (["--at-once", "2"], "--at-once and --ranks are for sweeps; add -m"),
         (["-m", "--at-once", "0"], "argument --at-once: must be a whole number >= 1, got '0'"),
         (["-m", "--ranks", "two"], "argument --ranks: must be a whole number >= 1, got 'two'"),
+        (["launch=slrum"], "launch=slrum does not exist; "),
+        (["launch.rnks=2"], "unknown key 'launch.rnks'; the nearest valid one is 'launch.ranks'"),
+        (["launch.ranks.of=2"], "unknown key 'launch.ranks.of'; the nearest valid one is 'launch.ranks'"),
+        (["launch.ranks=two"], "launch.ranks=two must be a whole number (launch.local.Local)"),
+        (["~launch"], "~launch: a command needs launch; choose local"),
+        (["~launch.ranks"], "~launch.ranks: give launch.ranks another value, or leave it out"),
         (["-m", "--cfg"], "--cfg shows the configuration of one run; leave out -m"),
         (["--cgf"], "unrecognized arguments: --cgf"),
         (["--max_steps=5"], "--max_steps=5: keys are written without dashes: max_steps=5"),
@@ -413,7 +421,7 @@ def test_a_script_without_sweeps_refuses_them(
 ) -> None:
     with pytest.raises(SystemExit):
         command_line(monkeypatch, "-m", "seed=1,2")
-    assert capsys.readouterr().err == "error: train.py runs no sweeps; leave out -m\n"
+    assert capsys.readouterr().err == "error: train.py starts no other processes; leave out -m\n"
 
 
 def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

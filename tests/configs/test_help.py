@@ -88,3 +88,8 @@ def test_hydras_own_configuration_is_not_there() -> None:
         _asked(["--cfg", "hydra"])
     with pytest.raises(ConfigError, match="hydra.run.dir.*: Hydra's own settings are not used; run_dir="):
         compose(["hydra.run.dir=x"])
+
+
+def test_the_keys_of_a_commands_option_stand_beside_what_its_file_says() -> None:
+    shown = run_help("", ["launch=local"])
+    assert "Keys of launch=local:\n  launch.at_once=1  runs at a time\n" in shown

@@ -24,11 +24,13 @@ from rich.console import Console
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
 from launch import jobs, processes
 from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.local import Local
 from launch.processes import cuda_devices, environments, log_path, reported
 from launch.progress import JobProgress, line, table
 from launch.sweep import best_first, sweep
 
 ROOT = Path(__file__).parents[2]
+TWO = {"_target_": "launch.local.Local", "at_once": 2}
 
 # What it does follows from its seed. It notes its start and its end in `events`, its environment in the run directory.
 STAND_IN = """
@@ -146,7 +148,7 @@ def test_jobs_run_in_the_order_given_one_after_the_other(
 
 
 def test_as_many_run_at_once_as_asked_for_and_no_more(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    outcomes = run_jobs([job(20), job(21), job(1), job(2)], at_once=2, show=False, script=script)
+    outcomes = run_jobs([job(20), job(21), job(1), job(2)], Local(at_once=2), show=False, script=script)
     assert {outcome.status for outcome in outcomes} == {"finished"}
     running, most = 0, 0
     for event in events(tmp_path):
@@ -176,7 +178,9 @@ def test_another_run_in_the_directory_is_not_taken_for_the_jobs(
 
 
 def test_failures_are_collected_and_stop_no_other(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    outcomes = run_jobs([job(seed) for seed in (11, 12, 13, 14, 17, 18, 1)], at_once=3, show=False, script=script)
+    outcomes = run_jobs(
+        [job(seed) for seed in (11, 12, 13, 14, 17, 18, 1)], Local(at_once=3), show=False, script=script
+    )
     assert [(outcome.job.name, outcome.status, outcome.exit_status) for outcome in outcomes] == [
         ("s11", "diverged", 3),
         ("s12", "failed", 2),
@@ -339,11 +343,11 @@ def test_jobs_share_the_cores_unless_the_user_said_otherwise(
 ) -> None:
     monkeypatch.setattr(processes, "_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    run_jobs([job(1)], at_once=2, show=False, script=script)
+    run_jobs([job(1)], Local(at_once=2), show=False, script=script)
     assert environment(tmp_path, 1)["OMP_NUM_THREADS"] == "4"
     assert environments(3, 4, [])[0]["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    run_jobs([job(2)], at_once=2, show=False, script=script)
+    run_jobs([job(2)], Local(at_once=2), show=False, script=script)
     assert environment(tmp_path, 2)["OMP_NUM_THREADS"] == "7"
 
 
@@ -359,7 +363,7 @@ def test_jobs_share_the_devices(
     with pytest.raises(ConfigError, match="2 jobs of 2 ranks at once want 4 CUDA devices, there are 3; run fewer"):
         visible(2, 2, ["0", "1", "2"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
-    run_jobs([job(20, "auto"), job(21, "auto")], at_once=2, show=False, script=script)
+    run_jobs([job(20, "auto"), job(21, "auto")], Local(at_once=2), show=False, script=script)
     assert [environment(tmp_path, seed)["CUDA_VISIBLE_DEVICES"] for seed in (20, 21)] == ["GPU-a", "GPU-b"]
 
 
@@ -386,7 +390,7 @@ def test_devices_are_those_the_driver_lists(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("at_once", "ranks"), [(0, 1), (1, 0)])
 def test_fewer_than_one_at_once_is_refused(at_once: int, ranks: int) -> None:
     with pytest.raises(ConfigError, match=f"at_once={at_once} and ranks={ranks} must be >= 1"):
-        run_jobs([], at_once=at_once, ranks=ranks)
+        run_jobs([], Local(at_once, ranks))
 
 
 @pytest.mark.parametrize(
@@ -409,7 +413,7 @@ def test_the_message_is_the_error_among_what_a_process_wrote(log: str, message: 
 
 @pytest.mark.slow
 def test_torchruns_ranks_tell_how_they_ended_through_the_run_directory(script: Path, job: Callable[..., Job]) -> None:
-    (outcome,) = run_jobs([job(11)], ranks=2, show=False, script=script)  # torchrun itself exits with 1
+    (outcome,) = run_jobs([job(11)], Local(ranks=2), show=False, script=script)  # torchrun itself exits with 1
     assert (outcome.status, outcome.exit_status, outcome.message) == ("diverged", 3, "error: not finite at step 6")
     assert "--nproc_per_node=2" in log_path(outcome.run_dir).read_text()
 
@@ -455,7 +459,7 @@ def test_a_sweep_ends_with_its_jobs_best_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 11, 3, 12, 4)]
-    assert sweep(str(script), combinations, at_once=2, ranks=1) == 3
+    assert sweep(str(script), combinations, launch=TWO) == 3
     (path,) = Path("runs").glob("sweep-*.csv")
     found = rows(path)
     assert [row["seed"] for row in found] == ["3", "4", "5", "11", "12"]
@@ -475,13 +479,13 @@ def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     combinations = expand([*tiny, "seed=1,2"])
-    assert sweep(str(ROOT / "train.py"), combinations, at_once=2, ranks=1) == 0
+    assert sweep(str(ROOT / "train.py"), combinations, launch=TWO) == 0
     (path,) = Path("runs").glob("sweep-*.csv")
     first, logs = path.read_text(), [log.read_text() for log in sorted(Path("runs").glob("*.log"))]
     assert sorted(row["seed"] for row in rows(path)) == ["1", "2"]
     assert {row["run_dir"] for row in rows(path)} == {compose(each).run_dir for each in combinations}
     assert all(float(row["val/loss"]) > 0 for row in rows(path))
-    assert sweep(str(ROOT / "train.py"), combinations, at_once=2, ranks=1) == 0
+    assert sweep(str(ROOT / "train.py"), combinations, launch=TWO) == 0
     assert path.read_text() == first
     assert [log.read_text() for log in sorted(Path("runs").glob("*.log"))] == logs
     shutil.rmtree("runs")
@@ -585,7 +589,7 @@ def test_a_full_disk_costs_a_sweep_its_csv_and_not_its_verdict(
     (tmp_path / "runs").mkdir(exist_ok=True)
     (tmp_path / "runs" / "5.log").symlink_to("/dev/full")
     combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 3)]
-    assert sweep(str(script), combinations, at_once=2, ranks=1) == 0
+    assert sweep(str(script), combinations, launch=TWO) == 0
     printed = capsys.readouterr()
     assert "0.3000" in printed.out and "0.5000" in printed.out and "summary" not in printed.out
     assert "warning: runs/5.log cannot be written: No space left on device" in printed.err

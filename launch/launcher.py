@@ -1,0 +1,66 @@
+"""Where runs are started: what launch=local, launch=slurm and others are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from configs import RunConfig
+
+
+class Ending(NamedTuple):
+    """How a run that was started ended; the fields are those of jobs.Outcome."""
+
+    status: str
+    result: dict[str, Any] | None
+    message: str | None
+    seconds: float
+    exit_status: int
+
+
+class Start(NamedTuple):
+    """A run to start: `python train.py *overrides`. config: what the overrides make."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return Path(self.config.run_dir)
+
+
+class Running(ABC):
+    """A run that was started. note: where it runs and what it says, for the user."""
+
+    note: str
+
+    @abstractmethod
+    def ending(self) -> Ending | None:
+        """Returns how it ended, None while it runs."""
+
+    @abstractmethod
+    def ask_to_stop(self) -> None:
+        """Makes it save and end."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+class Launcher(ABC):
+    """Starts runs; its constructor's arguments are the keys launch.*."""
+
+    outlives: ClassVar[bool] = False  # whether runs go on when the command that started them ends
+
+    @abstractmethod
+    def check(self, runs: Sequence[Start]) -> None:
+        """Raises ConfigError, before anything is started, if the runs cannot be."""
+
+    @abstractmethod
+    def room(self) -> int:
+        """How many more runs can be started now."""
+
+    @abstractmethod
+    def start(self, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":
+        """Starts at most room() runs; an error in place of one that cannot be started."""
