@@ -179,6 +179,15 @@ class _Runner:
         self._entries, self._launcher, self._script, self._began = entries, launcher, script, time.monotonic()
         self._waiting = [entry for entry in entries if not entry.has_ended_before()]
         self.running: list[tuple[_Entry, Running]] = []
+        for entry in list(self._waiting):
+            if (running := launcher.found(entry.start)) is not None:
+                self._waiting.remove(entry)
+                self.running.append((entry, running))
+
+    @property
+    def outlives(self) -> bool:
+        """Whether what is running goes on when the command ends."""
+        return self._launcher.outlives
 
     @property
     def is_done(self) -> bool:
@@ -204,6 +213,8 @@ class _Runner:
             if (ending := running.ending()) is not None:
                 entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
                 self.running.remove((entry, running))
+            else:
+                entry.progress.state, entry.progress.note = running.state, running.note
 
     def _next(self, most: int) -> list[_Entry]:
         """The first jobs whose directories are free; after GRACE_SECONDS others too, whose runs report the lock."""
@@ -224,7 +235,7 @@ class _Runner:
                 entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(running), 0.0, 1), str(running))
                 continue
             self.running.append((entry, running))
-            entry.progress.state, entry.progress.note = "running", running.note
+            entry.progress.state, entry.progress.note = running.state, running.note
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
@@ -243,6 +254,9 @@ def _is_shared(outcomes: Sequence[Outcome]) -> bool:
 def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     """Asks the processes to end, and kills them after GRACE_SECONDS or a second SIGINT."""
     if not runner.running:
+        return
+    if runner.outlives:
+        display.say(f"{len(runner.running)} not ended: they go on without this command; given again, it follows them")
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")
     for _, running in runner.running:

@@ -31,8 +31,9 @@ class Start(NamedTuple):
 
 
 class Running(ABC):
-    """A run that was started. note: where it runs and what it says, for the user."""
+    """A run that was started. state: running, or queued. note: where it runs and what it says, for the user."""
 
+    state: str = "running"
     note: str
 
     @abstractmethod
@@ -60,6 +61,10 @@ class Launcher(ABC):
     @abstractmethod
     def room(self) -> int:
         """How many more runs can be started now."""
+
+    def found(self, run: Start) -> Running | None:
+        """The run, if an earlier command started it and it goes on; only where runs outlive commands."""
+        return None
 
     @abstractmethod
     def start(self, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":
