@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -92,6 +93,13 @@ def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def begun_again(runs: Path, job: str) -> bool:
+    """Asks SLURM to start a job at once, which it would do two minutes after it was queued again."""
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
+    time.sleep(0.5)
+    return len(events(runs)) > 2
+
+
 def run(runs: Path, n: int, launcher: Slurm) -> list[Outcome]:
     return run_jobs(jobs(runs, n), launcher, show=False, script=runs.parent / "stand_in.py")
 
@@ -107,17 +115,15 @@ def test_runs_go_through_one_array_over_both_nodes(runs: Path) -> None:
 
 
 def test_an_interrupted_command_leaves_its_runs_and_the_next_follows_them(runs: Path) -> None:
-    interrupted = threading.Timer(0, lambda: None)
-
     def interrupt() -> None:
         wait_for(lambda: len(events(runs)) == 2)
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    interrupted = threading.Thread(target=interrupt)
-    interrupted.start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(Interrupted):
         run(runs, 2, slurm())
-    interrupted.join()
+    thread.join()
     assert [what for what, *_ in events(runs)] == ["start", "start"]
     threading.Timer(1.0, (runs / "go").touch).start()
     assert [outcome.status for outcome in run(runs, 2, slurm())] == ["finished"] * 2
@@ -131,7 +137,7 @@ def test_a_run_that_is_queued_again_is_stopped_and_continued(runs: Path) -> None
         subprocess.run(["scontrol", "requeue", job], check=True)
         wait_for(lambda: len(events(runs)) == 2)
         (runs / "go").touch()
-        wait_for(lambda: subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"]).returncode == 0)
+        wait_for(lambda: begun_again(runs, job))
 
     thread = threading.Thread(target=requeue)
     thread.start()
@@ -140,6 +146,20 @@ def test_a_run_that_is_queued_again_is_stopped_and_continued(runs: Path) -> None
     assert outcome.status == "finished"
     assert [what for what, *_ in events(runs)] == ["start", "stopped", "start", "finished"]
     assert len({job for _, _, job, _ in events(runs)}) == 1
+
+
+def test_a_run_is_saved_before_its_job_s_limit_and_queued_again(runs: Path) -> None:
+    def begin_again() -> None:
+        wait_for(lambda: len(events(runs)) == 2, 90)
+        (runs / "go").touch()
+        wait_for(lambda: begun_again(runs, events(runs)[0][2]))
+
+    thread = threading.Thread(target=begin_again)
+    thread.start()
+    (outcome,) = run(runs, 1, slurm(minutes=1, stop_seconds=50))
+    thread.join()
+    assert outcome.status == "finished"
+    assert [what for what, *_ in events(runs)] == ["start", "stopped", "start", "finished"]
 
 
 def test_a_cancelled_run_is_stopped_and_the_same_command_submits_it_again(runs: Path) -> None:
