@@ -56,7 +56,7 @@ class GaLore(ProjectedOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "rank": rank}
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rank": rank}
         settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "scale": scale}
         settings |= {"bf16_products": bf16_products}
         super().__init__(params, settings, execution, state)
