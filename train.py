@@ -142,6 +142,7 @@ def loop(run: Run, stop: StopRequest) -> str:
             save(run)
         if is_asked_to_stop and not is_last:
             return "stopped"
+    strategy.phases.close()  # the end of the run is no part of its last step
     row = evaluate(run)
     write(run, counters(run) | row)
     return end(run)
