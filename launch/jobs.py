@@ -8,7 +8,7 @@ processes from writing it, and the next call waits for it up to GRACE_SECONDS.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +69,15 @@ def run_jobs(
     show: bool = True,
     script: Path = TRAIN,
     alike: bool = False,
+    provide: Callable[[RunConfig], object] | None = None,
 ) -> list[Outcome]:
     """Runs the jobs in order, as the launcher has room, Local() if None; returns their outcomes in order.
 
     A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
     run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
-    not started then have no outcome. Call this from the main thread: it handles the signals of stopping.py meanwhile.
+    not started then have no outcome. provide: called with the configuration of every run that starts elsewhere, before
+    any does; it makes what they read, or says what is missing. Call this from the main thread: it handles the signals
+    of stopping.py meanwhile.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or the launcher
     cannot start it. Interrupted: after a signal; a second SIGINT does not wait for processes to save.
@@ -84,6 +87,10 @@ def run_jobs(
         _check_run_dirs(entries)
         launcher = launcher or Local()
         launcher.check([entry.start for entry in entries])
+        if launcher.is_elsewhere and provide is not None:
+            for entry in entries:
+                if not entry.has_ended_before():
+                    provide(entry.config)
         runner = _Runner(entries, launcher, script, alike=alike)
         with Display([entry.progress for entry in entries], show=show) as display:
             _run(runner, signals, display)
@@ -185,9 +192,9 @@ class _Runner:
                 self.running.append((entry, running))
 
     @property
-    def outlives(self) -> bool:
+    def is_elsewhere(self) -> bool:
         """Whether what is running goes on when the command ends."""
-        return self._launcher.outlives
+        return self._launcher.is_elsewhere
 
     @property
     def is_done(self) -> bool:
@@ -255,7 +262,7 @@ def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     """Asks the processes to end, and kills them after GRACE_SECONDS or a second SIGINT."""
     if not runner.running:
         return
-    if runner.outlives:
+    if runner.is_elsewhere:
         display.say(f"{len(runner.running)} not ended: they go on without this command; given again, it follows them")
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")

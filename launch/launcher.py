@@ -52,7 +52,9 @@ class Running(ABC):
 class Launcher(ABC):
     """Starts runs; its constructor's arguments are the keys launch.*."""
 
-    outlives: ClassVar[bool] = False  # whether runs go on when the command that started them ends
+    # Whether runs are on other machines: they go on when the command that started them ends, and what they read must be
+    # there before.
+    is_elsewhere: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, runs: Sequence[Start]) -> None:
@@ -63,7 +65,7 @@ class Launcher(ABC):
         """How many more runs can be started now."""
 
     def found(self, run: Start) -> Running | None:
-        """The run, if an earlier command started it and it goes on; only where runs outlive commands."""
+        """The run, if an earlier command started it and it goes on; only where they are elsewhere."""
         return None
 
     @abstractmethod

@@ -24,13 +24,15 @@ from launch.statuses import EXIT_STATUS
 TRAIN = Path(__file__).parents[1] / "train.py"
 GRACE_SECONDS = 120.0  # in which a process ends its step and saves
 
-# Asks Linux to end this process with its parent (PR_SET_PDEATHSIG = 1), then becomes the command. This is no
-# preexec_fn, as that may deadlock if the parent has threads.
+# Asks Linux to end this process with its parent (PR_SET_PDEATHSIG = 1), then becomes the command, which does not heed
+# SIGUSR2: SLURM sends it to all of a job's processes, and it is for submitit's alone. This is no preexec_fn, as that
+# may deadlock if the parent has threads.
 TIED_TO_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(75)
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_IN_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site has changed it
 SHARED_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # which srun has not taken from the job since 22.05
 RECORD_BYTES = 1 << 12
+SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not finished counts as ended
 
 
 class Slurm(Launcher):
@@ -43,7 +44,7 @@ class Slurm(Launcher):
     sbatch's, launch.options.mem=64G. setup: lines of a shell that come first on a node. folder: of what jobs print.
     """
 
-    outlives = True
+    is_elsewhere = True
 
     def __init__(
         self,
@@ -172,17 +173,21 @@ class SlurmRun(Running):
     def __init__(self, run_dir: Path, job: str, queue: Queue) -> None:
         self.job, self._run_dir, self._queue = job, run_dir, queue
         self._began, self._before, self.note = time.monotonic(), stamp(run_dir), f"job {job}"
+        self._gone_since: float | None = None
 
     @override
     def ending(self) -> Ending | None:
         if (there := self._queue.job(self.job)) is not None:
             self.state = "running" if there.state in ("RUNNING", "COMPLETING") else "queued"
             where = f"on {there.nodes}, log {log_path(self._run_dir)}" if there.nodes else f"waits: {there.reason}"
-            self.note = f"job {self.job} {where}"
+            self.note, self._gone_since = f"job {self.job} {where}", None
             return None
         result = read_result(self._run_dir)
         is_new = result is not None and stamp(self._run_dir) != self._before
         status = str(result["status"]) if result is not None and is_new else "failed"
+        self._gone_since = self._gone_since or time.monotonic()
+        if status not in ("finished", "diverged") and time.monotonic() - self._gone_since < SETTLING_SECONDS:
+            return None  # a job that goes back to the queue is in none of its states for a moment
         message = None
         if status != "finished":
             said = said_in(log_path(self._run_dir)) if is_new else ""

@@ -35,7 +35,7 @@ from pathlib import Path
 given = dict(override.split("=", 1) for override in sys.argv[1:])
 run_dir = Path(given["run_dir"])
 run_dir.mkdir(parents=True, exist_ok=True)
-signal.alarm(60)
+signal.alarm(90)
 
 def note(what):
     with (run_dir.parent / "events").open("a") as events:
@@ -65,6 +65,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def runs(tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of runs on a cluster that is up; what is left in the queue is cancelled."""
     monkeypatch.setenv("SLURM_CONF", str(configuration))
+    monkeypatch.setattr("launch.slurm.SETTLING_SECONDS", 3.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "runs").mkdir()
