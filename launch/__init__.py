@@ -2,6 +2,7 @@
 
 jobs.py        runs several train.py: finished ones are skipped, broken ones continued
 launcher.py    where they are started, the seam; local.py: as processes of this machine
+slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_task.py is what runs on a node
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
 progress.py    reads how far runs are, and shows it
 listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table
@@ -11,7 +12,7 @@ sweep.py       runs every combination of the values given on the command line
 run_files.py   reads the files of a run directory, checked
 statuses.py    the exit statuses of train.py and the commands
 stopping.py    handles the signals that ask a run or its launcher to stop
-slurm.sbatch   an example batch script for SLURM
+slurm.sbatch   a batch script for several nodes; one_node.sbatch: for one
 
 Uses run directories and configurations, not claims; imports no torch.
 """

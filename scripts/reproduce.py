@@ -5,7 +5,7 @@ scale    nano (two CPU cores, 1 to 2 hours; less if other claims have run), micr
          minutes), small, medium, large (the papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores
 ranks    processes of each run, 1
-launch   where runs are started: local (the default), as processes of this machine; its keys are launch.*
+launch   where runs are started: local (the default), as processes of this machine, or slurm; its keys are launch.*
 seeds    of the comparison, how many; the claim's own, 3
 out      the folder, reproductions/<claim>-<scale>
 atlas    the folder of the runs that all claims share, atlas/ beside out

@@ -15,6 +15,7 @@ class NotRun(NamedTuple):
 NANOGPT_PAGE = DOCS / "nanogpt.md"
 NANOGPT = "tests/test_nanogpt_page.py"
 BENCH = "tests/scripts/test_bench.py"
+ON_SLURM = "tests/launch/test_slurm_cluster.py"
 REPRODUCE = "tests/scripts/test_reproduce.py"
 OPTIM_BENCH = f"{BENCH}::test_the_optimizer_benchmark_knows_state_floor_and_foreign_files"
 NOT_RUN = {
@@ -136,9 +137,22 @@ NOT_RUN = {
     ),
     "torchrun --nnodes=4 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=<host>:29400 --max-restarts=3 "
     "train.py parallel=fsdp2": NotRun("several machines"),
-    "sbatch --job-name=gpt2-soap launch/slurm.sbatch data=openwebtext model=gpt2_small optim=soap": NotRun(
-        "SLURM", "tests/launch/test_slurm.py::test_srun_gets_the_cpus_that_the_job_has"
+    **{
+        f"sbatch --job-name=gpt2-soap launch/{template}.sbatch data=openwebtext model=gpt2_small optim=soap": NotRun(
+            "SLURM", f"{ON_SLURM}::test_the_templates_run_as_they_stand"
+        )
+        for template in ("one_node", "slurm")
+    },
+    "python train.py launch=slurm launch.ranks=16 launch.nodes=2 parallel=fsdp2 model=gpt2_large data=openwebtext": (
+        NotRun("SLURM", f"{ON_SLURM}::test_ranks_on_two_nodes_meet_and_end_as_under_torchrun")
     ),
+    "python train.py -m launch=slurm launch.at_once=8 optim=adamw,lion 'seed=range(1,9)'": NotRun(
+        "SLURM", f"{ON_SLURM}::test_runs_go_through_one_array_over_both_nodes"
+    ),
+    "python scripts/reproduce.py claim=sophia_2x scale=small launch=slurm launch.ranks=8 launch.at_once=4": NotRun(
+        "SLURM, and hours of eight GPUs"
+    ),
+    "pip install -e '.[slurm]'": NotRun("the package index; a part of .[dev]"),
     **{
         f"bash scripts/gpu.sh{part}": NotRun(
             "a GPU", "tests/scripts/test_gpu.py::test_the_commands_are_ones_that_the_programs_take"
