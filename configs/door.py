@@ -13,6 +13,7 @@ from configs.composition import compose
 from configs.errors import ConfigError, lines_of
 from configs.help import FLAGS, run_help
 from configs.overrides import expand
+from configs.plug_ins import plug_in
 from configs.runs import as_yaml
 from configs.schema import RunConfig
 from configs.terminal import protect_output
@@ -85,7 +86,8 @@ def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> RunC
 def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[RunConfig]) -> int:
     """Does what ends the process, or leaves the configuration in found."""
     asked = _asked(arguments)
-    own = [each for each in asked.overrides if is_of("launch", each)]
+    searched = [each for each in asked.overrides if is_of("search", each)]
+    own = searched or [each for each in asked.overrides if is_of("launch", each)]
     if asked.multirun or own:
         if sweep is None:
             raise ConfigError(
@@ -93,6 +95,11 @@ def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: li
             )
         flags = {"launch.at_once": asked.at_once, "launch.ranks": asked.ranks}
         chosen = choose("launch", [*asked.overrides, *(f"{key}={n}" for key, n in flags.items() if n)])
+        if searched and asked.multirun:
+            raise ConfigError(f"-m runs all combinations, {searched[0]} chooses among them; leave out one of the two")
+        if searched:
+            search = choose("search", chosen.rest)
+            return int(plug_in(search.node).run(script, search.rest, launch=chosen.node))
         combinations = expand(chosen.rest) if asked.multirun else [chosen.rest]
         return sweep(script, combinations, launch=chosen.node)
     config = compose(asked.overrides)

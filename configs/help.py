@@ -27,6 +27,7 @@ signs of the grammar is taken as typed where a key holds one.
   --cfg [job]     prints the configuration, resolved
   -m, --multirun  runs every combination of several values (optim=adamw,soap seed=0,1), each as a process of its own
   launch=...      where runs are started, with -m or without it; with --help beside it, its keys
+  search=optuna   runs the most promising of the values in search.space.*, one after the other, in place of -m
   --at-once N     with -m: launch.at_once=N, runs at a time
   --ranks N       with -m: launch.ranks=N, processes of each run
   -h, --help      this; with group=option also the keys of that option"""

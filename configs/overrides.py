@@ -7,7 +7,7 @@ shows the value quoted, ready to paste.
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -106,6 +106,27 @@ def quoted(key: str, raw: str) -> str:
     """key="value", in quotes for a shell; key="..." for a value that is long or not printable."""
     text = raw if raw.isprintable() and len(raw) <= LONGEST_SHOWN else "..."
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
+
+
+def written(value: Any) -> str:
+    """Returns a value as an override holds it, from which Hydra's grammar makes the same value, floats to the last bit.
+
+    Texts are quoted only where that is needed. Raises: ConfigError: if it is no value of YAML.
+    """
+    literals = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return literals[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        parsed = _parsed(value)
+        is_kept = not isinstance(parsed, ConfigError) and not parsed.is_sweep_override() and parsed.value() == value
+        return value if is_kept else QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    raise ConfigError(f"{shown(value)} is no value that a configuration can hold")
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:

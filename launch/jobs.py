@@ -8,6 +8,7 @@ processes from writing it, and the next call waits for it up to GRACE_SECONDS.
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +55,32 @@ class Outcome:
     exit_status: int = 0
 
 
+class Source(ABC):
+    """Gives jobs one at a time, as there is room for them: the next may depend on how others ended."""
+
+    @property
+    @abstractmethod
+    def sample(self) -> Job:
+        """A job like those that it gives, for the launcher to check."""
+
+    @property
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Whether it gives no more jobs."""
+
+    @abstractmethod
+    def next(self) -> Job | None:
+        """Returns the next job, None if there is none now."""
+
+    @abstractmethod
+    def is_to_stop(self, job: Job) -> bool:
+        """Whether the job, which runs, is to save and end; True once."""
+
+    @abstractmethod
+    def ended(self, outcome: Outcome) -> str:
+        """Takes in how one of its jobs ended; returns what is to be shown beside it, if that is not its message."""
+
+
 class Interrupted(SystemExit):
     """Raised after a signal, when all processes have ended; the same call continues. Uncaught, the command exits 75."""
 
@@ -69,8 +96,11 @@ def run_jobs(
     show: bool = True,
     script: Path = TRAIN,
     alike: bool = False,
+    source: Source | None = None,
 ) -> list[Outcome]:
     """Runs the jobs in order, as the launcher has room, Local() if None; returns their outcomes in order.
+
+    source: gives further jobs.
 
     A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
     run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
@@ -83,9 +113,10 @@ def run_jobs(
         entries = [_entry(job) for job in jobs]
         _check_run_dirs(entries)
         launcher = launcher or Local()
-        launcher.check([entry.start for entry in entries])
-        runner = _Runner(entries, launcher, script, alike=alike)
-        with Display([entry.progress for entry in entries], show=show) as display:
+        samples = [_entry(source.sample)] if source else []
+        launcher.check([entry.start for entry in [*entries, *samples]])
+        runner = _Runner(entries, launcher, script, alike=alike, source=source)
+        with Display(runner.progress, show=show) as display:
             _run(runner, signals, display)
     if signals.count:
         display.say("interrupted; the same command continues")
@@ -174,16 +205,22 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
 class _Runner:
     """Starts jobs as long as some wait and the launcher has room."""
 
-    def __init__(self, entries: Sequence[_Entry], launcher: Launcher, script: Path, *, alike: bool) -> None:
-        self._alike = alike
-        self._entries, self._launcher, self._script, self._began = entries, launcher, script, time.monotonic()
+    def __init__(
+        self, entries: Sequence[_Entry], launcher: Launcher, script: Path, *, alike: bool, source: Source | None
+    ) -> None:
+        self._alike, self._source, self._is_closed = alike, source, False
+        self._entries, self._launcher, self._script, self._began = list(entries), launcher, script, time.monotonic()
         self._waiting = [entry for entry in entries if not entry.has_ended_before()]
+        self._asked_for: list[_Entry] = []  # from the source, which does not know yet how they ended
         self.running: list[tuple[_Entry, Running]] = []
+        self.progress = [entry.progress for entry in entries]
 
     @property
     def is_done(self) -> bool:
         """Whether all jobs have ended."""
-        return not self._waiting and not self.running
+        return (
+            not self._waiting and not self.running and (self._is_closed or self._source is None or self._source.is_done)
+        )
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -193,8 +230,10 @@ class _Runner:
     def advance(self) -> None:
         """Records the jobs that have ended, and starts those that can start."""
         self.collect()
-        if self._alike and self._waiting and _is_shared(self.outcomes):
+        if self._alike and (self._waiting or self._source) and _is_shared(self.outcomes):
             self._waiting.clear()
+            self._is_closed = True
+        self._ask()
         if entries := self._next(self._launcher.room()):
             self._start(entries)
 
@@ -204,6 +243,29 @@ class _Runner:
             if (ending := running.ending()) is not None:
                 entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
                 self.running.remove((entry, running))
+            elif self._source and self._source.is_to_stop(entry.job):
+                running.ask_to_stop()
+        self._tell()
+
+    def _ask(self) -> None:
+        """Gets as many jobs from the source as can start."""
+        while self._source and not self._is_closed and len(self._waiting) < self._launcher.room():
+            if (job := self._source.next()) is None:
+                break
+            entry = _entry(job)
+            self._entries.append(entry)
+            self._asked_for.append(entry)
+            self.progress.append(entry.progress)
+            if entry.has_ended_before():
+                break  # what it found may matter to the next
+            self._waiting.append(entry)
+
+    def _tell(self) -> None:
+        """Tells the source which of its jobs have ended."""
+        for entry in list(self._asked_for):
+            if self._source and entry.outcome is not None:
+                self._asked_for.remove(entry)
+                entry.progress.note = self._source.ended(entry.outcome) or entry.progress.note
 
     def _next(self, most: int) -> list[_Entry]:
         """The first jobs whose directories are free; after GRACE_SECONDS others too, whose runs report the lock."""
