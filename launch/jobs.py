@@ -116,7 +116,7 @@ def run_jobs(
         samples = [_entry(source.sample)] if source else []
         launcher.check([entry.start for entry in [*entries, *samples]])
         runner = _Runner(entries, launcher, script, alike=alike, source=source)
-        with Display(runner.progress, show=show) as display:
+        with Display(runner.progress, show=show, is_numbered=source is None) as display:
             _run(runner, signals, display)
     if signals.count:
         display.say("interrupted; the same command continues")

@@ -75,10 +75,10 @@ class JobProgress:
 
 
 class Display:
-    """Shows the progress of jobs while it is entered; show: false shows nothing."""
+    """Shows the progress of jobs, to which others may be added, while it is entered; show: false shows nothing."""
 
-    def __init__(self, jobs: Sequence[JobProgress], *, show: bool) -> None:
-        self._jobs, self._show = jobs, show
+    def __init__(self, jobs: Sequence[JobProgress], *, show: bool, is_numbered: bool = True) -> None:
+        self._jobs, self._show, self._is_numbered = jobs, show, is_numbered
         self._console = Console(file=sys.stdout, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if show and self._console.is_terminal else None
         self._refreshed = -REFRESH_SECONDS
@@ -121,7 +121,8 @@ class Display:
             if progress.state == state and (state != "running" or now - said < LINE_SECONDS):
                 continue
             self._said[index] = progress.state, now
-            self.say(f"[{index + 1}/{len(self._jobs)}] {progress.name}: {line(progress)}")
+            number_of = f"[{index + 1}/{len(self._jobs)}] " if self._is_numbered else ""
+            self.say(f"{number_of}{progress.name}: {line(progress)}")
         sys.stdout.flush()
 
 

@@ -187,7 +187,7 @@ class Trials(Source):
         """The job of a trial, which is this worker's now; None while another trial's run of the same name goes on."""
         values = {key: _drawn(trial, key, each) for key, each in self._distributions.items()}
         name = " ".join(f"{key}={_short(value)}" for key, value in values.items())
-        job = Job(f"trial {trial.number}: {name}", (*self._fixed, *overrides_of(values)))
+        job = Job(f"trial {trial.number} {name}", (*self._fixed, *overrides_of(values)))
         run_dir = compose(job.overrides).run_dir
         trial.set_user_attr(RUN_DIR, run_dir)
         if run_dir in busy:
