@@ -87,8 +87,9 @@ def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: li
     """Does what ends the process, or leaves the configuration in found."""
     asked = _asked(arguments)
     searched = [each for each in asked.overrides if is_of("search", each)]
-    own = searched or [each for each in asked.overrides if is_of("launch", each)]
-    if asked.multirun or own:
+    launched = [each for each in asked.overrides if is_of("launch", each)]
+    own = searched or launched
+    if asked.multirun or (own and not asked.cfg):
         if sweep is None:
             raise ConfigError(
                 f"{Path(script).name} starts no other processes; leave out {'-m' if asked.multirun else own[0]}"
@@ -102,7 +103,7 @@ def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: li
             return int(plug_in(search.node).run(script, search.rest, launch=chosen.node))
         combinations = expand(chosen.rest) if asked.multirun else [chosen.rest]
         return sweep(script, combinations, launch=chosen.node)
-    config = compose(asked.overrides)
+    config = compose([each for each in asked.overrides if each not in (*searched, *launched)])
     if asked.cfg:
         print(as_yaml(config))
     else:

@@ -3,7 +3,8 @@
 Who owns what
     search.py          the keys search.*, what is checked before anything starts, the exit status
     search_space.py    ranges and choices: what they may be, and their values as overrides
-    search_trials.py   the study: which trial comes next, when one is pruned, how one ended
+    search_study.py    the study in Optuna's storage; what is asked of Optuna
+    search_trials.py   its trials: which comes next, when one is pruned, how one ended
     search_summary.py  the table, the CSV and the picture at the end
     jobs.py            runs the jobs that the study gives, as it runs those of a sweep
 The study (search.storage, an SQLite file by default) says which trials there are and with which parameters. What a run
@@ -88,8 +89,9 @@ class Optuna:
             raise ConfigError(f"search.study={shown(self.study)} must be a name of letters, digits, '.', '_' and '-'")
         space = read_space(self.space)
         check_installed("search")
+        from launch.search_study import storage_errors, without_password
         from launch.search_summary import summarize
-        from launch.search_trials import ENDED, Trials, storage_errors
+        from launch.search_trials import ENDED, Trials
 
         checked = check(space, fixed)
         description = {
@@ -102,6 +104,9 @@ class Optuna:
         folder.mkdir(parents=True, exist_ok=True)
         storage = self.storage or f"sqlite:///{folder / 'study.db'}"
         trials = Trials(self, checked, fixed, name=name, storage=storage, folder=folder, description=description)
+        every = checked.longest.log_every if self.objective == "train/loss" else checked.longest.eval_every
+        if self.pruner and every >= checked.longest.max_steps:
+            print(f"note: no run is pruned, as {self.objective} is known every {every} steps only")
         with storage_errors(storage):
             with trials:
                 try:
@@ -112,8 +117,8 @@ class Optuna:
             rows = trials.rows()
             summarize(trials.study, rows, self.objective, folder)
         for outcome in outcomes:
-            if outcome.status == "failed":
+            if outcome.status == "failed" and status != EXIT_STATUS["stopped"]:
                 print(f"failed: {outcome.job.name}: {outcome.message} (log {log_path(outcome.run_dir)})")
-        print(f"study       {name} in {storage}")
+        print(f"study       {name} in {without_password(storage)}")
         is_left = any(row.state not in ENDED for row in rows)
         return status or (EXIT_STATUS["stopped"] if is_left else 0)

@@ -46,14 +46,14 @@ Space = Mapping[str, Range | Choices]  # by key or group
 class Checked(NamedTuple):
     """A space of which every end is a valid run.
 
-    settings: what all runs share, as configs.composed has it. sample: one of the runs, and its overrides. max_steps: of
-    the longest run.
+    settings: what all runs share, as configs.composed has it. sample: the overrides of one of the runs. longest: the
+    configuration of the one with the most steps.
     """
 
     space: dict[str, Range | Choices]
     settings: dict[str, Any]
     sample: tuple[str, ...]
-    max_steps: int
+    longest: RunConfig
 
     @property
     def content(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def check(space: Space, fixed: Sequence[str]) -> Checked:
         runs += own
     settings = {key: value for key, value in runs[0][1].items() if key not in space}
     sample = (*fixed, *overrides_of(first))
-    return Checked(found, settings, sample, max(config.max_steps for config, _ in runs))
+    return Checked(found, settings, sample, max((config for config, _ in runs), key=lambda config: config.max_steps))
 
 
 def _entries(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

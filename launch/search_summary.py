@@ -121,9 +121,8 @@ def _draw_trials(axes: "Axes", rows: Sequence[Row], objective: str) -> None:
     finished = sorted((row.trial, row.value) for row in rows if row.state == "finished" and row.value is not None)
     if finished:
         best = [min(value for _, value in finished[: n + 1]) for n in range(len(finished))]
-        axes.step(
-            [trial for trial, _ in finished], best, where="post", color="tab:orange", label=f"best ({best[-1]:.4f})"
-        )
+        known = [*(trial for trial, _ in finished), max(row.trial for row in rows)]
+        axes.step(known, [*best, best[-1]], where="post", color="tab:orange", label=f"best ({best[-1]:.4f})")
     axes.set(xlabel="trial", ylabel=objective)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

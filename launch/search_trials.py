@@ -1,44 +1,35 @@
 """The trials of a study: which comes next, which are pruned, how each ended. See search.py for a trial's life."""
 
-import hashlib
-import json
 import os
 import secrets
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
-from configs import ConfigError, compose
-from configs.overrides import written
-from files.errors import one_line, shown
+from configs import compose
 from files.lock import InUseError, Lock, is_held, locked
 from files.reading import number
 from launch.jobs import Job, Outcome, Source
 from launch.new_rows import NewRows
-from launch.search_space import Checked, Choices, Range, overrides_of
+from launch.search_space import Checked, overrides_of
+from launch.search_study import distribution, drawn, opened, pruner, sampler, storage_errors
 
 if TYPE_CHECKING:
     from launch.search import Optuna
 
 LOCK = "lock"  # of the study, while a trial is taken
 WAIT_SECONDS = 0.2  # until a worker that found nothing to do looks again
-SQLITE_SECONDS = 60  # in which other processes have written
 ENDED = ("finished", "pruned", "diverged")  # states of a trial that has been told to the study, the best first
-FACTOR = 3  # of the steps between hyperband's decisions
-EARLIEST = 1 / FACTOR**2  # no run is pruned before this fraction of its steps
-DESCRIPTION, WORKER, RUN_DIR, STATE = "search", "worker", "run_dir", "state"  # attributes of the study, and of trials
+WORKER, RUN_DIR, STATE = "worker", "run_dir", "state"  # attributes of trials
 
 
 class Row(NamedTuple):
@@ -86,19 +77,23 @@ class Trials(Source):
         description: Mapping[str, Any],
     ) -> None:
         self._search, self._checked, self._fixed, self._folder = search, checked, fixed, folder
-        self._distributions = {key: _distribution(each) for key, each in checked.space.items()}
+        self._distributions = {key: distribution(each) for key, each in checked.space.items()}
         self._taken: dict[str, _Taken] = {}  # by the name of the job
         self._left: set[int] = set()  # trials that this worker does not try again
         self._is_done, self._again = False, 0.0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", module="optuna")  # of what is experimental, of an end that a step misses
         with storage_errors(storage), locked(folder / LOCK, "opening the study"):
-            self.study = _opened(name, storage, description)
-            self.study.pruner = _pruner(search.pruner, checked.max_steps)
+            self.study = opened(name, storage, description)
+            self.study.pruner = pruner(search.pruner, checked.longest.max_steps)
 
     def __enter__(self) -> Self:
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.worker"
-        self._lock = Lock(self._folder / self._worker)
+        with locked(self._folder / LOCK, "starting a worker"):
+            for path in self._folder.glob("*.worker"):
+                if not is_held(path):  # it was killed
+                    path.unlink()
+            self._lock = Lock(self._folder / self._worker)
         self._lock.sign()
         return self
 
@@ -168,24 +163,24 @@ class Trials(Source):
 
     def _take(self) -> Job | None:
         """A trial that is nobody's, or a new one; the caller has the study's lock."""
-        trials = self.study.get_trials(deepcopy=False)
+        search, trials = self._search, self.study.get_trials(deepcopy=False)
         running = [each for each in trials if each.state is TrialState.RUNNING]
         held = [each for each in running if self._is_held(each)]
         busy = {each.user_attrs.get(RUN_DIR) for each in held}
         free = [each for each in running if each not in held and each.number not in self._left]
-        for each in free:
-            self.study.sampler = self._sampler(each.number)  # it may have been killed before all was drawn
+        for each in free:  # whoever had one may have been killed before all was drawn
+            self.study.sampler = sampler(search.sampler, search.seed, each.number)
             if job := self._claimed(optuna.Trial(self.study, each._trial_id), busy):
                 return job
-        if not free and len(trials) < self._search.trials:
-            self.study.sampler = self._sampler(len(trials))
+        if not free and len(trials) < search.trials:
+            self.study.sampler = sampler(search.sampler, search.seed, len(trials))
             return self._claimed(self.study.ask(), busy)
         self._is_done = not held and not free
         return None
 
     def _claimed(self, trial: optuna.Trial, busy: set[Any]) -> Job | None:
         """The job of a trial, which is this worker's now; None while another trial's run of the same name goes on."""
-        values = {key: _drawn(trial, key, each) for key, each in self._distributions.items()}
+        values = {key: drawn(trial, key, each) for key, each in self._distributions.items()}
         name = " ".join(f"{key}={_short(value)}" for key, value in values.items())
         job = Job(f"trial {trial.number} {name}", (*self._fixed, *overrides_of(values)))
         run_dir = compose(job.overrides).run_dir
@@ -221,75 +216,6 @@ class Trials(Source):
         value = trial.value if state in ("finished", "pruned") and trial.state.is_finished() else None
         run_dir = str(trial.user_attrs.get(RUN_DIR, ""))
         return Row(trial.number, value, state, trial.last_step, dict(trial.params), run_dir)
-
-    def _sampler(self, trial: int) -> optuna.samplers.BaseSampler:
-        """Seeded for the trial, so that workers with the same seed draw different parameters."""
-        seed = int(hashlib.sha256(f"{self._search.seed} {trial}".encode()).hexdigest()[:8], 16)
-        if self._search.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed)
-
-
-@contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """Raises ConfigError in place of what the storage raises."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
-        raise ConfigError(
-            f"search.storage={shown(storage)} cannot be used: {one_line(error.__cause__ or error)}"
-        ) from error
-
-
-def _opened(name: str, storage: str, description: Mapping[str, Any]) -> optuna.Study:
-    """The study, made if it is not there; the caller has its lock."""
-    arguments = {"timeout": SQLITE_SECONDS} if storage.startswith("sqlite:") else {}
-    opened = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": arguments})
-    study = optuna.create_study(storage=opened, study_name=name, direction="minimize", load_if_exists=True)
-    ours, theirs = json.loads(json.dumps(description)), study.user_attrs.get(DESCRIPTION)
-    if theirs is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(DESCRIPTION, ours)
-    elif theirs != ours:
-        found = ", ".join(_differences(ours, theirs)) if isinstance(theirs, dict) else "this command has not made it"
-        raise ConfigError(
-            f"the study {shown(name)} in {storage} is of another search: {found}; give search.study another name"
-        )
-    return study
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """What the descriptions of two searches say of the same key."""
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            each = [written(found[key]) if key in found else "<absent>" for found in (ours, theirs)]
-            yield f"{key}={shown(each[0])} (there: {shown(each[1])})"
-
-
-def _pruner(name: str | None, max_steps: int) -> optuna.pruners.BasePruner:
-    earliest = max(1, round(max_steps * EARLIEST))
-    if name == "median":
-        return optuna.pruners.MedianPruner(n_warmup_steps=earliest)
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(earliest, max_steps, reduction_factor=FACTOR)
-    return optuna.pruners.NopPruner()
-
-
-def _distribution(each: Range | Choices) -> BaseDistribution:
-    if isinstance(each, Choices):
-        return CategoricalDistribution(each.values)
-    if each.is_whole:
-        return IntDistribution(int(each.low), int(each.high), each.log, int(each.step or 1))
-    return FloatDistribution(each.low, each.high, each.log, each.step)
-
-
-def _drawn(trial: optuna.Trial, key: str, each: BaseDistribution) -> Any:
-    """The trial's value, drawn if it has none yet."""
-    if isinstance(each, CategoricalDistribution):
-        return trial.suggest_categorical(key, each.choices)
-    if isinstance(each, IntDistribution):
-        return trial.suggest_int(key, each.low, each.high, step=each.step, log=each.log)
-    assert isinstance(each, FloatDistribution)
-    return trial.suggest_float(key, each.low, each.high, step=each.step, log=each.log)
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, compose, expand, flat
-from configs.overrides import MOST_JOBS
+from configs.overrides import MOST_JOBS, value, written
 
 PROMPTS = [
     *("", " ", "class ", "def f(x):", "@property", "# include", "{", "[1]", "007", "1e3", "123", "null", "true", "no"),
@@ -129,3 +129,15 @@ def test_a_sweep_whose_values_cannot_be_listed_gets_one_line(override: str, mess
     with pytest.raises(ConfigError) as caught:
         expand(["seed=1", override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(1e-05, 0.1 + 0.2, 1 / 3, 5e-324, 1e22, -0.0, 3.0, 7, None, True),
+        *("adamw", "007", "a, b", "", 'say "x"', "true", "x: y"),
+        *([0.9, 0.95], ["a,b", None], {"matrix": {"lr": 1e-05}}, [], {}),
+    ],
+)
+def test_a_value_is_written_so_that_the_grammar_reads_the_same_value(given: object) -> None:
+    assert repr(value("key", written(given))) == repr(given)
