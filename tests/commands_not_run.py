@@ -31,7 +31,7 @@ NOT_RUN = {
         )
         for recipe in ("plain_torch", "hf_trainer", "lightning_module")
     },
-    "python train.py search=optuna 'search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}'": NotRun(
+    "python train.py search=optuna 'search.space.optim.lr={low: 1e-4, high: 1e-2}'": NotRun(
         "another with fewer trials is run"
     ),
     "pip install -e '.[dev]'": NotRun("the package index; .ci/run does it in a fresh environment"),
