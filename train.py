@@ -11,7 +11,9 @@ from files.requirements import check_installed
 if __name__ == "__main__":
     check_installed("train")  # before what is imported from it
 
-from configs import from_command_line
+from functools import partial
+
+from configs import RunConfig, from_command_line
 
 if __name__ == "__main__":
     import os
@@ -21,7 +23,14 @@ if __name__ == "__main__":
 
     exit_at_once()
 
-    CONFIG = from_command_line(__file__, __doc__, sweep)  # a misspelt key ends here, before the heavy imports
+    def provide(config: RunConfig) -> None:
+        """Prepares a run's data set, or raises ValueError if that is for the user to do."""
+        from assembly.data import provide_data
+
+        provide_data(config)
+
+    # A misspelt key ends here, before the heavy imports.
+    CONFIG = from_command_line(__file__, __doc__, partial(sweep, provide=provide))
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # torch reads it now: what MPS lacks runs on the CPU
 
 import logging
@@ -29,7 +38,6 @@ import math
 import os
 import sys
 from contextlib import ExitStack, closing, suppress
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +49,6 @@ from assembly.ending import ended_before, finish, show
 from assembly.run import READING, Run, counters, data_checksums, divergence_of, origin_facts, validation_batches
 from assembly.setting_up import begin, open_strategy, set_up
 from assembly.sinks import diagnostics, write
-from configs import RunConfig
 from configs.start import origin_from
 from data import Batch
 from launch.statuses import EXIT_STATUS
@@ -142,6 +149,7 @@ def loop(run: Run, stop: StopRequest) -> str:
             save(run)
         if is_asked_to_stop and not is_last:
             return "stopped"
+    strategy.phases.close()  # the end of the run is no part of its last step
     row = evaluate(run)
     write(run, counters(run) | row)
     return end(run)

@@ -47,6 +47,15 @@ def data_path(config: RunConfig, *, prepared: bool = True) -> Path:
     return path
 
 
+def provide_data(config: RunConfig) -> None:
+    """Prepares an embedded source where that has not been done.
+
+    Raises: DataError: if the data set is missing, which the user has to prepare.
+    """
+    if not is_prepared(path := data_path(config)):
+        raise missing_dataset(path)
+
+
 def data_path_of(content: Mapping[str, Any], path: Path) -> Path:
     """Returns the folder of the data set that a run's config.yaml names; prepares nothing. content: that of the file.
 

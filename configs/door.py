@@ -13,7 +13,6 @@ from configs.composition import compose
 from configs.errors import ConfigError, lines_of
 from configs.help import FLAGS, run_help
 from configs.overrides import expand
-from configs.plug_ins import plug_in
 from configs.runs import as_yaml
 from configs.schema import RunConfig
 from configs.terminal import protect_output
@@ -26,8 +25,16 @@ MOST = 9999  # processes or ranks
 class Sweep(Protocol):
     """Runs the script once for each combination of overrides; the exit status."""
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
-        """launch: the class of the launcher and its arguments."""
+    def __call__(
+        self,
+        script: str,
+        combinations: Sequence[Sequence[str]],
+        /,
+        *,
+        launch: Mapping[str, Any],
+        search: Mapping[str, Any] | None,
+    ) -> int:
+        """launch: the class of the launcher and its arguments. search: of what varies the one combination, if any."""
 
 
 Doc = str | Callable[[Sequence[str]], str]  # the text of --help, or what makes it of the arguments beside it
@@ -100,9 +107,9 @@ def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: li
             raise ConfigError(f"-m runs all combinations, {searched[0]} chooses among them; leave out one of the two")
         if searched:
             search = choose("search", chosen.rest)
-            return int(plug_in(search.node).run(script, search.rest, launch=chosen.node))
+            return sweep(script, [search.rest], launch=chosen.node, search=search.node)
         combinations = expand(chosen.rest) if asked.multirun else [chosen.rest]
-        return sweep(script, combinations, launch=chosen.node)
+        return sweep(script, combinations, launch=chosen.node, search=None)
     config = compose([each for each in asked.overrides if each not in (*searched, *launched)])
     if asked.cfg:
         print(as_yaml(config))

@@ -9,7 +9,7 @@ processes from writing it, and the next call waits for it up to GRACE_SECONDS.
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,7 @@ def run_jobs(
     show: bool = True,
     script: Path = TRAIN,
     alike: bool = False,
+    provide: Callable[[RunConfig], object] | None = None,
     source: Source | None = None,
 ) -> list[Outcome]:
     """Runs the jobs in order, as the launcher has room, Local() if None; returns their outcomes in order.
@@ -104,7 +105,9 @@ def run_jobs(
 
     A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
     run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
-    not started then have no outcome. Call this from the main thread: it handles the signals of stopping.py meanwhile.
+    not started then have no outcome. provide: called with the configuration of every run that starts elsewhere, before
+    any does; it makes what they read, or says what is missing. Call this from the main thread: it handles the signals
+    of stopping.py meanwhile.
 
     Raises: ConfigError: before anything starts, if a job does not compose, two share a run directory, or the launcher
     cannot start it. Interrupted: after a signal; a second SIGINT does not wait for processes to save.
@@ -115,7 +118,12 @@ def run_jobs(
         launcher = launcher or Local()
         samples = [_entry(source.sample)] if source else []
         launcher.check([entry.start for entry in [*entries, *samples]])
-        runner = _Runner(entries, launcher, script, alike=alike, source=source)
+        provide = provide if launcher.is_elsewhere else None
+        if provide is not None:
+            for entry in [*entries, *samples]:
+                if not entry.has_ended_before():
+                    provide(entry.config)
+        runner = _Runner(entries, launcher, script, alike=alike, source=source, provide=provide)
         with Display(runner.progress, show=show, is_numbered=source is None) as display:
             _run(runner, signals, display)
     if signals.count:
@@ -206,14 +214,28 @@ class _Runner:
     """Starts jobs as long as some wait and the launcher has room."""
 
     def __init__(
-        self, entries: Sequence[_Entry], launcher: Launcher, script: Path, *, alike: bool, source: Source | None
+        self,
+        entries: Sequence[_Entry],
+        launcher: Launcher,
+        script: Path,
+        *,
+        alike: bool,
+        source: Source | None,
+        provide: Callable[[RunConfig], object] | None,
     ) -> None:
-        self._alike, self._source, self._is_closed = alike, source, False
+        self._alike, self._source, self._provide, self._is_closed = alike, source, provide, False
         self._entries, self._launcher, self._script, self._began = list(entries), launcher, script, time.monotonic()
         self._waiting = [entry for entry in entries if not entry.has_ended_before()]
         self._asked_for: list[_Entry] = []  # from the source, which does not know yet how they ended
         self.running: list[tuple[_Entry, Running]] = []
         self.progress = [entry.progress for entry in entries]
+        for entry in list(self._waiting):
+            self._follow(entry)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether what is running goes on when the command ends."""
+        return self._launcher.is_elsewhere
 
     @property
     def is_done(self) -> bool:
@@ -243,8 +265,10 @@ class _Runner:
             if (ending := running.ending()) is not None:
                 entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
                 self.running.remove((entry, running))
-            elif self._source and self._source.is_to_stop(entry.job):
-                running.ask_to_stop()
+            else:
+                entry.progress.state, entry.progress.note = running.state, running.note
+                if self._source and self._source.is_to_stop(entry.job):
+                    running.ask_to_stop()
         self._tell()
 
     def _ask(self) -> None:
@@ -258,7 +282,16 @@ class _Runner:
             self.progress.append(entry.progress)
             if entry.has_ended_before():
                 break  # what it found may matter to the next
+            if self._provide is not None:
+                self._provide(entry.config)
             self._waiting.append(entry)
+            self._follow(entry)
+
+    def _follow(self, entry: _Entry) -> None:
+        """Waits for the run of a job that goes on already, started by an earlier command, in place of starting it."""
+        if (running := self._launcher.found(entry.start)) is not None:
+            self._waiting.remove(entry)
+            self.running.append((entry, running))
 
     def _tell(self) -> None:
         """Tells the source which of its jobs have ended."""
@@ -286,7 +319,7 @@ class _Runner:
                 entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(running), 0.0, 1), str(running))
                 continue
             self.running.append((entry, running))
-            entry.progress.state, entry.progress.note = "running", running.note
+            entry.progress.state, entry.progress.note = running.state, running.note
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
@@ -305,6 +338,9 @@ def _is_shared(outcomes: Sequence[Outcome]) -> bool:
 def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
     """Asks the processes to end, and kills them after GRACE_SECONDS or a second SIGINT."""
     if not runner.running:
+        return
+    if runner.is_elsewhere:
+        display.say(f"{len(runner.running)} not ended: they go on without this command; given again, it follows them")
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")
     for _, running in runner.running:

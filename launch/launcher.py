@@ -31,8 +31,9 @@ class Start(NamedTuple):
 
 
 class Running(ABC):
-    """A run that was started. note: where it runs and what it says, for the user."""
+    """A run that was started. state: running, or queued. note: where it runs and what it says, for the user."""
 
+    state: str = "running"
     note: str
 
     @abstractmethod
@@ -51,7 +52,9 @@ class Running(ABC):
 class Launcher(ABC):
     """Starts runs; its constructor's arguments are the keys launch.*."""
 
-    outlives: ClassVar[bool] = False  # whether runs go on when the command that started them ends
+    # Whether runs are on other machines: they go on when the command that started them ends, and what they read must be
+    # there before.
+    is_elsewhere: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, runs: Sequence[Start]) -> None:
@@ -60,6 +63,10 @@ class Launcher(ABC):
     @abstractmethod
     def room(self) -> int:
         """How many more runs can be started now."""
+
+    def found(self, run: Start) -> Running | None:
+        """The run, if an earlier command started it and it goes on; only where they are elsewhere."""
+        return None
 
     @abstractmethod
     def start(self, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":

@@ -24,13 +24,15 @@ from launch.statuses import EXIT_STATUS
 TRAIN = Path(__file__).parents[1] / "train.py"
 GRACE_SECONDS = 120.0  # in which a process ends its step and saves
 
-# Asks Linux to end this process with its parent (PR_SET_PDEATHSIG = 1), then becomes the command. This is no
-# preexec_fn, as that may deadlock if the parent has threads.
+# Asks Linux to end this process with its parent (PR_SET_PDEATHSIG = 1), then becomes the command, which does not heed
+# SIGUSR2: SLURM sends it to all of a job's processes, and it is for submitit's alone. This is no preexec_fn, as that
+# may deadlock if the parent has threads.
 TIED_TO_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(75)
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -49,7 +51,7 @@ class Process(Running):
     ) -> None:
         self._run_dir, self._log, self._began = run_dir, log_path(run_dir), time.monotonic()
         self.note = f"log {self._log}"
-        self._before = _stamp(run_dir)
+        self._before = stamp(run_dir)
         command = [*_command(script, ranks), *overrides]
         tied = [sys.executable, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid())] if sys.platform == "linux" else []
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -100,18 +102,26 @@ class Process(Running):
 
     def _status(self, code: int, result: dict[str, Any] | None) -> str:
         """The status in result.json if this process wrote it: torchrun exits with 1 whatever its ranks exited with."""
-        if result is not None and _stamp(self._run_dir) != self._before and result.get("status") in run_files.STATUSES:
+        if result is not None and stamp(self._run_dir) != self._before and result.get("status") in run_files.STATUSES:
             return str(result["status"])
         status = next((status for status in run_files.STATUSES if EXIT_STATUS[status] == code), "failed")
         return "failed" if result is None and status != "stopped" else status
 
     def _message(self, code: int) -> str:
-        with self._log.open("rb") as log:
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 65536))
-            said = reported(log.read().decode(errors="replace"))
+        said = said_in(self._log, self._log_start)
         if code < 0:
             return f"ended by {signal.Signals(-code).name}" + (f"; its last line: {said}" if said else "")
         return said or f"exit status {code} without a word"
+
+
+def said_in(log: Path, start: int = 0) -> str:
+    """Returns the error in the end of a log, after byte `start`; empty if there is none, or no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
+            return reported(file.read().decode(errors="replace"))
+    except OSError:
+        return ""
 
 
 def reported(log: str) -> str:
@@ -189,8 +199,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _stamp(run_dir: Path) -> tuple[int, int] | None:
-    """Inode and time of result.json, which change when it is written."""
+def stamp(run_dir: Path) -> tuple[int, int] | None:
+    """Returns the inode and time of result.json, which change when it is written."""
     try:
         found = (run_dir / run_files.RESULT).stat()
     except OSError:

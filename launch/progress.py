@@ -24,6 +24,7 @@ REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
 COLOURS = {
     "running": "cyan",
+    "queued": "blue",
     "hung": "red",
     "finished": "green",
     "diverged": "red",
@@ -35,7 +36,7 @@ COLOURS = {
 
 @dataclass
 class JobProgress:
-    """How far a job is. state: "waiting", "running", or an Outcome's status; note: is shown beside it."""
+    """How far a job is. state: "waiting", "queued", "running", or an Outcome's status; note: is shown beside it."""
 
     name: str
     run_dir: Path
@@ -128,7 +129,7 @@ class Display:
 
 def table(jobs: Sequence[JobProgress], rows: int) -> Group:
     """Returns a table of the most urgent jobs, at most so many rows, and the number of jobs in each state."""
-    urgency = ("running", "failed", "diverged", "stopped", "waiting", "finished")
+    urgency = ("running", "failed", "diverged", "stopped", "queued", "waiting", "finished")
     ranked = sorted(range(len(jobs)), key=lambda index: (urgency.index(jobs[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
     counts = Counter(progress.state for progress in jobs)

@@ -41,15 +41,16 @@ depends on their speed which these are.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from configs import ConfigError, plug_in
+from configs import ConfigError, RunConfig, plug_in
 from configs.runs import plain
 from files.errors import shown
 from files.requirements import check_installed
-from launch.jobs import Interrupted, run_jobs
+from launch.jobs import Interrupted, Outcome, run_jobs
 from launch.processes import log_path
 from launch.search_space import check, read_space
 from launch.statuses import EXIT_STATUS
@@ -75,50 +76,68 @@ class Optuna:
         self.space, self.trials, self.study, self.storage = plain(space), trials, study, storage
         self.seed, self.sampler, self.pruner, self.objective = seed, sampler, pruner, objective
 
-    def run(self, script: str, fixed: Sequence[str], *, launch: Mapping[str, Any]) -> int:
+    def run(
+        self,
+        script: str,
+        fixed: Sequence[str],
+        *,
+        launch: Mapping[str, Any],
+        provide: Callable[[RunConfig], object] | None = None,
+    ) -> int:
         """Runs trials until the study has all of them; prints and writes the summary, also after a signal.
 
-        fixed: the overrides that all runs share. launch: the class of the launcher and its arguments. Returns 0 if all
-        finished, were pruned or diverged; 75 after a signal; else the exit status of the first run that failed.
+        fixed: the overrides that all runs share. launch: the class of the launcher and its arguments. provide: as of
+        run_jobs. Returns 0 if all finished, were pruned or diverged; 75 after a signal; else the exit status of the
+        first run that failed.
 
         Raises: ConfigError: before anything starts, if a key, a range, the study or the launcher does not fit.
         """
-        if self.trials < 1:
-            raise ConfigError(f"search.trials={self.trials} must be >= 1")
-        if self.study is not None and not NAME.fullmatch(self.study):
-            raise ConfigError(f"search.study={shown(self.study)} must be a name of letters, digits, '.', '_' and '-'")
+        self._check()
         space = read_space(self.space)
         check_installed("search")
-        from launch.search_study import storage_errors, without_password
+        from launch.search_study import Study, storage_errors, without_password
         from launch.search_summary import summarize
         from launch.search_trials import ENDED, Trials
 
-        checked = check(space, fixed)
-        description = {
-            "search.objective": self.objective,
-            **checked.settings,
-            **{f"search.space.{key}": value for key, value in checked.content.items()},
-        }
+        checked, launcher = check(space, fixed), plug_in(launch)
+        if launcher.is_elsewhere and launch.get("at_once") is None:
+            raise ConfigError("launch.at_once=... must say how many runs the search has at a time")
+        description = {"search.objective": self.objective, **checked.settings}
+        description |= {f"search.space.{key}": value for key, value in checked.content.items()}
         name = self.study or hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
         folder = FOLDER / f"search-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         storage = self.storage or f"sqlite:///{folder / 'study.db'}"
-        trials = Trials(self, checked, fixed, name=name, storage=storage, folder=folder, description=description)
-        every = checked.longest.log_every if self.objective == "train/loss" else checked.longest.eval_every
-        if self.pruner and every >= checked.longest.max_steps:
-            print(f"note: no run is pruned, as {self.objective} is known every {every} steps only")
+        study = Study(name, storage, folder, description)
+        trials = Trials(self, checked, fixed, study, launch.get("at_once"))
+        self._say_if_none_is_pruned(checked.longest)
         with storage_errors(storage):
             with trials:
-                try:
-                    outcomes = run_jobs([], plug_in(launch), script=Path(script), alike=True, source=trials)
-                    status = next((each.exit_status for each in outcomes if each.status == "failed"), 0)
-                except Interrupted as interrupted:
-                    outcomes, status = interrupted.outcomes, EXIT_STATUS["stopped"]
+                run = partial(run_jobs, [], launcher, script=Path(script), alike=True, source=trials, provide=provide)
+                status = _exit_status(run)
             rows = trials.rows()
             summarize(trials.study, rows, self.objective, folder)
-        for outcome in outcomes:
-            if outcome.status == "failed" and status != EXIT_STATUS["stopped"]:
-                print(f"failed: {outcome.job.name}: {outcome.message} (log {log_path(outcome.run_dir)})")
         print(f"study       {name} in {without_password(storage)}")
-        is_left = any(row.state not in ENDED for row in rows)
-        return status or (EXIT_STATUS["stopped"] if is_left else 0)
+        return status or (EXIT_STATUS["stopped"] if any(row.state not in ENDED for row in rows) else 0)
+
+    def _check(self) -> None:
+        if self.trials < 1:
+            raise ConfigError(f"search.trials={self.trials} must be >= 1")
+        if self.study is not None and not NAME.fullmatch(self.study):
+            raise ConfigError(f"search.study={shown(self.study)} must be a name of letters, digits, '.', '_' and '-'")
+
+    def _say_if_none_is_pruned(self, config: RunConfig) -> None:
+        every = config.log_every if self.objective == "train/loss" else config.eval_every
+        if self.pruner and every >= config.max_steps:
+            print(f"note: no run is pruned, as {self.objective} is known every {every} steps only")
+
+
+def _exit_status(run: Callable[[], list[Outcome]]) -> int:
+    """Runs the jobs, says which failed; returns 75 after a signal, else the status of the first that failed, else 0."""
+    try:
+        failed = [outcome for outcome in run() if outcome.status == "failed"]
+    except Interrupted:
+        return EXIT_STATUS["stopped"]
+    for outcome in failed:
+        print(f"failed: {outcome.job.name}: {outcome.message} (log {log_path(outcome.run_dir)})")
+    return failed[0].exit_status if failed else 0

@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -20,6 +21,15 @@ SQLITE_SECONDS = 60  # in which other processes have written
 FACTOR = 3  # of the steps between hyperband's decisions
 EARLIEST = 1 / FACTOR**2  # no run is pruned before this fraction of its steps
 DESCRIPTION = "search"  # the attribute of a study that says what it is about
+
+
+class Study(NamedTuple):
+    """Where a study is: its name in a storage. folder: of its locks. description: what it must be about."""
+
+    name: str
+    storage: str
+    folder: Path
+    description: Mapping[str, Any]
 
 
 @contextmanager
@@ -38,11 +48,12 @@ def without_password(storage: str) -> str:
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", storage)
 
 
-def opened(name: str, storage: str, description: Mapping[str, Any]) -> optuna.Study:
+def opened(wanted: Study) -> optuna.Study:
     """Returns the study, made if it is not there; the caller has its lock.
 
-    description: what it must be about. Raises: ConfigError: if it is about something else.
+    Raises: ConfigError: if it is about something else.
     """
+    name, storage, _, description = wanted
     arguments = {"timeout": SQLITE_SECONDS} if storage.startswith("sqlite:") else {}
     kept = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": arguments})
     study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)

@@ -3,9 +3,10 @@
 import os
 import secrets
 import socket
+import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from files.reading import number
 from launch.jobs import Job, Outcome, Source
 from launch.new_rows import NewRows
 from launch.search_space import Checked, overrides_of
-from launch.search_study import distribution, drawn, opened, pruner, sampler, storage_errors
+from launch.search_study import Study, distribution, drawn, opened, pruner, sampler, storage_errors
 
 if TYPE_CHECKING:
     from launch.search import Optuna
@@ -60,31 +61,24 @@ class _Taken:
 class Trials(Source):
     """The jobs of a search, for one worker, while it is entered.
 
-    fixed: the overrides of all runs. description: what the study must be about. folder: where the locks are.
+    fixed: the overrides of all runs. at_once: trials that the worker has at a time, None: as the launcher has room.
 
     Raises: ConfigError: if the storage cannot be used, or its study is about something else.
     """
 
     def __init__(
-        self,
-        search: "Optuna",
-        checked: Checked,
-        fixed: Sequence[str],
-        *,
-        name: str,
-        storage: str,
-        folder: Path,
-        description: Mapping[str, Any],
+        self, search: "Optuna", checked: Checked, fixed: Sequence[str], study: Study, at_once: int | None
     ) -> None:
-        self._search, self._checked, self._fixed, self._folder = search, checked, fixed, folder
+        self._search, self._checked, self._fixed, self._folder = search, checked, fixed, study.folder
+        self._at_once = at_once or sys.maxsize
         self._distributions = {key: distribution(each) for key, each in checked.space.items()}
         self._taken: dict[str, _Taken] = {}  # by the name of the job
         self._left: set[int] = set()  # trials that this worker does not try again
         self._is_done, self._again = False, 0.0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", module="optuna")  # of what is experimental, of an end that a step misses
-        with storage_errors(storage), locked(folder / LOCK, "opening the study"):
-            self.study = opened(name, storage, description)
+        with storage_errors(study.storage), locked(study.folder / LOCK, "opening the study"):
+            self.study = opened(study)
             self.study.pruner = pruner(search.pruner, checked.longest.max_steps)
 
     def __enter__(self) -> Self:
@@ -114,7 +108,7 @@ class Trials(Source):
 
     @override
     def next(self) -> Job | None:
-        if time.monotonic() < self._again:
+        if time.monotonic() < self._again or len(self._taken) >= self._at_once:
             return None
         try:
             lock = Lock(self._folder / LOCK)

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,26 @@ from files.writing import write_text
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from configs import RunConfig
     from launch.jobs import Job, Outcome
 
 FOLDER = Path("runs")  # of the summary, and of the runs unless run_dir is given
 RESULTS = ("val/loss", "train/loss", "step", "tokens", "seconds", "tokens_per_second")
 
 
-def sweep(script: str, combinations: Sequence[Sequence[str]], *, launch: Mapping[str, Any]) -> int:
+def sweep(
+    script: str,
+    combinations: Sequence[Sequence[str]],
+    *,
+    launch: Mapping[str, Any],
+    search: Mapping[str, Any] | None = None,
+    provide: "Callable[[RunConfig], object] | None" = None,
+) -> int:
     """Runs the script once for each combination of overrides; returns 0, or the exit status of the first that failed.
 
     Prints the summary and the path of its CSV, which depends on the combinations alone, so that the same command
-    replaces it. launch: the class of the launcher and its arguments. Raises: as run_jobs.
+    replaces it. launch: the class of the launcher and its arguments. search: that of a search, which varies the one
+    combination instead. provide: as of run_jobs. Raises: as run_jobs.
     """
     from rich.console import Console
 
@@ -36,9 +45,11 @@ def sweep(script: str, combinations: Sequence[Sequence[str]], *, launch: Mapping
     from launch.jobs import run_jobs
     from launch.processes import log_path
 
+    if search is not None:
+        return int(plug_in(search).run(script, combinations[0], launch=launch, provide=provide))
     positions = differing(combinations)
     keys = [combinations[0][position].partition("=")[0] for position in positions]
-    outcomes = run_jobs(named(combinations, positions), plug_in(launch), script=Path(script))
+    outcomes = run_jobs(named(combinations, positions), plug_in(launch), script=Path(script), provide=provide)
     given = [[each[position].partition("=")[2] for position in positions] for each in combinations]
     rows = [(given[index], outcomes[index]) for index in best_first(outcomes)]
     path = FOLDER / f"sweep-{hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]}.csv"

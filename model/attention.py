@@ -24,13 +24,14 @@ def attention(
 ) -> Tensor:
     """Returns softmax(scale q k^T) v, (B, H, T, D); with is_causal a query sees the keys up to its own.
 
-    torch's scaled_dot_product_attention, but for bfloat16 on a CPU in eager mode, where its kernel computes the masked
-    half too, without the matrix units of the processor: there it takes blocks of queries, each with the keys up to its
-    last one, as plain products (docs/benchmarks.md). Scores are then rounded to bfloat16. No second derivative, as of
-    torch's kernel; who asks for its math kernel (sdpa_kernel) gets it.
+    torch's scaled_dot_product_attention, but for causal bfloat16 of at most LONGEST tokens on a CPU in eager mode,
+    without dropout. There torch's kernel computes the masked half too, without the matrix units of the processor;
+    plain products of blocks of queries, each with the keys up to its last one, are faster (docs/benchmarks.md). Their
+    scores are rounded to bfloat16. No second derivative, as of torch's kernel; who asks for its math kernel
+    (sdpa_kernel) gets that.
     """
     is_plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
-    is_allowed = torch._C._get_flash_sdp_enabled()  # on all devices
+    is_allowed = torch._C._get_flash_sdp_enabled()  # one flag for all devices; sdpa_kernel sets it
     if is_plain and is_allowed and is_causal and not dropout_p and q.shape == k.shape and 1 < q.shape[2] <= LONGEST:
         y: Tensor = _Blocked.apply(q, k, v, q.shape[3] ** -0.5 if scale is None else scale)  # type: ignore[no-untyped-call]
         return y
@@ -82,5 +83,5 @@ class _Blocked(torch.autograd.Function):
 
 
 def _joined(blocks: list[Tensor]) -> Tensor:
-    """The blocks of queries beside each other."""
+    """The blocks of queries as one tensor."""
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)

@@ -18,8 +18,8 @@ CHUNK = 1 << 17  # logits whose fp32 copy stays in a core's cache
 def cross_entropy(logits: Tensor, targets: Tensor, vocab_size: int | None = None) -> Tensor:
     """Returns the mean over N of -log softmax(logits (N, P)[:, :vocab_size])[targets (N,) int64], 0-dim, in nats.
 
-    The loss is fp32 or wider. Columns from vocab_size on (None: there are none) get no gradient. It need not have a
-    second derivative.
+    The loss is fp32 or wider. Targets must lie in [0, vocab_size). Columns from vocab_size on (None: there are none)
+    get a gradient of 0. A second derivative is not promised.
     On CUDA it has kernels of its own, compiled or not (loss_kernels.py). In eager mode on a CPU it works in cache-sized
     chunks and writes the gradient over the logits, in their dtype, in the forward pass: the same arithmetic in less
     time and memory (docs/benchmarks.md). Elsewhere, as for a CPU's compiler or in float64 on CUDA, it is torch's.
@@ -41,12 +41,12 @@ def widened(logits: Tensor) -> Tensor:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Puts the gradient of the mean, (softmax - one-hot) / N, in the place of the logits, and saves nothing else."""
+    """Writes the gradient of the mean, (softmax - one-hot) / N, over the logits, and saves nothing else."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, V: int) -> Tensor:
         N = len(logits)
-        gradient, wanted = logits.detach(), targets[:, None]  # the gradient comes in the place of the logits
+        gradient, wanted = logits.detach(), targets[:, None]  # one tensor: the gradient overwrites the logits
         real = gradient[:, :V]
         wide = widened(logits[:0]).new_empty(max(CHUNK // V, 1), V)
         largest, sums = wide.new_empty(2, N, 1)

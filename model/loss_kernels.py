@@ -1,4 +1,4 @@
-"""The cross entropy's kernels for CUDA devices, in Triton; to import them takes triton, which torch for CUDA brings.
+"""The cross entropy's kernels for CUDA devices, in Triton, which torch for CUDA installs.
 
 Torch's own operations make fp32 copies of all logits, and what its compiler makes of them reads and writes rows of odd
 lengths number by number. These read the logits twice, in their dtype, and write the gradient once, in that dtype.
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS, WARPS = 4096, 4  # logits that a program reads at once, and its warps: the fastest of six pairs on an H200
-FAR_BELOW = tl.constexpr(-3.0e38)  # stands for what is not there; finite, so that differences of two are 0
+FAR_BELOW = tl.constexpr(-3.0e38)  # of missing columns; not -inf, so that the difference of two is 0
 
 
 @triton.jit  # type: ignore[untyped-decorator]

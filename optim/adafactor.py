@@ -91,7 +91,7 @@ class Adafactor(AdafactorRule, RuleOptimizer):
             "lr": lr,
             "beta1": beta1,
             "beta2_decay": beta2_decay,
-            "eps": tuple(eps),
+            "eps": eps,
             "clip_threshold": clip_threshold,
             "weight_decay": weight_decay,
             "relative_step": relative_step,

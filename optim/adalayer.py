@@ -40,7 +40,7 @@ class Adalayer(Adam, RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "per_row": per_row}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "per_row": per_row}
         super().__init__(params, defaults, execution, state)
 
     @override

@@ -29,7 +29,7 @@ class AdamW(Adam, RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, execution, state)
 
     @override

@@ -11,8 +11,9 @@ It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u
 * skipping parameters without gradient or without numbers, closures, and messages about bad values.
 
 Memory of a step beyond state: eager, a few pieces of pieces.CACHED numbers for elementwise rules, otherwise what
-direction makes for one parameter; compiled, less. Short tensors are copied into packs of about pieces.PACK numbers,
-for rules that split rows stacks of those of a shape, over which torch.vmap runs direction.
+direction makes for one parameter; compiled, less. Short tensors are copied: for elementwise rules
+into packs of about pieces.PACK numbers, for other rules into stacks of parameters of one shape (stacks.py), over which
+torch.vmap runs direction unless the rule takes stacks.
 A measured step (diagnostics) copies the pieces of one call, at most pieces.TOGETHER matrices.
 """
 
@@ -90,11 +91,11 @@ class RuleOptimizer(Engine):
             self._count(params, hp.t)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """What users tune by, as 0-dim tensors on the device.
+        """Numbers to tune by, as 0-dim tensors on the device.
 
         update_ratio/<role>: RMS of the last step's update, decay included, over that of the parameters before it; there
-        only if `measures` was true, and 0 if the step did not move. Rules add their own. All ranks must ask, and get
-        the same.
+        only if `measures` was true, and 0 if the step did not move. Rules add their own. All ranks must call this, and
+        get the same.
         """
         nothing = torch.zeros(2, device=self.device)
         sums = {
@@ -108,9 +109,9 @@ class RuleOptimizer(Engine):
         return []
 
     def _due(self) -> list[tuple[Hyper, list[Tensor]]]:
-        """The parameters that have a gradient, with what tells how they are updated: those of one group and one step.
+        """The parameters that have a gradient, in lists of equal group, step and gate, each with its Hyper.
 
-        Beside the group's numbers that is t, the 1-based step that comes next, and the gate.
+        Beside the group's numbers a Hyper has t, the 1-based step that comes next, and the gate.
         """
         found: dict[tuple[int, int, int], tuple[Hyper, list[Tensor]]] = {}
         for number, group in enumerate(self.param_groups):

@@ -44,8 +44,8 @@ class CAME(RuleOptimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
-            "eps": tuple(eps),
+            "betas": betas,
+            "eps": eps,
             "clip_threshold": clip_threshold,
             "weight_decay": weight_decay,
         }

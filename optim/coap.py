@@ -62,7 +62,7 @@ class COAP(ProjectedOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "base": base, "betas": tuple(betas), "eps": eps, "beta2_decay": beta2_decay}
+        settings = {"lr": lr, "base": base, "betas": betas, "eps": eps, "beta2_decay": beta2_decay}
         settings |= {"clip_threshold": clip_threshold, "weight_decay": weight_decay, "rank": rank, "scale": scale}
         settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "svd_factor": svd_factor}
         settings |= {"projector_lr": projector_lr, "seed": seed, "bf16_products": bf16_products}

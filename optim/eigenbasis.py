@@ -31,8 +31,7 @@ def refresh_bases(
         factor, basis = mirrored(state[f"factor_{side}"]), state[f"basis_{side}"]
         product = basis @ factor  # (P Q)^T of Alg. 4
         values = (product * basis).sum(1)  # diagonal of Q^T P Q
-        energy = product.square().sum()
-        rest = (energy - values.square().sum()) / energy.clamp(min=torch.finfo(energy.dtype).tiny)
+        rest = _energy_left(product, values)
         if is_first:
             failed = _first_basis(factor, basis)
         else:
@@ -45,6 +44,14 @@ def refresh_bases(
         size = rotated.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
         v.copy_(rotated.square() * (v.sum() / size))
     state["exp_avg"].copy_(rotated)
+
+
+def _energy_left(product: Tensor, values: Tensor) -> Tensor:
+    """The share of the product's squares that are not those of the values, whose own would leave fp32's range."""
+    tiny = torch.finfo(product.dtype).tiny
+    size = product.abs().amax().clamp(min=tiny)
+    energy = (product / size).square().sum()
+    return (energy - (values / size).square().sum()) / energy.clamp(min=tiny)
 
 
 def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:

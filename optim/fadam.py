@@ -40,7 +40,7 @@ class FAdam(RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": tuple(eps), "clip": clip, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         super().__init__(params, defaults, execution, state)
 
     @override

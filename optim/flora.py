@@ -53,7 +53,7 @@ class Flora(AdafactorRule, RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "rank": rank, "rank_ratio": rank_ratio, "kappa": kappa, "eps": tuple(eps)}
+        settings = {"lr": lr, "rank": rank, "rank_ratio": rank_ratio, "kappa": kappa, "eps": eps}
         settings |= {"beta1": beta1, "beta2_decay": beta2_decay, "clip_threshold": clip_threshold}
         settings |= {"weight_decay": weight_decay, "seed": seed, "relative_step": relative_step}
         super().__init__(params, settings, execution, state)

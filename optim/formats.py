@@ -1,20 +1,20 @@
 """How state is kept between steps: as a rule computes it, in bfloat16, or in blocks of 8-bit codes.
 
-A rule never knows. Its spec marks the averages that tolerate rounding (Spec.moment); the engine keeps those in the
-optimizer's state format, and hands the rule numbers of the working dtype. Factors, projectors, sums and counts are kept
-exactly in every format, and so is a tensor that is too small, or whose rows are too short, to gain by codes.
+A rule does not depend on it. Its spec marks the averages that tolerate rounding (Spec.moment); the engine keeps those
+in the optimizer's state format, and hands the rule numbers of the working dtype. Factors, projectors, sums and counts
+are kept exactly in every format, and so is a tensor that is too small, or whose rows are too short, to gain by codes.
 
-int8: a row of a parameter is cut into equal blocks of at most BLOCK numbers (256, as in Dettmers et al., ICLR 2022,
-arXiv:2110.02861), and a block is kept as its largest magnitude in fp32 and, of every number's ratio to it, the fourth
-root in 127 steps with a sign or 255 without. Rows, not flat ranges, so that a rank's rows are whole blocks on any
-number of ranks. Differs from the published dynamic map, a table of powers of ten with evenly spaced ratios between
-them: on Adam's updates of gradients whose scales within a block have a log-normal spread of 0.5, 1 and 2, the relative
-error of the fourth root is 0.03, 0.05 and 0.20, the table's 0.04, 0.08 and 0.35, and it takes two roots instead of a
-search. The largest number of a block, of either sign, and 0 are kept exactly; what is positive is never rounded to 0,
-since a second moment of 0 would turn the next update into m / eps.
-To the nearest means the nearest root. Stochastic rounding takes the upper or the lower neighbour, with probabilities
-that make the mean that of the number itself. Its noise is a function of step, row and column alone: the same after a
-resume, and on any number of ranks.
+int8: a row of a parameter is divided into equal blocks of at most BLOCK numbers (256, as in Dettmers et al., ICLR 2022,
+arXiv:2110.02861), and a block is kept as its largest magnitude in fp32 and a code for every number: the fourth root of
+its ratio to that magnitude, in 127 steps and a sign, or in 255 steps. Rows, not flat ranges, so that a rank's rows are
+whole blocks on any number of ranks. Differs from the published dynamic map, a table of powers of ten with evenly spaced
+ratios between them: on Adam's updates of gradients whose scales within a block have a log-normal spread of 0.5, 1 and
+2, the relative error of the fourth root is 0.03, 0.05 and 0.20, the table's 0.04, 0.08 and 0.35, and it takes two roots
+instead of a search. The largest number of a block, of either sign, and 0 are kept exactly; what is positive is never
+rounded to 0, since a second moment of 0 would turn the next update into m / eps.
+Rounding to the nearest is that of the root. Stochastic rounding takes the upper or the lower neighbour, with
+probabilities that make the mean that of the number itself. Its noise is a function of step, row and column alone: the
+same after a resume, and on any number of ranks.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ MAXIMA = "_max"  # what the name of the blocks' maxima adds
 class Place(NamedTuple):
     """What the noise of stochastic rounding depends on."""
 
-    first: int  # row of maxima's of these numbers, in the parameter
+    first: int  # the parameter's row with which these numbers begin
     step: int
 
 
@@ -110,7 +110,7 @@ def widened(state: State, dtype: torch.dtype) -> State:
 
 
 def narrow(working: State, state: State) -> None:
-    """Writes what widened made of a state, and a rule of that, back."""
+    """Writes the tensors that widened returned, which a rule has changed, back into the state."""
     for name, tensor in state.items():
         if working[name] is not tensor:
             tensor.copy_(working[name])

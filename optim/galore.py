@@ -24,15 +24,16 @@ class GaLore(ProjectedOptimizer):
     about lr scale.
     When the projector changes the moments stay as they are, though their basis is another: as in the authors' code.
     Differs from the paper: eps is added to the uncorrected root, and weight decay, which the paper does not have, comes
-    after the update, both as in the authors' code. From that: of each singular vector, whose sign a factorisation is
-    free to choose, the entry of largest magnitude is positive, so that results do not depend on the LAPACK build; the
-    vectors are eigenvectors of the Gram matrix in float64, which is nearer to them than an SVD in float32; matrices
-    that are shorter than the rank are not projected; and a gradient of zeros, or whose factorisation fails or is not
-    finite, leaves the projector, the latter counted. Without a first gradient, because that step was skipped, it is the
-    first columns of the identity until the next renewal.
+    after the update, both as in the authors' code. Differs from the authors' code: of each singular vector, whose sign
+    a factorisation is free to choose, the entry of largest magnitude is positive, so that results do not depend on the
+    LAPACK build; the vectors are eigenvectors of the Gram matrix in float64, which is nearer to them than an SVD in
+    float32; matrices that are shorter than the rank are not projected; and a gradient of zeros, or whose factorisation
+    fails or is not finite, leaves the projector, the latter counted. If the first step was skipped, so that there is no
+    gradient, the projector is the first columns of the identity until the next renewal.
     bf16_products: gradients and updates are projected in bfloat16, the precision of the authors' training. It takes
     half the time where the hardware has it.
-    Where the gradient's rank is below r, the other vectors are any: rounding errors, which eps should exceed.
+    Where the gradient's rank is below r, the remaining vectors are arbitrary, and the projected gradient has rounding
+    errors there, which eps should exceed.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
     """
@@ -55,7 +56,7 @@ class GaLore(ProjectedOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "rank": rank}
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rank": rank}
         settings |= {"rank_ratio": rank_ratio, "update_interval": update_interval, "scale": scale}
         settings |= {"bf16_products": bf16_products}
         super().__init__(params, settings, execution, state)

@@ -26,8 +26,8 @@ def plain(value: Any) -> Any:
 
 
 def without_numpy(value: Any) -> Any:
-    """Returns plain(value), but keeps tensors, which schedulers fill."""
-    if isinstance(value, tuple | list):
+    """Returns plain(value), but keeps tensors, which schedulers fill; rows of numbers become tuples."""
+    if isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1:
         return tuple(without_numpy(each) for each in value)
     return value if isinstance(value, Tensor) else plain(value)
 
@@ -47,12 +47,18 @@ def not_dense(owner: str, group: Group, number: int, index: int) -> str:
     )
 
 
-def check_keys(owner: str, group: Group, settings: Collection[str], also: Iterable[str]) -> None:
-    """Raises ValueError for a key that is neither a setting, nor one of torch's own, nor among the others named."""
+def check_keys(
+    owner: str, group: Group, settings: Collection[str], also: Iterable[str], *, is_saved: bool = False
+) -> None:
+    """Raises ValueError for a key that is neither a setting, nor one of torch's own, nor among the others named.
+
+    is_saved: whether that of a group to be loaded is meant.
+    """
     known = [*settings, *NO_SETTINGS, ROLE, *SCHEDULERS, *also]
     for key in group:
         if key not in known:
-            nearest = get_close_matches(str(key), known, 1, 0.0)[0]
+            nearest = "".join(f"nearest: {name}; " for name in get_close_matches(str(key), settings, 1))
+            of_another = f"the saved optimizer state, perhaps of another class, has {key!r}, but " if is_saved else ""
             raise ValueError(
-                f"{owner}: a parameter group has no setting {key!r}; nearest: {nearest}; all: {', '.join(settings)}"
+                f"{owner}: {of_another}a parameter group has no setting {key!r}; {nearest}all: {', '.join(settings)}"
             )

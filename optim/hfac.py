@@ -44,7 +44,7 @@ class HFac(RuleOptimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
+            "betas": betas,
             "eps": eps,
             "clip_threshold": clip_threshold,
             "weight_decay": weight_decay,

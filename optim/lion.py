@@ -27,7 +27,7 @@ class Lion(RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay}, execution, state)
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, execution, state)
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:

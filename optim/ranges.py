@@ -1,6 +1,7 @@
-"""Ranges of hyperparameters."""
+"""Kinds and ranges of hyperparameters."""
 
 import math
+from typing import Any
 
 
 def within(
@@ -25,4 +26,21 @@ def within(
         wanted = f"> {low}" if open_low else f">= {low}"
         ends = "(" if open_low else "[", "]" if closed_high else ")"
         wanted = wanted if math.isinf(high) else f"in {ends[0]}{low}, {high}{ends[1]}"
+        raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")
+
+
+def of_kind(owner: object, name: str, value: Any, usual: Any) -> None:
+    """Raises ValueError unless value may stand where the default is usual: as many numbers, true or false, or whole.
+
+    None, and what is no number at all, is left to within.
+    """
+    if isinstance(usual, tuple):
+        is_right = isinstance(value, tuple) and len(value) == len(usual)
+        wanted = f"{len(usual)} numbers, as {usual}"
+    elif isinstance(usual, bool):
+        is_right, wanted = value in (False, True), "true or false"
+    else:
+        is_right = not (isinstance(usual, int) and isinstance(value, float) and value % 1)
+        wanted = "a whole number"
+    if not is_right:
         raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")

@@ -47,7 +47,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from .ranges import within
+from .ranges import of_kind, within
 from .sharding import Rows
 
 Shape = tuple[int, ...]
@@ -156,12 +156,12 @@ class Rule(ABC):
 
     def check(self, hp: Hyper) -> None:
         """Raises ValueError, with the value and its range, for hyperparameters that make no sense."""
+        for name, parameter in signature(type(self)).parameters.items():
+            if name in hp.settings:
+                of_kind(self, name, hp.settings[name], parameter.default)
         within(self, "lr", hp.lr, 0, math.inf)
         within(self, "weight_decay", hp.weight_decay, 0, math.inf)
         if "betas" in hp.settings:
-            usual = signature(type(self)).parameters["betas"].default
-            if len(hp.betas) != len(usual):
-                raise ValueError(f"{type(self).__name__}: betas={hp.betas} must be {len(usual)} numbers, as {usual}")
             for i, beta in enumerate(hp.betas):
                 within(self, f"betas[{i}]", beta, 0, 1)
 

@@ -102,7 +102,7 @@ class SavedRule(StatefulRule):
             saved_groups.check_kinds(type(self).__name__, ours, theirs)
         fresh = [saved_groups.adopted(ours, theirs) for ours, theirs in zip(self.param_groups, saved, strict=True)]
         for ours, group in zip(self.param_groups, fresh, strict=True):
-            groups.check_keys(type(self).__name__, group, self.settings, also=ours)
+            groups.check_keys(type(self).__name__, group, self.settings, also=ours, is_saved=True)
             self.check(self._hyper(group))
         pairs = [(param, group) for group in fresh for param in group["params"] if param in states]
         return fresh, {param: self._fitting_state(param, group, states[param]) for param, group in pairs}

@@ -54,7 +54,7 @@ class Shampoo(KroneckerOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
         settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
         settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
         super().__init__(params, settings, execution, state)

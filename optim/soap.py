@@ -62,7 +62,7 @@ class SOAP(KroneckerOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        settings = {"lr": lr, "betas": tuple(betas), "shampoo_beta": shampoo_beta, "eps": eps}
+        settings = {"lr": lr, "betas": betas, "shampoo_beta": shampoo_beta, "eps": eps}
         settings |= {"weight_decay": weight_decay, "precondition_frequency": precondition_frequency}
         settings |= {"max_precond_dim": max_precond_dim, "one_sided": one_sided, "first_step": first_step}
         super().__init__(params, settings | {"bf16_rotations": bf16_rotations}, execution, state)

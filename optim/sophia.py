@@ -61,7 +61,7 @@ class Sophia(CurvatureOptimizer):
             )
         self.curvature = curvature
         rho = curvature.rho if rho is None else rho
-        defaults = {"lr": lr, "betas": tuple(betas), "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "betas": betas, "rho": rho, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, execution, state)
 
     @override

@@ -1,4 +1,4 @@
-"""The pieces of rules that are not elementwise: parameters in their shapes, or stacks of those of a shape."""
+"""The pieces of rules that are not elementwise: parameters in their shapes, or stacks of parameters of one shape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -40,10 +40,11 @@ def stacked_tensors(
     *,
     below: int,
 ) -> Iterator[list[Piece]]:
-    """Every parameter in the shape that the rule sees, those of a shape as one piece, with one more dimension first.
+    """Every parameter in the shape that the rule sees; those of one shape as one piece, with one more dimension first.
 
     below: a parameter of as many numbers or more comes alone, and a stack of as many, or of PACK if that is more, is
-    full. Not for parameters that are sharded. A stack is written back at the next list.
+    full. Not for parameters that are sharded. A stack is written back when the next list is
+    asked for.
     """
     yield from _stacked((piece_of(param, states, apart) for param in params), seen, below)
 
@@ -72,7 +73,7 @@ def _stacked(pieces: Iterable[Piece], seen: Seen, below: int) -> Iterator[list[P
 
 
 def _in_shape(piece: Piece, seen: Seen) -> Piece:
-    """The piece as the rule sees it; one that lies in memory in no order of its numbers as it is."""
+    """The piece in the shape that the rule sees; unchanged if its parameter is not contiguous."""
     shape = seen(tuple(piece.param.shape))
     if shape == tuple(piece.param.shape) or not piece.param.is_contiguous():
         return piece

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
+from . import groups
 from .formats import FORMATS, MAXIMA, Place, coded, decoded, encode, kept
 from .grouped import GroupedRule, Params
 from .groups import Group
@@ -64,16 +65,30 @@ class StatefulRule(GroupedRule):
         return tensor
 
     def _follow_settings(self, number: int, group: Group) -> None:
-        """Makes the state that settings changed since the last step call for (a momentum, say), and drops the rest."""
+        """Makes the state that settings changed since the last step call for (a momentum, say), and drops the rest.
+
+        Raises: ValueError: if a setting lies outside its range, or state that there is would have another shape.
+        """
         settings = {key: group[key] for key in self.settings if key != "lr"}
         if settings == self._followed.get(number):
             return
-        self._followed[number] = settings
-        for param in group["params"]:
+        self.check(self._hyper(group))
+        found: dict[Tensor, State] = {}
+        for index, param in enumerate(group["params"]):
             if state := self.state.get(param):
-                names = {"step", *(self._spec(param, group) if self._keeps_state_of(param) else {})}
+                specs = self._spec(param, group) if self._keeps_state_of(param) else {}
+                where = groups.name_of(group, number, index)
+                for name, spec in specs.items():
+                    if name in state and (shape := tuple(state[name].shape)) != spec.shape:
+                        raise ValueError(
+                            f"{type(self).__name__}: state {name!r} of {where} has shape {shape}, but the settings now "
+                            f"want {spec.shape}; a rank stays as in the first step: make a new optimizer for another"
+                        )
+                names = {"step", *specs}
                 if state.keys() != names:
-                    self.state[param] = {n: t for n, t in (self._new_state(param, group) | state).items() if n in names}
+                    found[param] = {n: t for n, t in (self._new_state(param, group) | state).items() if n in names}
+        self.state.update(found)
+        self._followed[number] = settings
 
     def owners(self) -> Owners | None:
         """Who computes what, where ranks share parameters that the rule needs in full."""

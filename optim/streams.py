@@ -1,6 +1,7 @@
-"""Independent work at once: on CUDA on several streams, each driven by a host thread of its own.
+"""Independent work in parallel: on CUDA on several streams, each driven by a host thread of its own.
 
-A factorisation is a row of small kernels, for some of which the host waits: alone it leaves most of the device idle.
+A factorisation is a sequence of small kernels, for some of which the host waits: one at a time leaves most of the
+device idle.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,10 @@ _OWN = local()  # stream: a thread's, if it works for a CUDA device
 def at_once(work: Callable[[T], None], items: Sequence[T], device: torch.device) -> None:
     """work(item) for every item, several at a time where WORKERS has the device.
 
-    What work keeps it writes into tensors of its item, which the caller's stream has made; that stream waits for all
-    work. What work makes, the stream of its thread makes and frees, so that nothing needs record_stream.
+    work must write its results into tensors of its item that were made on the caller's stream, which waits for all
+    work. Temporary tensors are made and freed on the thread's own stream, so that nothing needs record_stream.
 
-    Raises: what work raised for the first of the items where it did; by then no work is under way.
+    Raises: the exception of the first item that has one, after all threads have finished.
     """
     workers = WORKERS.get(device.type, 1)
     if min(workers, len(items)) < 2:

@@ -24,6 +24,8 @@ SIZES = ["gpt2_small", "gpt2_medium", "gpt2_large", "llama_1b", "llama_7b"]
 def run(arguments: argparse.Namespace) -> None:
     """Reports MB and bytes per parameter, then papers. Raises: RuntimeError: if other bytes are allocated."""
     models = {name: _on_meta(name) for name in arguments.model}
+    if unknown := sorted(set(arguments.allocate) - models.keys()):
+        raise ValueError(f"--allocate {unknown[0]} is none of the models of --model: {', '.join(models)}")
     rows, results = [], []
     for option in sorted(path.stem for path in (FOLDER / "optim").glob("*.yaml")):
         node = compose([f"optim={option}"]).optim

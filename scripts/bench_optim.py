@@ -13,6 +13,7 @@ on the number of cores, and bytes; each as a fraction of that of one process.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -54,6 +55,7 @@ BASELINE = {"_target_": "torch.optim.AdamW", "lr": 1e-4, "fused": True}
 TRAFFIC_BYTES = 3 << 28  # of an addition of two tensors of 256 MiB: two reads, one write
 VOCAB_SIZE = {"nano": 4096, "micro": 4096}
 DEFAULT_VOCAB_SIZE = 50257
+COMMAS = re.compile(r",(?![^\[{]*[\]}])")  # outside of brackets
 PLACEMENTS = {"ddp": DDP, "fsdp2": FSDP2}
 RankFigures = Sequence[Mapping[str, float]]  # by rank
 FRACTIONS = ("arithmetic", "cpu_seconds", "state_bytes", "held_bytes")  # reported as fractions of those of one process
@@ -127,7 +129,7 @@ def optimizer_node(text: str) -> dict[str, Any]:
         name = str(expanded(name, "--optim"))
         _class_in(name, rest)
         return {"file": str(Path(name).resolve()), "class": rest}
-    overrides = [f"optim.{override}" for override in rest.split(",") if override]
+    overrides = [f"optim.{override}" for override in COMMAS.split(rest) if override]
     return dict(compose([f"optim={name}", *overrides]).optim)
 
 

@@ -6,13 +6,13 @@ compute an eighth of a matrix method's step.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
+from files.reading import read_json
 from files.writing import write_between
 from reproduce.rounds import ratio
 from scripts.benchmarking import a_path, in_words, median_and_spread
@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
     if not (found := [_read(file) for file in folder.glob("train-*.json")]):
         raise ConfigError(f"{folder} has no train-*.json; {WRITES}")
+    if len(machines := sorted({file["machine"] for file in found})) > 1:
+        raise ConfigError(f"{folder} has train-*.json of several machines: {'; '.join(machines)}; keep those of one")
     found.sort(
         key=lambda file: (file["results"][0]["flops"] / file["results"][0]["tokens"], file["results"][0]["tokens"])
     )
@@ -68,7 +70,9 @@ def _training(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
 
 def _optimizers(results: Sequence[Mapping[str, Any]], train: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
     of_size = [each for each in results if each["model"] == SIZE]
-    (baseline,) = (each["seconds"] for each in of_size if each["optimizer"] == BASELINE)
+    baseline = next((each["seconds"] for each in of_size if each["optimizer"] == BASELINE), None)
+    if baseline is None:
+        raise ConfigError(f"optim.json has no {BASELINE!r} for {SIZE}; {WRITES}")
     own = statistics.median(baseline)
     steps = {tokens: _seconds_of_step(train, own, tokens) for tokens in (BATCH, SHARE)}
     for each in of_size:
@@ -107,9 +111,12 @@ def _table(rows: Iterator[dict[str, str]]) -> Iterator[str]:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
+    found = read_json(path, may_be_link=True)
+    if found is None:
         raise ConfigError(f"{path} does not exist; {WRITES}")
-    return json.loads(path.read_text("utf-8"))
+    if not (isinstance(found.get("machine"), str) and found.get("results")):
+        raise ConfigError(f"{path} has no machine and results, so bench.py has not written it; {WRITES}")
+    return found
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from assembly.model import meta_model
-from configs import compose
+from configs import RunConfig, compose
 from model import GPT
 from model.flops import flops_per_token, peak_flops
 from scripts.benchmarking import (
@@ -121,8 +121,8 @@ def variants_of(arguments: argparse.Namespace, shape: Mapping[str, Any]) -> dict
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports training steps."""
     rows, results, device_name = [], [], environment.device_name(environment.pick_device("auto"))
-    for name in arguments.model:
-        config = compose([f"model={name}"])
+    configs = {name: _gpt(name) for name in arguments.model}
+    for name, config in configs.items():
         node = config.model
         vocab_size, batch = CASES.get(name, DEFAULT_CASE)
         keys = ("n_layer", "n_head", "n_embd", "block_size")
@@ -158,6 +158,13 @@ def run(arguments: argparse.Namespace) -> None:
             facts = {"tokens": tokens, "flops": tokens * flops, "peak_flops": peak, "peak_bytes": peak_bytes}
             results.append({"model": name, "variant": variant, "settings": settings, "seconds": seconds, **facts})
     report("training step", rows, results, arguments.json)
+
+
+def _gpt(name: str) -> RunConfig:
+    config = compose([f"model={name}"])
+    if config.model["_target_"] != "model.GPT":
+        raise ValueError(f"--model {name} is no GPT; this benchmark measures GPT-2's architecture, as nanoGPT has it")
+    return config
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ from reproduce.state import GPT2_VOCABULARY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 BEGIN, END = "<!-- catalogue: written by scripts/optimizers.py --write -->\n", "<!-- end of catalogue -->\n"
-COLUMNS = ("option", "paper", "state, B/param", "lr", "steps over", "ranks share")
+COLUMNS = ("option", "paper", "state, B/param", "lr", "update needs", "a rank computes")
 BATCH = 480  # sequences, of which estimators take a share
 WRITE = "--write"
 
@@ -118,10 +118,10 @@ def _paper(found: type) -> str:
 
 
 def _kind(member: torch.optim.Optimizer) -> tuple[str, str]:
-    """What a step looks at together, and what ranks do of it under FSDP2."""
+    """What the update of an element needs, and what a rank computes under FSDP2."""
     if not isinstance(member, RuleOptimizer) or member.elementwise:
-        return "numbers", "their numbers"
-    return ("rows and columns", "their rows") if member.splits_rows else ("matrices", "whole matrices")
+        return "elements", "its elements"
+    return ("elements and sums", "its rows") if member.splits_rows else ("full matrices", "matrices it owns")
 
 
 def _passes(optimizer: OptimizerSet) -> float:

@@ -5,8 +5,8 @@ memory that would wait, and tensors left in host memory, are made errors here. D
 the host how some of them ended. FSDP2 and DDP are rehearsed as rank 0 of 2, whose collectives send nothing.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,7 +37,11 @@ aten = torch.ops.aten
 FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
 META, STEPS = torch.device("meta"), 7  # three refreshes of what is done every third step
 READS = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2)
+READS += (aten._linalg_check_errors,)  # of inverses and solutions; those ending in _ex do not ask
 MOVES = (aten._to_copy, aten.copy_)
+WRITES_BY_INDEX = (aten.index_put, aten.index_put_)
+FROM_HOST = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+BY_INDEX = (Tensor.__getitem__, Tensor.__setitem__)
 
 
 class WaitsError(Exception):
@@ -51,9 +56,12 @@ class Device(TorchDispatchMode):
         kwargs, name = kwargs or {}, func.overloadpacket
         tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         here = [each for each in tensors if each.is_meta]
-        host = [each for each in tensors if not each.is_meta and each.ndim]  # 0-dim ones are passed as numbers
+        copied = [*_written(func, args, kwargs), *(tensors if name is aten.where else ())]
+        host = [each for each in tensors if not each.is_meta and (each.ndim or _is_among(each, copied))]
         if here and name in READS:
             raise WaitsError(f"{func} waits for the device")
+        if here and name in WRITES_BY_INDEX and any(i is not None and i.dtype == torch.bool for i in args[1]):
+            raise WaitsError(f"{func} waits for the device: it counts what a mask selects")
         if name in MOVES and len(tensors) == (2 if name is aten.copy_ else 1):  # else a number is copied
             to = torch.device(kwargs.get("device") or args[0].device)
             source = args[1] if name is aten.copy_ else args[0]
@@ -69,6 +77,40 @@ class Device(TorchDispatchMode):
             assert kwargs["found_inf"].is_meta
             return None
         return func(*args, **kwargs)
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation writes to."""
+    named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    written = [each.name for each in func._schema.arguments if each.alias_info and each.alias_info.is_write]
+    return [each for each in tree_leaves([named.get(name) for name in written]) if isinstance(each, Tensor)]
+
+
+def _is_among(tensor: Tensor, tensors: list[Tensor]) -> bool:
+    return any(tensor is each for each in tensors)
+
+
+class FromHost(TorchFunctionMode):
+    """Makes it an error to make a tensor on the device from numbers, which waits, and which no dispatcher sees."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in FROM_HOST and found.is_meta and not (func is not Tensor.new_tensor and isinstance(args[0], Tensor)):
+            raise WaitsError(f"{func.__name__} copies numbers to the device, and waits")
+        if func in BY_INDEX and args[0].is_meta and any(isinstance(each, list) for each in _indices(args[1])):
+            raise WaitsError(f"{func.__name__} copies a list of indices to the device, and waits")
+        return found
+
+
+def _indices(index: Any) -> Sequence[Any]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+@contextmanager
+def nobody_waits() -> Iterator[None]:
+    with Device(), FromHost():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +194,7 @@ class Rehearsed:
 
     def step(self, step: int) -> None:
         """A step of train.loop() that is not logged."""
-        with Device():
+        with nobody_waits():
             for estimator in self.optimizer.estimators:
                 estimator.update(step, self.batches, self.strategy.extra_backward)
             loss = self.strategy.forward_backward(self.batches, train.next_token_loss, 4)
@@ -224,9 +266,39 @@ def wait_by_number(x: Tensor) -> Tensor:
     return x * float(x.sum())
 
 
-@pytest.mark.parametrize("wait", [wait_by_index, wait_by_copy, wait_by_mask, wait_by_number])
+def wait_by_masked_write(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[x > 0] = x[:1]
+    return y
+
+
+def wait_by_numbers(x: Tensor) -> Tensor:
+    return x + torch.tensor(1.0, device=x.device)
+
+
+def wait_by_list(x: Tensor) -> Tensor:
+    return x[[0, 2]]
+
+
+def wait_by_choice(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.tensor(0.0))
+
+
+def wait_by_check(x: Tensor) -> Tensor:
+    return torch.linalg.inv(torch.diag(x + 1))
+
+
+def total_in_host_memory(x: Tensor) -> Tensor:
+    return torch.zeros(()).add_(x.sum())
+
+
+WAITS = [wait_by_index, wait_by_copy, wait_by_mask, wait_by_number, wait_by_masked_write, wait_by_numbers]
+WAITS += [wait_by_list, wait_by_choice, wait_by_check, total_in_host_memory]
+
+
+@pytest.mark.parametrize("wait", WAITS)
 def test_the_rehearsal_finds_what_waits(wait: Any) -> None:
-    with pytest.raises((WaitsError, RuntimeError)), Device():
+    with pytest.raises((WaitsError, RuntimeError)), nobody_waits():
         wait(torch.zeros(3, device="meta"))
     wait(torch.zeros(3))  # is right where nothing has to be waited for
 

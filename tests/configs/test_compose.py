@@ -354,7 +354,9 @@ class Sweeps:
         self.status = status
         self.asked: list[Any] = []
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
+    def __call__(
+        self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any], search: Any
+    ) -> int:
         self.asked.append((script, combinations, launch))
         return self.status
 

@@ -115,9 +115,9 @@ def unsynced(connection: Any, record: Any) -> None:
     connection.execute("PRAGMA synchronous=OFF")
 
 
-def search(*arguments: str, fixed: Sequence[str] = ("max_steps=10",)) -> int:
+def search(*arguments: str, fixed: Sequence[str] = ("max_steps=10",), launch: dict[str, Any] | None = None) -> int:
     node = choose("search", ["search=optuna", *arguments]).node
-    return int(plug_in(node).run("train.py", fixed, launch={}))
+    return int(plug_in(node).run("train.py", fixed, launch=launch or {}))
 
 
 def trials() -> list[dict[str, str]]:
@@ -266,6 +266,23 @@ def test_a_trial_of_a_worker_that_was_killed_is_continued_as_the_same_trial(
     assert search(LR, "search.trials=4", "search.pruner=null") == 0
     assert sorted(int(row["trial"]) for row in trials()) == [0, 1, 2, 3]
     assert len(formulas.started) == n_started + 2
+
+
+def test_on_other_machines_the_command_says_how_many_trials_run_at_a_time(
+    formulas: Formulas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Formulas, "is_elsewhere", True)
+    with pytest.raises(ConfigError, match="launch.at_once=... must say how many runs the search has at a time"):
+        search(LR)
+    most: list[int] = []
+
+    def fate(lr: float, step: int) -> str:
+        most.append(sum(not each.has_ended for each in formulas._running))
+        return "trains"
+
+    formulas.fate = fate
+    assert search(LR, "search.trials=3", launch={"at_once": 1}) == 0
+    assert set(most) == {1}
 
 
 def test_a_study_of_another_search_is_refused_before_anything_starts(formulas: Formulas) -> None:

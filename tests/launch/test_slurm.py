@@ -1,8 +1,23 @@
-"""launch/slurm.sbatch with stand-ins for SLURM's commands."""
+"""launch=slurm and launch/slurm.sbatch without a SLURM; with one see test_slurm_cluster.py."""
 
 import os
+import signal
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from typing_extensions import override
+
+from configs import ConfigError
+from launch.jobs import Job, run_jobs
+from launch.launcher import Launcher, Running, Start
+from launch.slurm import Slurm
+from launch.slurm_queue import Partition, _partition
+from launch.slurm_task import Task, rank_variables
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 VARIABLES = {
@@ -35,3 +50,128 @@ def test_srun_gets_the_cpus_that_the_job_has(tmp_path: Path) -> None:
     assert "--cpus-per-task=64" in arguments[: arguments.index("torchrun")]
     assert arguments[-1] == "data.prompt=a b"
     assert done.stdout.splitlines()[0] == "16"  # threads of a rank
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ranks": 3, "nodes": 2}, "launch.ranks=3 must be a multiple of launch.nodes=2"),
+        ({"ranks": 2, "nodes": 2, "runs_per_job": 2}, "launch.runs_per_job=2 shares one node"),
+        ({"at_once": 0}, "launch.at_once=0 must be >= 1"),
+        ({"minutes": 0}, "launch.minutes=0 must be >= 1"),
+        ({"gpus_per_rank": -1}, "launch.gpus_per_rank=-1 must be >= 0"),
+    ],
+)
+def test_settings_that_make_no_job_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Slurm(**settings)
+
+
+def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="launch=slurm: there is no SLURM here"):
+        run_jobs([Job("one", (f"run_dir={tmp_path / 'run'}",))], Slurm(), show=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("main*|2|64|(null)", Partition("main", True, 2, 64, 0)),
+        ("gpu|16|128+|gpu:h100:8(S:0-1),nvme:1", Partition("gpu", False, 16, 128, 8)),
+        ("gpu|1|8|gpu:4", Partition("gpu", False, 1, 8, 4)),
+        ("gpu|1|8|gpu", Partition("gpu", False, 1, 8, 1)),
+    ],
+)
+def test_nodes_are_read_from_sinfo(line: str, expected: Partition) -> None:
+    assert _partition(line) == expected
+
+
+def test_ranks_meet_by_what_srun_says() -> None:
+    slurm = {
+        "SLURM_NTASKS": "4",
+        "SLURM_NNODES": "2",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
+        "SLURM_JOB_ID": "123456",
+        "SLURM_CPUS_PER_TASK": "6",
+    }
+    found = rank_variables(slurm)
+    assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")] == ["3", "1", "4", "2"]
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"], found["OMP_NUM_THREADS"]) == ("10.0.0.1", "23456", "6")
+    assert "RANK" not in rank_variables({"SLURM_NTASKS": "1"})
+    assert "OMP_NUM_THREADS" not in rank_variables({"OMP_NUM_THREADS": "2"})
+
+
+class Elsewhere(Launcher):
+    """Starts nothing that goes on: each run has failed at once."""
+
+    is_elsewhere = True
+
+    @override
+    def check(self, runs: Sequence[Start]) -> None:
+        pass
+
+    @override
+    def room(self) -> int:
+        return 9
+
+    @override
+    def start(self, runs: Sequence[Start], script: Path) -> list[Running | OSError]:
+        return [OSError("not here") for _ in runs]
+
+
+def test_what_runs_read_elsewhere_is_provided_before_any_starts(tmp_path: Path) -> None:
+    jobs = [Job(f"s{seed}", (f"seed={seed}", f"run_dir={tmp_path / str(seed)}")) for seed in (1, 2)]
+    provided: list[int] = []
+    outcomes = run_jobs(jobs, Elsewhere(), show=False, provide=lambda config: provided.append(config.seed))
+    assert (provided, [outcome.message for outcome in outcomes]) == ([1, 2], ["not here"] * 2)
+
+    def missing(config: object) -> None:
+        raise ValueError("data set runs/x does not exist")
+
+    with pytest.raises(ValueError, match="does not exist"):
+        run_jobs(jobs, Elsewhere(), show=False, provide=missing)
+    run_jobs(jobs, show=False, script=tmp_path / "absent.py", provide=missing)  # here a run provides for itself
+
+
+# Notes its start; trains until it is asked to stop, the second time to its end.
+STAND_IN = """
+import signal, sys, time
+from pathlib import Path
+
+run_dir = Path(dict(each.split("=", 1) for each in sys.argv[1:])["run_dir"])
+run_dir.mkdir(exist_ok=True)
+starts = run_dir / "starts"
+first = not starts.exists()
+with starts.open("a") as file:
+    file.write("start\\n")
+
+def stop(*_):
+    (run_dir / "saved").touch()
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, stop)
+(run_dir / f"ready{first}").touch()
+time.sleep(30 if first else 0)
+(run_dir / "result.json").write_text('{"status": "finished", "step": 1, "val/loss": 1.0}')
+"""
+
+
+@pytest.mark.slow
+def test_a_task_saves_and_goes_back_to_the_queue_when_submitit_is_told_so(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    executor = submitit.LocalExecutor(tmp_path / "logs")
+    executor.update_parameters(timeout_min=5, signal_delay_s=10)
+    run_dir = tmp_path / "run"
+    job = executor.submit(Task(tmp_path / "stand_in.py", [((f"run_dir={run_dir}",), run_dir)], 1))
+    deadline = time.monotonic() + 30
+    while not (run_dir / "readyTrue").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in psutil.Process(int(job.job_id)).children(recursive=True):  # as SLURM does
+        process.send_signal(signal.SIGUSR2)
+    assert job.result() == 0
+    assert (run_dir / "starts").read_text().splitlines() == ["start", "start"]
+    assert (run_dir / "saved").exists()

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from optim import SGD, AdamW, GaussNewtonBartlett, Lion, Signum, Sophia
+from optim import SGD, Adafactor, AdamW, GaLore, GaussNewtonBartlett, Lion, Signum, Sophia
 from optim.base import Hyper, Params, RuleOptimizer, Shape, Spec
 
 
@@ -284,6 +284,20 @@ def test_state_follows_settings_that_change(rule: str, setting: str, values: lis
         assert optimizer.state[optimizer.param_groups[0]["params"][0]].keys() == own
 
 
+@pytest.mark.parametrize(
+    ("rule", "setting", "value"), [("galore", "rank", 3), ("flora", "rank", 1), ("adapprox", "max_rank_fraction", 0.9)]
+)
+def test_a_rank_that_changes_between_steps_is_refused(rule: str, setting: str, value: float) -> None:
+    params = parameters([(3,), (4, 3)])
+    optimizer = made(rule, params)
+    rules.step(optimizer, 0)
+    before = copy.deepcopy((params, optimizer.state_dict()["state"]))
+    optimizer.param_groups[0][setting] = value
+    with pytest.raises(ValueError, match=r"state '\w+' of parameter 1 of group 0, .* the settings now want"):
+        rules.step(optimizer, 1)
+    torch.testing.assert_close((params, optimizer.state_dict()["state"]), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_empty_groups_are_no_trouble(rule: str) -> None:
     optimizer = made(rule, [{"params": []}, {"params": parameters(SHAPES)}, {"params": []}])
@@ -304,6 +318,10 @@ RANGES: list[tuple[Callable[..., RuleOptimizer], dict[str, Any], str]] = [
     (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be >= 0"),
     (AdamW, {"betas": (0.9, 1.0)}, r"AdamW: betas\[1\]=1.0 must be in \[0, 1\)"),
     (AdamW, {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\) must be 2 numbers, as \(0.9, 0.999\)"),
+    (AdamW, {"betas": 0.9}, r"AdamW: betas=0.9 must be 2 numbers, as \(0.9, 0.999\)"),
+    (Adafactor, {"eps": (1e-30,)}, r"Adafactor: eps=\(1e-30,\) must be 2 numbers, as \(1e-30, 0.001\)"),
+    (Adafactor, {"relative_step": "false"}, "Adafactor: relative_step='false' must be true or false"),
+    (GaLore, {"update_interval": 1.5}, "GaLore: update_interval=1.5 must be a whole number"),
     (AdamW, {"eps": -1e-8}, "AdamW: eps=-1e-08 must be >= 0"),
     (AdamW, {"weight_decay": -0.1}, "AdamW: weight_decay=-0.1 must be >= 0"),
     (SGD, {"momentum": 1.0}, r"SGD: momentum=1.0 must be in \[0, 1\)"),
@@ -323,8 +341,14 @@ def test_values_out_of_range_are_refused(
     extra = {"curvature": GaussNewtonBartlett()} if rule is Sophia else {}
     with pytest.raises(ValueError, match=message):
         rule([parameter()], **setting, **extra)
+    optimizer = rule([parameter()], **extra)
     with pytest.raises(ValueError, match=message):  # a group of its own, added later
-        rule([parameter()], **extra).add_param_group({"params": [parameter()], **setting})
+        optimizer.add_param_group({"params": [parameter()], **setting})
+    assert len(optimizer.param_groups) == 1
+    if "lr" not in setting:  # which schedules may change in every step
+        optimizer.param_groups[0].update(setting)
+        with pytest.raises(ValueError, match=message):
+            optimizer.step()
 
 
 @pytest.mark.parametrize("rule", RULES)

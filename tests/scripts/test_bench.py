@@ -103,6 +103,7 @@ def test_the_figures_are_the_median_and_the_relative_half_width_of_the_middle_ha
     [
         (["--peer", "nowhere"], "--peer nowhere is no nanoGPT checkout: it has no model.py"),
         (["--model", "nanno"], "model=nanno does not exist; the nearest valid one is 'nano'"),
+        (["--model", "nano", "llama_nano"], "--model llama_nano is no GPT; this benchmark measures GPT-2's"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +164,16 @@ def test_the_table_of_state_holds_every_config(tmp_path: Path, capsys: pytest.Ca
     padded = 124_439_808 + (50304 - 50257) * 768
     assert found["adamw"] == found["adamw_ours"] == found["sophiag"] == 8 * padded
     assert found["lion"] == found["signum"] == 4 * padded
+
+
+def test_an_override_may_be_a_list() -> None:
+    node = bench_optim.optimizer_node("adamw_ours:betas=[0.8,0.9],lr=0.5")
+    assert (list(node["betas"]), node["lr"]) == ([0.8, 0.9], 0.5)
+
+
+def test_a_model_to_allocate_that_is_not_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["memory", "--model", "nano", "--allocate", "nanoo"]) == 2
+    assert capsys.readouterr().err == "error: --allocate nanoo is none of the models of --model: nano\n"
 
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/optim").glob("*.yaml"))

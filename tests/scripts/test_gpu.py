@@ -77,6 +77,11 @@ def training(model: str, variant: str, seconds: list[float]) -> dict[str, Any]:
     } | of_step
 
 
+def figures(machine: str) -> str:
+    results = [{**training("gpt2_small", "ours", [0.03]), "optimizer": "lion"}]
+    return json.dumps({"machine": machine, "results": results})
+
+
 def optimizer(name: str, seconds: float) -> dict[str, Any]:
     return {"model": "gpt2_small", "optimizer": name, "seconds": [seconds] * 6, "state_bytes": 995_800_000}
 
@@ -107,6 +112,26 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
     page.write_text("no marks")
     assert bench.main(command) == 2
     assert "has not both marks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train-a": "{bad"}, "train-a.json is no JSON"),
+        ({"train-a": "[]"}, "train-a.json must hold a JSON object, not a list"),
+        ({"train-a": "{}"}, "train-a.json has no machine and results"),
+        ({"train-a": figures("a"), "train-b": figures("b")}, "has train-*.json of several machines: a; b"),
+        ({"train-a": figures("a"), "optim": figures("a")}, "optim.json has no 'torch AdamW, fused' for gpt2_small"),
+    ],
+)
+def test_figures_of_something_else_are_refused(
+    files: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    (page := tmp_path / "page.md").write_text(f"{bench_page.BEGIN}{bench_page.END}")
+    assert bench.main(["page", str(tmp_path), "--page", str(page)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_page_in_the_docs_has_the_marks() -> None:

@@ -63,6 +63,14 @@ def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, caplog: pytest.Lo
     assert not list(tmp_path.iterdir())
 
 
+def test_the_end_of_a_short_run_is_no_part_of_its_last_step(tiny: list[str], tmp_path: Path) -> None:
+    steps = WAIT + WARM_UP + 1
+    given = [*tiny, f"max_steps={steps}", "profile=true", f"run_dir={tmp_path / 'a'}", *FEW_FILES]
+    assert train.main(compose(given)) == 0
+    table = (tmp_path / "a" / TABLE).read_text()
+    assert table.startswith("1 steps after 5 others") and "evaluation" not in table
+
+
 class Event:
     """Stands for a device's: each is recorded 2 ms after the one before."""
 

@@ -1,0 +1,223 @@
+"""launch=slurm: runs as elements of SLURM's job arrays, submitted by submitit.
+
+Runs stay in the queue when the command that submitted them ends; the same command finds them there by
+<run_dir>.slurm.json and follows them. A run that SLURM's time limit or preemption ends saves before, and its job goes
+back to the queue by itself. slurm_task.py is what runs on a node, slurm_queue.py asks SLURM.
+"""
+
+import json
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from configs import ConfigError
+from files.errors import one_line
+from files.lock import locked
+from files.paths import expanded
+from files.reading import read_json
+from files.requirements import missing
+from files.writing import write_text
+from launch.launcher import Ending, Launcher, Running, Start
+from launch.processes import log_path, read_result, said_in, stamp
+from launch.slurm_queue import Partition, Queue, partitions
+from launch.slurm_task import Task
+from launch.statuses import EXIT_STATUS
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_IN_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site has changed it
+SHARED_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # which srun has not taken from the job since 22.05
+RECORD_BYTES = 1 << 12
+SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not finished counts as ended
+
+
+class Slurm(Launcher):
+    """Jobs of SLURM.
+
+    at_once: runs of a submission at a time, at most. ranks: of a run, spread over `nodes`, each with gpus_per_rank and
+    cpus_per_rank. runs_per_job: so many runs share a job on one node, each with its share of it. minutes: a job's
+    limit, after which it is queued again. stop_seconds: before the limit, when runs save. options: any other of
+    sbatch's, launch.options.mem=64G. setup: lines of a shell that come first on a node. folder: of what jobs print.
+    """
+
+    is_elsewhere = True
+
+    def __init__(
+        self,
+        at_once: int | None = None,
+        ranks: int = 1,
+        nodes: int = 1,
+        gpus_per_rank: int = 1,
+        cpus_per_rank: int = 8,
+        runs_per_job: int = 1,
+        minutes: int = 1440,
+        stop_seconds: int = 300,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        setup: Sequence[str] | None = None,
+        folder: str = "runs/slurm",
+    ) -> None:
+        counts = {"ranks": ranks, "nodes": nodes, "cpus_per_rank": cpus_per_rank, "runs_per_job": runs_per_job}
+        counts |= {"minutes": minutes, "stop_seconds": stop_seconds}
+        counts |= {} if at_once is None else {"at_once": at_once}
+        if wrong := [f"launch.{name}={count}" for name, count in counts.items() if count < 1]:
+            raise ConfigError(f"{wrong[0]} must be >= 1")
+        if gpus_per_rank < 0:
+            raise ConfigError(f"launch.gpus_per_rank={gpus_per_rank} must be >= 0; 0: runs on CPUs")
+        if ranks % nodes:
+            raise ConfigError(
+                f"launch.ranks={ranks} must be a multiple of launch.nodes={nodes}: nodes get as many each"
+            )
+        if runs_per_job > 1 and nodes > 1:
+            raise ConfigError(f"launch.runs_per_job={runs_per_job} shares one node; leave out launch.nodes={nodes}")
+        self.at_once, self.ranks, self.nodes, self.runs_per_job = at_once, ranks, nodes, runs_per_job
+        self.partition, self.folder = partition, expanded(folder, "launch.folder")
+        self.cpus, self.gpus = (each * runs_per_job for each in (cpus_per_rank, gpus_per_rank))
+        self._own: dict[str, Any] = {"time": minutes, "signal_delay_s": stop_seconds, "partition": partition}
+        self._own |= {"account": account, "qos": qos, "setup": [*(setup or []), SHARED_CORES, _python_path()]}
+        self._options = {"requeue": True, **(options or {})}
+        self._queue = Queue()
+
+    @override
+    def check(self, runs: Sequence[Start]) -> None:
+        if absent := missing("slurm"):
+            raise ConfigError(f"launch=slurm needs {', '.join(absent)}: pip install -e '.[slurm]'")
+        found = partitions()
+        names = list(dict.fromkeys(each.name for each in found))
+        wanted = self.partition or next((each.name for each in found if each.is_default), None)
+        if wanted is None:
+            raise ConfigError(f"SLURM has no default partition: give launch.partition=, one of {', '.join(names)}")
+        if wanted not in names:
+            raise ConfigError(f"launch.partition={wanted} does not exist; SLURM has {', '.join(names)}")
+        self._check_nodes([each for each in found if each.name == wanted])
+
+    def _check_nodes(self, kinds: Sequence[Partition]) -> None:
+        of_node = self.ranks // self.nodes
+        what = f"launch.ranks={self.ranks} on launch.nodes={self.nodes} (launch.runs_per_job={self.runs_per_job})"
+        for wanted, unit in ((of_node * self.gpus, "gpus"), (of_node * self.cpus, "cpus")):
+            if wanted > (most := max(getattr(each, unit) for each in kinds)):
+                raise ConfigError(
+                    f"{what} wants {wanted} {unit.upper()} of each node; those of partition {kinds[0].name} have "
+                    f"{most}: change launch.nodes or launch.{unit}_per_rank"
+                )
+        if self.nodes > (there := sum(each.nodes for each in kinds)):
+            raise ConfigError(f"{what}: partition {kinds[0].name} has {there} nodes")
+
+    @override
+    def room(self) -> int:
+        return MOST_IN_ARRAY * self.runs_per_job
+
+    @override
+    def found(self, run: Start) -> Running | None:
+        record = _record(run.run_dir)
+        job = None if record is None else record.get("job")
+        if not isinstance(job, str) or self._queue.job(job) is None:
+            return None
+        return SlurmRun(run.run_dir, job, self._queue)
+
+    @override
+    def start(self, runs: Sequence[Start], script: Path) -> list[Running | OSError]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "submitting.lock", "submitting to SLURM"):
+            self._queue.refresh()
+            there = {run.run_dir: self.found(run) for run in runs}  # another command may have submitted them meanwhile
+            todo = [run for run in runs if there[run.run_dir] is None]
+            shares = [todo[i : i + self.runs_per_job] for i in range(0, len(todo), self.runs_per_job)]
+            for share, job in zip(shares, self._submitted(shares, script), strict=True):
+                for run in share:
+                    write_text(_record_path(run.run_dir), json.dumps({"job": job}))
+                    there[run.run_dir] = SlurmRun(run.run_dir, job, self._queue)
+            self._queue.refresh()
+        return [there[run.run_dir] for run in runs]  # type: ignore[misc]  # none is None now
+
+    def _submitted(self, shares: Sequence[Sequence[Start]], script: Path) -> list[str]:
+        """Submits an array with an element for each share of runs; returns the elements' names."""
+        if not shares:
+            return []
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError
+
+        tasks = self.ranks // self.nodes if self.runs_per_job == 1 else 1
+        cpus = self.cpus if tasks > 1 or self.ranks == 1 else self.cpus * self.ranks
+        executor = SlurmExecutor(self.folder, max_num_timeout=1_000_000)
+        executor.update_parameters(
+            job_name="nanodescent",
+            nodes=self.nodes,
+            ntasks_per_node=tasks,
+            cpus_per_task=cpus,
+            gpus_per_node=self.gpus * self.ranks // self.nodes or None,
+            array_parallelism=-(-(self.at_once or len(shares)) // self.runs_per_job),
+            stderr_to_stdout=True,
+            additional_parameters=self._options,
+            **{name: value for name, value in self._own.items() if value is not None},
+        )
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Task(script, _described(share), self.ranks)) for share in shares]
+            return [job.job_id for job in jobs]
+        except (FailedJobError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"launch=slurm: sbatch refuses the jobs: {one_line(error)}") from None
+
+
+class SlurmRun(Running):
+    """A run in SLURM's queue. job: its name there, such as 12_3."""
+
+    state = "queued"
+
+    def __init__(self, run_dir: Path, job: str, queue: Queue) -> None:
+        self.job, self._run_dir, self._queue = job, run_dir, queue
+        self._began, self._before, self.note = time.monotonic(), stamp(run_dir), f"job {job}"
+        self._gone_since: float | None = None
+
+    @override
+    def ending(self) -> Ending | None:
+        if (there := self._queue.job(self.job)) is not None:
+            self.state = "running" if there.state in ("RUNNING", "COMPLETING") else "queued"
+            where = f"on {there.nodes}, log {log_path(self._run_dir)}" if there.nodes else f"waits: {there.reason}"
+            self.note, self._gone_since = f"job {self.job} {where}", None
+            return None
+        result = read_result(self._run_dir)
+        is_new = result is not None and stamp(self._run_dir) != self._before
+        status = str(result["status"]) if result is not None and is_new else "failed"
+        self._gone_since = self._gone_since or time.monotonic()
+        if status not in ("finished", "diverged") and time.monotonic() - self._gone_since < SETTLING_SECONDS:
+            return None  # a job that goes back to the queue is in none of its states for a moment
+        message = None
+        if status != "finished":
+            said = said_in(log_path(self._run_dir)) if is_new else ""
+            message = said or f"job {self.job} left SLURM's queue without a result; see {self._run_dir.parent}"
+        return Ending(status, result, message, time.monotonic() - self._began, EXIT_STATUS.get(status, 1))
+
+    @override
+    def ask_to_stop(self) -> None:
+        subprocess.run(["scancel", "--signal=TERM", self.job], check=False, capture_output=True)
+
+    @override
+    def kill(self) -> None:
+        subprocess.run(["scancel", self.job], check=False, capture_output=True)
+
+
+def _described(share: Sequence[Start]) -> list[tuple[tuple[str, ...], Path]]:
+    return [((*run.overrides, f"run_dir={run.run_dir.absolute()}"), run.run_dir.absolute()) for run in share]
+
+
+def _record_path(run_dir: Path) -> Path:
+    return run_dir.with_name(f"{run_dir.name}.slurm.json")
+
+
+def _record(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(_record_path(run_dir), most_bytes=RECORD_BYTES)
+    except ValueError:
+        return None
+
+
+def _python_path() -> str:
+    """The line of a shell by which a node's Python finds this checkout."""
+    return f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'

@@ -1,0 +1,82 @@
+"""What SLURM says of its partitions and of the user's jobs; every call is one short command of SLURM's."""
+
+import getpass
+import shutil
+import subprocess
+import time
+from typing import NamedTuple
+
+from configs import ConfigError
+
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+class QueuedJob(NamedTuple):
+    """A job that waits or runs. state: as SLURM names it. reason: why it waits. nodes: where it runs."""
+
+    state: str
+    reason: str
+    nodes: str
+
+
+class Partition(NamedTuple):
+    """Nodes of one kind of a partition."""
+
+    name: str
+    is_default: bool
+    nodes: int
+    cpus: int  # of a node
+    gpus: int  # of a node
+
+
+class Queue:
+    """The user's jobs, asked for at most every few seconds."""
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        self._seconds, self._asked, self._jobs = seconds, -seconds, dict[str, QueuedJob]()
+
+    def job(self, job_id: str) -> QueuedJob | None:
+        """The job, as 12 or 12_3; None if it has ended."""
+        if time.monotonic() - self._asked >= self._seconds:
+            self.refresh()
+        return self._jobs.get(job_id)
+
+    def refresh(self) -> None:
+        """Asks now. If SLURM does not answer, what it said last stays."""
+        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N"]
+        self._asked = time.monotonic()
+        try:
+            listed = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
+        except (subprocess.SubprocessError, OSError):
+            return
+        rows = [line.split("|", 3) for line in listed.splitlines() if line.count("|") >= 3]
+        self._jobs = {job: QueuedJob(*rest) for job, *rest in rows if rest[0] not in ENDED}
+
+
+def partitions() -> list[Partition]:
+    """Every kind of node of every partition. Raises: ConfigError: if there is no SLURM here, or it does not answer."""
+    if shutil.which("sbatch") is None or shutil.which("sinfo") is None:
+        raise ConfigError(
+            "launch=slurm: there is no SLURM here (no sbatch on the PATH): run this on a login node, or without launch="
+        )
+    try:
+        done = subprocess.run(
+            ["sinfo", "--noheader", "--format=%P|%D|%c|%G"], capture_output=True, text=True, check=True, timeout=60
+        )
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(f"launch=slurm: sinfo says {error.stderr.strip().splitlines()[-1:] or 'nothing'}") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError("launch=slurm: sinfo has not answered for a minute; try again when SLURM does") from None
+    return [_partition(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+
+
+def _partition(line: str) -> Partition:
+    name, nodes, cpus, gres = line.split("|")
+    counts = [_gpus(each) for each in gres.split(",") if each.startswith("gpu")]
+    return Partition(name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), sum(counts))
+
+
+def _gpus(gres: str) -> int:
+    """The number in gpu:8, gpu:h100:8 or gpu:h100:8(S:0-1)."""
+    count = gres.partition("(")[0].rpartition(":")[2]
+    return int(count) if count.isdecimal() else 1
