@@ -2,17 +2,17 @@
 
 import csv
 import errno
-import fcntl
 import json
 import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -22,8 +22,10 @@ import pytest
 from rich.console import Console
 
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
-from launch import jobs, processes
+from files.lock import Lock
+from launch import jobs, processes, standstill
 from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.launcher import Running, Start
 from launch.local import Local
 from launch.processes import cuda_devices, environments, log_path, reported
 from launch.progress import JobProgress, line, table
@@ -34,7 +36,7 @@ TWO = {"_target_": "launch.local.Local", "at_once": 2}
 
 # What it does follows from its seed. It notes its start and its end in `events`, its environment in the run directory.
 STAND_IN = """
-import json, os, signal, sys
+import fcntl, json, os, signal, sys
 from pathlib import Path
 
 given = dict(override.split("=", 1) for override in sys.argv[1:])
@@ -77,6 +79,8 @@ if seed == 15 and not result.exists():  # trains until it is asked to stop; then
     (shared / "waiting").open("w").close()
     signal.pause()
 if seed == 16:  # hangs
+    lock = (run_dir / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     signal.signal(signal.SIGTERM, lambda number, frame: (shared / "meeting").open("w").close())
     (shared / "waiting").open("w").close()
     while True:
@@ -309,33 +313,135 @@ def test_no_process_outlives_a_runner_killed_outright(script: Path, job: Callabl
     assert json.loads((tmp_path / "runs" / "15" / "result.json").read_text())["status"] == "stopped"
 
 
-def test_a_process_that_is_about_to_leave_is_waited_for(
-    script: Path, job: Callable[..., Job], tmp_path: Path, once_it_waits: Callable[..., None]
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are looked at in every round."""
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.0)
+
+
+class Holder:
+    """Somebody else who holds the run directory of a job, and ends in the way that is given."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir, self._lock = run_dir, Lock(run_dir / "lock")
+        self._lock.sign()
+
+    def leave(self, result: dict[str, Any] | None = None) -> None:
+        if result is not None:
+            (self._run_dir / "result.json").write_text(json.dumps(result))
+        self._lock.release()
+
+
+@pytest.mark.parametrize("loss", [0.7, None])
+def test_a_run_of_somebody_else_is_waited_for_while_others_go_first_and_its_result_is_taken(
+    script: Path,
+    job: Callable[..., Job],
+    tmp_path: Path,
+    often: None,
+    loss: float | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, second = job(1), job(20)
-    lock = (tmp_path / "runs" / "1" / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    holder = Holder(tmp_path / "runs" / "1")
 
     def leave() -> None:
-        (tmp_path / "runs" / "meeting").open("w").close()
-        lock.close()
+        (tmp_path / "runs" / "meeting").open("w").close()  # the second job runs
+        holder.leave(None if loss is None else {"status": "finished", "step": 10, "val/loss": loss})
 
     leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
-    run_jobs([first, second], show=False, script=script)
+    outcomes = run_jobs([first, second], script=script)
     leaving.join()
-    assert events(tmp_path) == ["start 20", "end 20", "start 1", "end 1"]
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
+    assert outcomes[0].result is not None and outcomes[0].result["val/loss"] == (loss or 0.1)
+    own = [] if loss else ["start 1", "end 1"]  # one that did not finish is continued
+    assert events(tmp_path) == ["start 20", "end 20", *own]
+    assert f"s1: elsewhere (process {os.getpid()} on {socket.gethostname()})" in capsys.readouterr().out
 
 
-def test_a_process_that_does_not_leave_is_not_waited_for_forever(
-    script: Path, job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_somebody_else_is_starting_is_left_to_it(
+    script: Path, job: Callable[..., Job], tmp_path: Path, often: None
 ) -> None:
-    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
-    waiting = job(1)
-    with (tmp_path / "runs" / "1" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run_jobs([waiting], show=False, script=script)
-    assert events(tmp_path) == ["start 1", "end 1"]  # train.py itself says who holds the directory
+    """Its process has the log locked from its start on, before it has its run directory."""
+    one, launcher = job(20), Local(at_once=2)
+    launcher.check([])
+    start = Start(one.overrides, compose(one.overrides))
+    first, second = launcher.start([start, start], script)
+    assert isinstance(first, Running) and isinstance(second, BlockingIOError)
+    meeting = threading.Timer(0.1, lambda: (tmp_path / "runs" / "meeting").open("w").close())
+    meeting.start()
+    (outcome,) = run_jobs([one], show=False, script=script)
+    assert (outcome.status, outcome.seconds) == ("finished", 0.0)
+    assert events(tmp_path) == ["start 20", "end 20"]
+
+
+def test_a_process_that_finds_its_run_directory_taken_is_no_failure(
+    script: Path, job: Callable[..., Job], tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, taken = job(12), []
+    start = Local.start
+
+    def start_late(self: Local, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":
+        taken.append(Holder(tmp_path / "runs" / "12"))  # between the look and the start
+        threading.Timer(0.3, lambda: taken[0].leave({"status": "finished", "step": 10, "val/loss": 0.5})).start()
+        return start(self, runs, script)
+
+    monkeypatch.setattr(Local, "start", start_late)
+    (outcome,) = run_jobs([one], show=False, script=script)
+    assert (outcome.status, len(taken)) == ("finished", 1)
+    assert events(tmp_path) == ["start 12"]
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """hanging(seed): the job of that seed has done a step, and no more since; 0.1 s of that are too long."""
+    monkeypatch.setattr(standstill, "OWN_SECONDS", 0.0)
+
+    def make(seed: int) -> None:
+        run_dir = tmp_path / "runs" / str(seed)
+        config = (run_dir / "config.yaml").read_text()
+        (run_dir / "config.yaml").write_text(config.replace("timeout_seconds: 600.0", "timeout_seconds: 0.1"))
+        (run_dir / "heartbeat").touch()
+        os.utime(run_dir / "heartbeat", (then := time.time() - 7205, then))
+
+    return make
+
+
+def test_a_run_that_hangs_is_named_and_ended_and_the_others_go_on(
+    script: Path,
+    job: Callable[..., Job],
+    tmp_path: Path,
+    hanging: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.1)  # it does not save when it is asked to
+    jobs_ = [job(16), job(1)]
+    hanging(16)
+    threading.Thread(target=(tmp_path / "runs" / "waiting").read_bytes, daemon=True).start()
+    monkeypatch.setattr("launch.progress.REFRESH_SECONDS", 0.0)
+    outcomes = run_jobs(jobs_, script=script, alike=True)
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    log = log_path(tmp_path / "runs" / "16")
+    message = f"no progress for 2 h, timeout_seconds=0.1: it was ended; the same command continues it (log {log})"
+    assert (outcomes[0].message, outcomes[0].exit_status) == (message, 1)
+    assert "s16: hung (no progress for 2 h, timeout_seconds=0.1: it is asked to end)" in capsys.readouterr().out
+
+
+def test_a_run_of_somebody_else_that_hangs_is_named_and_left_alone(
+    script: Path, job: Callable[..., Job], tmp_path: Path, hanging: Callable[[int], None]
+) -> None:
+    jobs_ = [job(15), job(1)]
+    hanging(15)
+    holder = Holder(tmp_path / "runs" / "15")
+    outcomes = run_jobs(jobs_, show=False, script=script)
+    holder.leave()
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert outcomes[0].message == (
+        f"process {os.getpid()} on {socket.gethostname()} holds {tmp_path / 'runs' / '15'} and has made no progress "
+        "for 2 h; end that process, and the same command continues it"
+    )
+    assert events(tmp_path) == ["start 1", "end 1"]
 
 
 def test_jobs_share_the_cores_unless_the_user_said_otherwise(
