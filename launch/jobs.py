@@ -11,6 +11,8 @@ run that hangs is ended, if it was started here, and its job fails.
 
 import math
 import re
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -69,6 +71,14 @@ class Interrupted(SystemExit):
         super().__init__(EXIT_STATUS["stopped"])
         self.outcomes = list(outcomes)
 
+    def __str__(self) -> str:
+        return f"interrupted; the same command continues: {as_typed()}"
+
+
+def as_typed() -> str:
+    """The command of this process, quoted for a shell."""
+    return shlex.join(sys.orig_argv)
+
 
 def run_jobs(
     jobs: Sequence[Job],
@@ -96,8 +106,9 @@ def run_jobs(
         with Display([entry.progress for entry in entries], show=show) as display:
             _run(runner, signals, display)
     if signals.count:
-        display.say("interrupted; the same command continues")
-        raise Interrupted(runner.outcomes)
+        interrupted = Interrupted(runner.outcomes)
+        display.say(str(interrupted))
+        raise interrupted
     return runner.outcomes
 
 

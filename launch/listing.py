@@ -1,8 +1,8 @@
 """Finds run directories and says how their runs stand; changes nothing on disk, and executes nothing of them.
 
 A run is "running" while a process holds its lock, and "hung" if that process has done a step and then made no progress
-for the run's own timeout_seconds. Else result.json says how it ended: finished, diverged or stopped. Without one it is "unfinished": it
-was killed, and the same command continues it.
+for the run's own timeout_seconds. Else result.json says how it ended: finished, diverged or stopped. Without one it is
+"unfinished": it was killed, and the same command continues it.
 """
 
 import time

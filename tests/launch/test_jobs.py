@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -262,7 +264,8 @@ def test_an_interrupted_call_lets_jobs_save_and_the_next_one_continues(
     with pytest.raises(Interrupted) as caught:
         run_jobs([job(1), job(15), job(2)], script=script)
     assert caught.value.code == 75
-    assert capsys.readouterr().out.endswith("interrupted; the same command continues\n")
+    assert str(caught.value) == f"interrupted; the same command continues: {shlex.join(sys.orig_argv)}"
+    assert capsys.readouterr().out.endswith(f"{caught.value}\n")
     assert [outcome.status for outcome in caught.value.outcomes] == ["finished", "stopped"]
     assert signal.getsignal(number) is before
     outcomes = run_jobs([job(1), job(15), job(2)], show=False, script=script)
@@ -566,7 +569,7 @@ def test_a_sweep_ends_with_its_jobs_best_first(
     monkeypatch.chdir(tmp_path)
     combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 11, 3, 12, 4)]
     assert sweep(str(script), combinations, launch=TWO) == 3
-    (path,) = Path("runs").glob("sweep-*.csv")
+    (path,) = Path("runs").glob("sweep-????????.csv")
     found = rows(path)
     assert [row["seed"] for row in found] == ["3", "4", "5", "11", "12"]
     assert [row["val/loss"] for row in found] == ["0.3", "0.4", "0.5", "", ""]
@@ -574,9 +577,42 @@ def test_a_sweep_ends_with_its_jobs_best_first(
     assert "device" not in found[0]
     printed = capsys.readouterr().out
     assert "failed: seed=12 run_dir=runs/12: error: data.root holds nothing (log runs/12.log)" in printed
-    assert printed.endswith(f"summary  {path}\n")
+    assert f"the same command tries these again: {shlex.join(sys.orig_argv)}\nsummary  {path}\n" in printed
     ranked = [text.split() for text in printed.splitlines() if text.startswith(("  3 ", "  4 ", "  5 "))]
     assert [cells[2] for cells in ranked] == ["0.3000", "0.4000", "0.5000"]
+
+
+def test_a_sweep_over_seeds_ends_with_its_arms_best_first_and_incomplete_ones_last(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds = {"1e-3": (5, 4, 9), "2e-3": (2, 3, 8), "4e-3": (1, 11, 12), "8e-3": (10,)}
+    combinations = [
+        ["device=cpu", f"optim.lr={lr}", f"seed={seed}", f"run_dir=runs/{seed}"]
+        for lr, several in seeds.items()
+        for seed in several
+    ]
+    assert sweep(str(script), combinations, launch=TWO) == 3
+    (path,) = Path("runs").glob("sweep-*-arms.csv")
+    printed, found = capsys.readouterr().out, rows(path)
+    assert [(row["optim.lr"], row["seeds"]) for row in found] == [
+        ("2e-3", "3"),
+        ("1e-3", "3"),
+        ("8e-3", "1"),
+        ("4e-3", "1"),
+    ]
+    assert [float(row["val/loss mean"]) for row in found] == pytest.approx([1.3 / 3, 0.6, 1.0, 0.1])
+    assert [float(row["val/loss sd"] or "nan") for row in found] == pytest.approx(
+        [np.std([0.2, 0.3, 0.8], ddof=1), np.std([0.5, 0.4, 0.9], ddof=1), math.nan, math.nan], nan_ok=True
+    )
+    assert found[3]["missing"] == "seed 11 diverged; seed 12 failed"
+    assert "incomplete: optim.lr=4e-3: seed 11 diverged, seed 12 failed" in printed
+    cells = [line.split() for line in printed.splitlines() if line.startswith(("  1e-3", "  8e-3", "  4e-3"))]
+    assert cells[-3:] == [
+        ["1e-3", "3", "0.6000", "0.2646"],
+        ["8e-3", "1", "1.0000"],
+        ["4e-3", "1", "of", "3", "0.1000"],
+    ]
 
 
 @pytest.mark.slow
@@ -586,7 +622,7 @@ def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
     monkeypatch.chdir(tmp_path)
     combinations = expand([*tiny, "seed=1,2"])
     assert sweep(str(ROOT / "train.py"), combinations, launch=TWO) == 0
-    (path,) = Path("runs").glob("sweep-*.csv")
+    (path,) = Path("runs").glob("sweep-????????.csv")
     first, logs = path.read_text(), [log.read_text() for log in sorted(Path("runs").glob("*.log"))]
     assert sorted(row["seed"] for row in rows(path)) == ["1", "2"]
     assert {row["run_dir"] for row in rows(path)} == {compose(each).run_dir for each in combinations}
