@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
@@ -301,19 +302,55 @@ DRIVER = """
 import sys
 from pathlib import Path
 from launch.jobs import Job, run_jobs
-run_jobs([Job("driven", tuple(sys.argv[2:]))], script=Path(sys.argv[1]))
+run_jobs([Job(each, tuple(each.split())) for each in sys.argv[2:]], script=Path(sys.argv[1]))
 """
+
+
+def driven(script: Path, jobs_: Sequence[Job]) -> "subprocess.Popen[bytes]":
+    """Another process that runs the jobs."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(script), *(" ".join(each.overrides) for each in jobs_)], cwd=ROOT
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such processes train on to their end")
 def test_no_process_outlives_a_runner_killed_outright(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(script), *job(15).overrides], cwd=ROOT) as driver:
+    with driven(script, [job(15)]) as driver:
         (tmp_path / "runs" / "waiting").open().close()
         driver.kill()
     deadline = time.monotonic() + 10
     while "end 15" not in events(tmp_path) and time.monotonic() < deadline:
         pass
     assert json.loads((tmp_path / "runs" / "15" / "result.json").read_text())["status"] == "stopped"
+
+
+def test_jobs_killed_with_all_their_processes_are_each_done_once_by_the_next_call(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    jobs_ = [job(1), job(15), job(2)]
+    with driven(script, jobs_) as process:
+        (tmp_path / "runs" / "waiting").open().close()
+        process.send_signal(signal.SIGSTOP)  # so that it does not see its process end
+        for each in psutil.Process(process.pid).children(recursive=True):
+            each.kill()
+        process.kill()
+    script.write_text(script.read_text().replace("seed == 15", "seed == 99"))  # this time it does not wait
+    outcomes = run_jobs(jobs_, show=False, script=script)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert [outcome.seconds > 0 for outcome in outcomes] == [False, True, True]
+    assert events(tmp_path) == ["start 1", "end 1", "start 15", "start 15", "end 15", "start 2", "end 2"]
+
+
+@pytest.mark.slow
+def test_two_equal_calls_share_their_jobs(script: Path, job: Callable[..., Job], tmp_path: Path, often: None) -> None:
+    """Each runs one at a time, and the first two jobs need each other to run."""
+    seeds = (20, 21, 1, 2, 3)
+    jobs_ = [job(seed) for seed in seeds]
+    with driven(script, jobs_) as other:
+        outcomes = run_jobs(jobs_, show=False, script=script)
+    assert other.returncode == 0
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 5
+    assert sorted(events(tmp_path)) == sorted(f"{what} {seed}" for seed in seeds for what in ("start", "end"))
 
 
 @pytest.fixture
