@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
-from configs.composition import FOLDER
 from configs.errors import ConfigError
+from configs.groups import FOLDER, options_of
 from configs.overrides import Given, given, text, value
 from configs.plug_ins import TARGET, Node
 from configs.schema import Seam
@@ -61,8 +61,7 @@ def is_of(group: str, argument: str) -> bool:
 
 def options(group: str) -> list[str]:
     """The names of the group's options, the usual one first."""
-    found = (path.stem for path in (FOLDER / group).glob("*.yaml"))
-    return sorted(found, key=lambda name: (name != USUAL.get(group), name))
+    return sorted(options_of(group), key=lambda name: (name != USUAL.get(group), name))
 
 
 def arguments(group: str, option: str) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from itertools import islice, product
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, ValueType
 from omegaconf import OmegaConf
 
 from configs.errors import ConfigError
+from configs.groups import GROUPS, options_of
 from configs.schema import SEAMS, keys_that
 from files.errors import LONGEST_SHOWN, one_line, shown
 
@@ -97,6 +98,12 @@ def is_readable(raw: str) -> bool:
     return not isinstance(_parsed(raw), ConfigError)
 
 
+def has_several(raw: str) -> bool:
+    """Whether Hydra's grammar reads several values."""
+    parsed = _parsed(raw)
+    return isinstance(parsed, Override) and parsed.is_sweep_override()
+
+
 def is_typed_text(key: str) -> bool:
     """Whether the key, if it holds a text, takes it as typed."""
     return key in FREE_TEXTS or key in PATHS or key.startswith(TYPED_TEXTS)
@@ -130,7 +137,9 @@ def written(value: Any) -> str:
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job of a sweep: the product over `key=a,b` and `key=range(...)`, in order.
+    """The overrides of every job of a sweep: the product over the values of each, in order.
+
+    Several values are a,b, choice(...), range(...) and, of a group, glob(...); sort(...) and shuffle(...) order them.
 
     Raises: ConfigError: for an argument that is none, or whose values cannot be listed.
     """
@@ -153,16 +162,32 @@ def _values(each: Given) -> list[str]:
         raise ConfigError(f"{each.key}={shown(each.raw)} {parsed}; to give it as one text, quote it: {quotes}")
     if not parsed.is_sweep_override():
         return [each.text]
-    kind = "interval(...)" if parsed.value_type is ValueType.INTERVAL_SWEEP else "glob(...)"
-    if parsed.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
-        raise ConfigError(f"{each.key}={shown(each.raw)}: {kind} lists no values; write them out: {each.key}=a,b")
+    if parsed.value_type is ValueType.INTERVAL_SWEEP:
+        raise ConfigError(
+            f"{each.key}={shown(each.raw)}: interval(...) lists no values; write them out, {each.key}=a,b, or let "
+            "search=optuna choose them"
+        )
+    prefix = each.text.partition("=")[0]
+    if isinstance(parsed._value, Glob):
+        return [f"{prefix}={option}" for option in _matching(each, parsed._value)]
     try:
         found = list(islice(parsed.sweep_string_iterator(), MOST_JOBS + 1))
     except Exception as error:  # a range without end, a step of 0
         raise ConfigError(f"{each.key}={shown(each.raw)} gives no values: {one_line(error)}") from None
     if not found:
         raise ConfigError(f"{each.key}={shown(each.raw)} gives no values; a range ends before its last number")
-    return [f"{each.text.partition('=')[0]}={value}" for value in found]
+    return [f"{prefix}={value}" for value in found]
+
+
+def _matching(each: Given, glob: Glob) -> list[str]:
+    """The options of a group that are meant."""
+    if each.key not in GROUPS:
+        raise ConfigError(f"{each.key}={shown(each.raw)}: glob(...) lists a group's options; {each.key} is no group")
+    known = options_of(each.key)
+    found: list[str] = glob.filter(known)
+    if not found:
+        raise ConfigError(f"{each.key}={shown(each.raw)} matches no option (all: {', '.join(known)})")
+    return found
 
 
 def _as_list(key: str, raw: str) -> str:

@@ -20,6 +20,7 @@ from configs import (
     expand,
     flat,
     from_command_line,
+    groups,
     plug_in,
 )
 from configs.schema import plain
@@ -163,7 +164,8 @@ def test_an_option_of_the_users_own_that_is_wrong_gets_one_line(own_configs: Pat
 def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of configs/ to change."""
     folder = shutil.copytree(configs.FOLDER, tmp_path / "configs")
-    monkeypatch.setattr(composition, "FOLDER", folder)
+    for module in (composition, groups):
+        monkeypatch.setattr(module, "FOLDER", folder)
     return folder
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ConfigError, compose, flat, run_help
-from configs.composition import FOLDER, GROUPS
+from configs import FOLDER, GROUPS, ConfigError, compose, flat, run_help
 from configs.door import INSTEAD, _asked
 from configs.schema import default_of, rules
 from scripts import doctor, prepare_data
