@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from configs import compose
+from configs import ConfigError, compose
 from files.lock import InUseError, Lock, is_held, locked
 from files.reading import number
 from launch.jobs import Job, Outcome, Source
@@ -135,9 +135,13 @@ class Trials(Source):
         taken = self._taken.pop(outcome.job.name)
         self._report(taken)
         value = number((outcome.result or {}).get(self._search.objective))
+        if outcome.status == "finished" and value is None:
+            raise ConfigError(
+                f"search.objective={self._search.objective}: {outcome.run_dir} has finished without; choose another"
+            )
         state = "pruned" if outcome.status == "stopped" and taken.is_pruned else outcome.status
         taken.trial.set_user_attr(STATE, state)
-        if state == "finished" and value is not None:
+        if state == "finished":
             self.study.tell(taken.trial, value)
         elif state in ("pruned", "diverged"):
             self.study.tell(taken.trial, state=TrialState.PRUNED)
@@ -205,9 +209,9 @@ class Trials(Source):
 
     def _row(self, trial: FrozenTrial) -> Row:
         state = trial.user_attrs.get(STATE, "unfinished")
-        if trial.state is TrialState.RUNNING and self._is_held(trial):
-            state = "running"
-        value = trial.value if state in ("finished", "pruned") and trial.state.is_finished() else None
+        if trial.state is TrialState.RUNNING and (state in ENDED or self._is_held(trial)):
+            state = "running" if self._is_held(trial) else "unfinished"  # not told yet
+        value = trial.value if state in ("finished", "pruned") else None
         run_dir = str(trial.user_attrs.get(RUN_DIR, ""))
         return Row(trial.number, value, state, trial.last_step, dict(trial.params), run_dir)
 

@@ -1,8 +1,9 @@
 """launch=slurm: runs as elements of SLURM's job arrays, submitted by submitit.
 
 Runs stay in the queue when the command that submitted them ends; the same command finds them there by
-<run_dir>.slurm.json and follows them. A run that SLURM's time limit or preemption ends saves before, and its job goes
-back to the queue by itself. slurm_task.py is what runs on a node, slurm_queue.py asks SLURM.
+<run_dir>.slurm.json and follows them, and scripts/runs.py lists them. A run that SLURM's time limit or preemption ends
+saves before, and its job goes back to the queue by itself. slurm_task.py is what runs on a node, slurm_queue.py asks
+SLURM.
 """
 
 import json
@@ -31,7 +32,7 @@ from launch.statuses import EXIT_STATUS
 ROOT = Path(__file__).resolve().parents[1]
 MOST_IN_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site has changed it
 SHARED_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # which srun has not taken from the job since 22.05
-RECORD_BYTES = 1 << 12
+RECORD, RECORD_BYTES = ".slurm.json", 1 << 12  # what is added to a run directory's name, and the longest
 SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not finished counts as ended
 
 
@@ -203,12 +204,25 @@ class SlurmRun(Running):
         subprocess.run(["scancel", self.job], check=False, capture_output=True)
 
 
+def queued(folders: Sequence[Path]) -> list[str]:
+    """A line for each run in these folders that is in SLURM's queue: its job, and where it runs or why it waits."""
+    records = sorted({path for folder in folders for path in folder.glob(f"**/*{RECORD}")})
+    run_dirs = [path.with_name(path.name.removesuffix(RECORD)) for path in records]
+    known = [(run_dir, str((_record(run_dir) or {}).get("job"))) for run_dir in run_dirs]
+    queue = Queue()
+    return [
+        f"{run_dir}: job {job} {there.state.lower()} {f'on {there.nodes}' if there.nodes else f'({there.reason})'}"
+        for run_dir, job in known
+        if (there := queue.job(job)) is not None
+    ]
+
+
 def _described(share: Sequence[Start]) -> list[tuple[tuple[str, ...], Path]]:
     return [((*run.overrides, f"run_dir={run.run_dir.absolute()}"), run.run_dir.absolute()) for run in share]
 
 
 def _record_path(run_dir: Path) -> Path:
-    return run_dir.with_name(f"{run_dir.name}.slurm.json")
+    return run_dir.with_name(f"{run_dir.name}{RECORD}")
 
 
 def _record(run_dir: Path) -> dict[str, Any] | None:

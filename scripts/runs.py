@@ -7,7 +7,8 @@ sort=KEY        by name, state, step, train/loss, val/loss, changed or a setting
 --serve         a page that follows the runs until Ctrl-C, for a browser on this machine; host=, port=8000
 prune=runs      shows which of the runs would be deleted, with the logs beside them; --delete deletes them
 prune=checkpoints   as prune=runs, but only the checkpoints, of runs that have finished or diverged
-Without --delete nothing is changed. Exit status: 0, or 2 for bad input.
+Runs in SLURM's queue (launch=slurm) stand below the table, each with its job. Without --delete nothing is changed.
+Exit status: 0, or 2 for bad input.
 """
 
 import os
@@ -36,6 +37,7 @@ from launch.listing import STATES, ListedRun, RunList, by, keys_of
 from launch.progress import COLOURS
 from launch.pruning import KINDS, RUNS, candidates, delete
 from launch.run_rows import NARROW, Chosen, columns_of, differing, row_of
+from launch.slurm import queued
 
 FOLDER = "runs"
 FLAGS = ("--serve", "--delete")
@@ -78,6 +80,8 @@ def _main(arguments: list[str]) -> int:
         show(found, asked)
     for note in chosen.notes:
         print(f"note: {note}")
+    for line in queued([Path(place) for place in asked.places or [FOLDER]]):
+        print(line)
     return 0
 
 

@@ -31,10 +31,10 @@ ReturnToService=2
 MpiDefault=none
 KillWait=5
 GresTypes=gpu
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP OverSubscribe=YES
-PartitionName=small Nodes=n1 MaxTime=60 State=UP OverSubscribe=YES
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
+NodeName={host}-2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
+PartitionName=main Nodes={host},{host}-2 Default=YES MaxTime=60 State=UP OverSubscribe=YES
+PartitionName=small Nodes={host} MaxTime=60 State=UP OverSubscribe=YES
 JobRequeue=1
 """
 
@@ -47,17 +47,19 @@ def is_there() -> bool:
 @contextmanager
 def cluster(folder: Path) -> Iterator[Path]:
     """Starts it, and ends it with all its jobs; yields the configuration that SLURM_CONF must name."""
-    for name in ("state", "spool-n1", "spool-n2"):
+    host = socket.gethostname().partition(".")[0]
+    nodes = (host, f"{host}-2")  # the first has a name that can be looked up, as ranks do to meet there
+    for name in ("state", *(f"spool-{node}" for node in nodes)):
         (folder / name).mkdir(parents=True)
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=socket.gethostname().partition(".")[0], ports=_free_ports(3), folder=folder))
+    config.write_text(CONFIG.format(host=host, ports=_free_ports(3), folder=folder))
     for name in ("gpu0", "gpu1"):  # files that stand for devices
         (folder / name).touch()
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
     environment = {**os.environ, "SLURM_CONF": str(config)}
     with ExitStack() as started:
         started.enter_context(_munge())
-        for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
+        for command in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in nodes)):
             log = started.enter_context((folder / f"{'-'.join(command)}.log").open("wb"))
             daemon = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -200,6 +200,12 @@ def test_the_objective_may_be_another_loss(formulas: Formulas) -> None:
     assert float(trials()[0]["train/loss"]) < 0
 
 
+def test_an_objective_that_runs_do_not_have_ends_the_search(formulas: Formulas) -> None:
+    with pytest.raises(ConfigError, match="search.objective=val/bits_per_byte: runs/.* has finished without"):
+        search(LR, "search.trials=4", "search.objective=val/bits_per_byte")
+    assert len(formulas.started) == 2  # those that ran at once
+
+
 def test_a_run_that_diverges_is_a_result_and_never_the_best(formulas: Formulas) -> None:
     formulas.fate = lambda lr, step: "diverged" if lr < 2e-3 and step == 3 else "trains"
     assert search(LR, "search.trials=5", "search.pruner=null") == 0

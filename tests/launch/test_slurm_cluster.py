@@ -15,12 +15,11 @@ import pytest
 
 from configs import ConfigError
 from launch.jobs import Interrupted, Job, Outcome, run_jobs
-from launch.slurm import Slurm
+from launch.slurm import Slurm, queued
 from launch.slurm_queue import Queue, partitions
 from tests.launch import slurm_cluster
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "launch" / "slurm.sbatch"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("slurm"),
@@ -94,10 +93,14 @@ def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def begun_again(runs: Path, job: str) -> bool:
-    """Asks SLURM to start a job at once, which it would do two minutes after it was queued again."""
+def start_at_once(job: str) -> None:
+    """Asks SLURM to start a job that was queued again, which it would do two minutes later; then waits a little."""
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
-    time.sleep(0.5)
+    time.sleep(1.0)
+
+
+def begun_again(runs: Path, job: str) -> bool:
+    start_at_once(job)
     return len(events(runs)) > 2
 
 
@@ -126,9 +129,12 @@ def test_an_interrupted_command_leaves_its_runs_and_the_next_follows_them(runs: 
         run(runs, 2, slurm())
     thread.join()
     assert [what for what, *_ in events(runs)] == ["start", "start"]
+    (first, second) = queued([runs])
+    assert first.startswith(f"{runs / 'r0'}: job ") and " running on " in second
     threading.Timer(1.0, (runs / "go").touch).start()
     assert [outcome.status for outcome in run(runs, 2, slurm())] == ["finished"] * 2
     assert sorted(what for what, *_ in events(runs)) == ["finished"] * 2 + ["start"] * 2
+    assert queued([runs]) == []
 
 
 def test_a_run_that_is_queued_again_is_stopped_and_continued(runs: Path) -> None:
@@ -196,6 +202,35 @@ def test_ranks_on_two_nodes_meet_and_end_as_under_torchrun(runs: Path, tiny: lis
     subprocess.run([*command, str(ROOT / "train.py"), *own, f"run_dir={runs / 'one'}"], check=True, capture_output=True)
     ours, theirs = (json.loads((runs / name / "result.json").read_text())["val/loss"] for name in ("nodes", "one"))
     assert ours == theirs
+
+
+@pytest.mark.parametrize(("template", "nodes", "gpus"), [("one_node", 1, 2), ("slurm", 2, 1)])
+def test_the_templates_run_as_they_stand(template: str, nodes: int, gpus: int, runs: Path, tiny: list[str]) -> None:
+    """On two ranks; stopped by the signal before the limit, requeued, continued, finished."""
+    checkout = runs.parent  # train.py, and a folder runs/ of its own
+    (checkout / "train.py").symlink_to(ROOT / "train.py")
+    site = [
+        f"--nodes={nodes}",
+        f"--gpus-per-node={gpus}",
+        f"--cpus-per-task={gpus}",
+        "--time=30",
+        f"--job-name={template}",
+    ]
+    script, log = ROOT / "launch" / f"{template}.sbatch", runs / f"{template}.log"
+    command = ["sbatch", "--parsable", *site, f"--output={log}", str(script), *tiny, "max_steps=40"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    job = done.stdout.strip()
+    metrics = runs / template / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, 60)
+    subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
+    result = runs / template / "result.json"
+
+    def has_finished() -> bool:
+        start_at_once(job)
+        return result.exists() and json.loads(result.read_text())["status"] == "finished"
+
+    wait_for(has_finished, 90)
+    assert "continuing at step" in log.read_text()
 
 
 @pytest.mark.parametrize(
