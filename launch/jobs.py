@@ -122,7 +122,7 @@ def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
         _stop(runner, signals, display)  # does nothing if all have ended
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     """A job with its configuration and its progress."""
 
@@ -209,13 +209,13 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
             )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Started:
-    """A job that was started. kill_at: when it is killed, as it hangs and was asked to stop; None: it goes on."""
+    """A job that was started. hung: the message if it hangs; it was asked to stop then, and is killed at kill_at."""
 
     entry: _Entry
     running: Running
-    hung: str = ""  # the message about that
+    hung: str = ""
     kill_at: float = math.inf
 
     def look(self) -> None:
