@@ -223,7 +223,7 @@ class _Started:
         still = self.entry.standstill
         if not self.hung and still.is_hung():
             stood = f"no progress for {age(still.seconds)}, timeout_seconds={still.timeout_seconds:g}"
-            self.hung = f"{stood}: it was ended; {AGAIN} ({self.running.note})"
+            self.hung = f"{stood}: it was ended; {AGAIN}; {self.running.note}"
             self.entry.show("hung", f"{stood}: it is asked to end")
             self.kill_at = time.monotonic() + GRACE_SECONDS
             self.running.ask_to_stop()
