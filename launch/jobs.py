@@ -161,7 +161,7 @@ def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
         _stop(runner, signals, display)  # does nothing if all have ended
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     """A job with its configuration and its progress."""
 
@@ -248,13 +248,13 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
             )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Started:
-    """A job that was started. kill_at: when it is killed, as it hangs and was asked to stop; None: it goes on."""
+    """A job that was started. hung: the message if it hangs; it was asked to stop then, and is killed at kill_at."""
 
     entry: _Entry
     running: Running
-    hung: str = ""  # the message about that
+    hung: str = ""
     kill_at: float = math.inf
 
     def look(self) -> None:
@@ -262,7 +262,7 @@ class _Started:
         still = self.entry.standstill
         if not self.hung and still.is_hung():
             stood = f"no progress for {age(still.seconds)}, timeout_seconds={still.timeout_seconds:g}"
-            self.hung = f"{stood}: it was ended; {AGAIN} ({self.running.note})"
+            self.hung = f"{stood}: it was ended; {AGAIN}; {self.running.note}"
             self.entry.show("hung", f"{stood}: it is asked to end")
             self.kill_at = time.monotonic() + GRACE_SECONDS
             self.running.ask_to_stop()

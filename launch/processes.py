@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class Process(Running):
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # Opening a FIFO in its place fails, and does not wait.
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        # Locked until the process ends, as this file is the only one that says so before it has its run directory.
-        with os.fdopen(descriptor, "ab", buffering=0) as log, self._log.open("rb") as lock:
+        # Locked until the process ends, to show the run before it has its directory; NFS locks for writing alone.
+        with os.fdopen(descriptor, "ab", buffering=0) as log, FileIO(self._log, "a") as lock:
             if not lock_while_open(lock):
                 raise BlockingIOError(errno.EAGAIN, "another command has just started the run", str(self._log))
             try:
