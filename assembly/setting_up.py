@@ -23,7 +23,7 @@ from trainer import environment
 from trainer.checkpoint import CheckpointStore
 from trainer.clock import Clock
 from trainer.garbage import collected_on_request
-from trainer.heartbeat_file import HeartbeatFile
+from trainer.heartbeat_file import PERIOD_SECONDS, HeartbeatFile
 from trainer.parallel import Strategy
 from trainer.profiling import Profile
 from trainer.run_directory import HEARTBEAT, RunDirectory
@@ -119,12 +119,19 @@ def begin(run: Run, stack: ExitStack) -> None:
         print(f"warning: {remark}", file=sys.stderr)
     for line in (*remarks(run), *few_sequences(run)):
         print(line)
-    stack.callback(HeartbeatFile(path / HEARTBEAT, strategy.watch).close)
+    open_heartbeat(run, stack)
     run.sinks = [*built_in_sinks(run), *plugged]
     close_on_exit(stack, run)
     if config.profile:
         strategy.phases = Profile(path, strategy.device, partial(_apart, run))
         stack.callback(strategy.phases.close)
+
+
+def open_heartbeat(run: Run, stack: ExitStack) -> None:
+    """Shows other programs that the run makes progress, from its next step on: the first one also compiles."""
+    first, path = run.step, run.directory.path / HEARTBEAT
+    period = min(PERIOD_SECONDS, run.config.timeout_seconds / 5)
+    stack.callback(HeartbeatFile(path, run.strategy.watch, lambda: run.step > first, period).close)
 
 
 @contextmanager

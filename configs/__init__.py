@@ -6,14 +6,16 @@ composed(overrides)   the same, with the settings that runs are named by: less w
 expand(overrides)     the jobs of a sweep
 choose(group, ...)    an option of a command's own: launch=...
 answer(...)           the door of every script: --help, one line for bad input, exit statuses
+groups.py             the groups of options, as folders
 arguments.py          the key=value arguments of scripts that take few
 reading.py            files of runs, as plain data
 """
 
 from configs.commands import choose
-from configs.composition import FOLDER, GROUPS, Composed, compose, composed
+from configs.composition import Composed, compose, composed
 from configs.door import Sweep, answer, from_command_line
 from configs.errors import ConfigError
+from configs.groups import FOLDER, GROUPS
 from configs.help import run_help
 from configs.overrides import expand
 from configs.plug_ins import plug_in

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
-from configs.composition import FOLDER
 from configs.errors import ConfigError
+from configs.groups import FOLDER, options_of
 from configs.overrides import Given, given, text, value
 from configs.plug_ins import TARGET, Node
 from configs.schema import Seam
@@ -19,8 +19,8 @@ from configs.signatures import REQUIRED, Argument
 from files.errors import shown
 from files.reading import read_yaml
 
-SEAMS = {"launch": Seam("a launcher", ("start", "room"))}
-USUAL = {"launch": "local"}
+SEAMS = {"launch": Seam("a launcher", ("start", "room")), "search": Seam("a search", ("run",))}
+USUAL = {"launch": "local"}  # a command without search=... searches nothing
 
 
 class Chosen(NamedTuple):
@@ -37,10 +37,12 @@ def choose(group: str, arguments: Sequence[str]) -> Chosen:
     Raises: ConfigError: if the option or a key does not exist, or a value is of another type.
     """
     own = [given(argument) for argument in arguments if is_of(group, argument)]
-    option = USUAL[group]
+    option = USUAL.get(group)
     for each in own:
         if each.key == group:
             option = _option(group, each)
+    if option is None:
+        raise ConfigError(f"{own[0].text} is a key of {group}=...; choose {' or '.join(options(group))}, too")
     content: dict[str, Any] = dict(read_yaml(FOLDER / group / f"{option}.yaml") or {})
     node = Node(group, SEAMS[group], content)
     known = plug_ins.settings(node, may_import=True) or {}
@@ -59,8 +61,7 @@ def is_of(group: str, argument: str) -> bool:
 
 def options(group: str) -> list[str]:
     """The names of the group's options, the usual one first."""
-    found = (path.stem for path in (FOLDER / group).glob("*.yaml"))
-    return sorted(found, key=lambda name: (name != USUAL[group], name))
+    return sorted(options_of(group), key=lambda name: (name != USUAL.get(group), name))
 
 
 def arguments(group: str, option: str) -> dict[str, Any]:

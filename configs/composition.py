@@ -21,12 +21,14 @@ from configs import plug_ins
 from configs.annotations import allows_null, fits, in_words, is_text
 from configs.checks import check_values
 from configs.errors import ConfigError
+from configs.groups import FOLDER, GROUPS, options_of
 from configs.overrides import (
     FREE_TEXTS,
     PATHS,
     Given,
     escaped,
     given,
+    has_several,
     is_interpolation,
     is_readable,
     is_typed_text,
@@ -41,8 +43,6 @@ from files.errors import LONGEST_SHOWN, PathError, one_line, shown
 from files.paths import VARIABLE, expanded
 from files.reading import read_yaml
 
-FOLDER = Path(__file__).parent
-GROUPS = ("model", "data", "data/tokenizer", "optim", "schedule", "parallel", "logging")
 NAMED_IF_SET = {name: default_of(each) for name, each, rule in rules() if rule.is_named_if_set}
 LISTS = frozenset(place for place, seam in SEAMS.items() if seam.holds_several)
 ARGUMENTS = {  # by group; what stands in a seam is checked when the configuration is complete
@@ -142,7 +142,7 @@ def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
     """group=option, each checked; of one that is chosen twice the last, as of a key."""
     found: dict[str, str] = {}
     for each in groups:
-        options = sorted(path.stem for path in (FOLDER / each.key).glob("*.yaml"))
+        options = options_of(each.key)
         listed = f"(all: {', '.join(options)})"
         if each.is_delete or each.raw is None:
             raise ConfigError(f"{each.text} leaves a run without {each.key}; choose an option instead {listed}")
@@ -150,7 +150,7 @@ def _choices(groups: Sequence[Given]) -> tuple[str, ...]:
         for option in chosen:
             if option not in options:
                 several = [part for part in option.split(",") if part in options]
-                raise ConfigError(_no_option(each.key, option, several, options, listed))
+                raise ConfigError(_no_option(each.key, option, several, listed))
         found[each.key] = f"[{','.join(chosen)}]" if each.key in LISTS else chosen[0]
     return tuple(f"{group}={option}" for group, option in found.items())
 
@@ -164,11 +164,12 @@ def _options(group: str, raw: str) -> list[str]:
     return [text(group, raw)]
 
 
-def _no_option(group: str, option: str, several: Sequence[str], options: Sequence[str], listed: str) -> str:
-    if len(several) > 1:
-        both = f", give them as a list '{group}=[{option}]'" if group in LISTS else ""
+def _no_option(group: str, option: str, several: Sequence[str], listed: str) -> str:
+    is_call = "(" in option and has_several(option)  # glob(*)
+    if len(several) > 1 or is_call:
+        both = f", give them as a list '{group}=[{option}]'" if group in LISTS and not is_call else ""
         return f"{group}={shown(option)} names several options; add -m to run each{both}, or choose one"
-    return f"{group}={shown(option)} does not exist; {_nearest(option, options)} {listed}"
+    return f"{group}={shown(option)} does not exist; {_nearest(option, options_of(group))} {listed}"
 
 
 @lru_cache(maxsize=128)

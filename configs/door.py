@@ -25,8 +25,16 @@ MOST = 9999  # processes or ranks
 class Sweep(Protocol):
     """Runs the script once for each combination of overrides; the exit status."""
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
-        """launch: the class of the launcher and its arguments."""
+    def __call__(
+        self,
+        script: str,
+        combinations: Sequence[Sequence[str]],
+        /,
+        *,
+        launch: Mapping[str, Any],
+        search: Mapping[str, Any] | None,
+    ) -> int:
+        """launch: the class of the launcher and its arguments. search: of what varies the one combination, if any."""
 
 
 Doc = str | Callable[[Sequence[str]], str]  # the text of --help, or what makes it of the arguments beside it
@@ -85,17 +93,24 @@ def from_command_line(script: str, doc: str, sweep: Sweep | None = None) -> RunC
 def _asked_for(arguments: list[str], script: str, sweep: Sweep | None, found: list[RunConfig]) -> int:
     """Does what ends the process, or leaves the configuration in found."""
     asked = _asked(arguments)
-    own = [each for each in asked.overrides if is_of("launch", each)]
-    if asked.multirun or own:
+    searched = [each for each in asked.overrides if is_of("search", each)]
+    launched = [each for each in asked.overrides if is_of("launch", each)]
+    own = searched or launched
+    if asked.multirun or (own and not asked.cfg):
         if sweep is None:
             raise ConfigError(
                 f"{Path(script).name} starts no other processes; leave out {'-m' if asked.multirun else own[0]}"
             )
         flags = {"launch.at_once": asked.at_once, "launch.ranks": asked.ranks}
         chosen = choose("launch", [*asked.overrides, *(f"{key}={n}" for key, n in flags.items() if n)])
+        if searched and asked.multirun:
+            raise ConfigError(f"-m runs all combinations, {searched[0]} chooses among them; leave out one of the two")
+        if searched:
+            search = choose("search", chosen.rest)
+            return sweep(script, [search.rest], launch=chosen.node, search=search.node)
         combinations = expand(chosen.rest) if asked.multirun else [chosen.rest]
-        return sweep(script, combinations, launch=chosen.node)
-    config = compose(asked.overrides)
+        return sweep(script, combinations, launch=chosen.node, search=None)
+    config = compose([each for each in asked.overrides if each not in (*searched, *launched)])
     if asked.cfg:
         print(as_yaml(config))
     else:

@@ -10,7 +10,8 @@ from omegaconf import MISSING
 
 from configs import commands
 from configs.annotations import in_words
-from configs.composition import FOLDER, GROUPS, default_options, of_options
+from configs.composition import default_options, of_options
+from configs.groups import FOLDER, GROUPS, options_of
 from configs.overrides import given
 from configs.plug_ins import nodes, settings
 from configs.runs import flat
@@ -25,8 +26,10 @@ one key the last counts. Lists are [a,b], null is off; quote what the shell woul
 like key=value, since only keys that exist can be set; ~key leaves out an argument of a class. A text with blanks or
 signs of the grammar is taken as typed where a key holds one.
   --cfg [job]     prints the configuration, resolved
-  -m, --multirun  runs every combination of several values (optim=adamw,soap seed=0,1), each as a process of its own
+  -m, --multirun  runs every combination of several values, each as a process of its own: optim=adamw,soap seed=0,1, as
+                  in Hydra also choice(a,b), range(1,4), sort(...), shuffle(...) and, of a group, glob(*,exclude=soap)
   launch=...      where runs are started, with -m or without it; with --help beside it, its keys
+  search=optuna   runs the most promising of the values in search.space.*, one after the other, in place of -m
   --at-once N     with -m: launch.at_once=N, runs at a time
   --ranks N       with -m: launch.ranks=N, processes of each run
   -h, --help      this; with group=option also the keys of that option"""
@@ -100,8 +103,7 @@ def _groups(groups: Sequence[str]) -> Iterator[str]:
     yield "Options, group=option, the default first; with --help beside it, the keys of that option:"
     usual = default_options()
     for group in groups:
-        options = (path.stem for path in (FOLDER / group).glob("*.yaml"))
-        names = sorted(options, key=lambda name: (name != usual[group], name))
+        names = sorted(options_of(group), key=lambda name: (name != usual[group], name))
         text = " ".join(names)
         yield fill(text, WIDTH, initial_indent=f"  {group:16}", subsequent_indent=" " * 18, break_on_hyphens=False)
 

@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from configs.composition import FOLDER, GROUPS, names_a_run, of_options
+from configs.composition import names_a_run, of_options
 from configs.errors import ConfigError
+from configs.groups import FOLDER, GROUPS, options_of
 from configs.overrides import expand, given, text, value
 from configs.plug_ins import nodes
 from configs.runs import ABSENT, flat
@@ -84,12 +85,12 @@ def _has_option(config: Mapping[str, Any], group: str, option: str) -> bool:
 def _with_classes(group: str, classes: tuple[str, ...]) -> list[_Facts]:
     """The options of the group that have these classes."""
     found = []
-    for path in sorted((FOLDER / group).glob("*.yaml")):
-        content: Mapping[str, Any] = read_yaml(path) or {}
+    for option in options_of(group):
+        content: Mapping[str, Any] = read_yaml(FOLDER / group / f"{option}.yaml") or {}
         for part in reversed(group.split("/")):
             content = {part: content}
         if _facts(content, group).classes == classes:  # told by the file alone, as composing takes long
-            found.append(_of_option(group, path.stem))
+            found.append(_of_option(group, option))
     return found
 
 

@@ -7,16 +7,17 @@ shows the value quoted, ready to paste.
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, ValueType
 from omegaconf import OmegaConf
 
 from configs.errors import ConfigError
+from configs.groups import GROUPS, options_of
 from configs.schema import SEAMS, keys_that
 from files.errors import LONGEST_SHOWN, one_line, shown
 
@@ -97,6 +98,12 @@ def is_readable(raw: str) -> bool:
     return not isinstance(_parsed(raw), ConfigError)
 
 
+def has_several(raw: str) -> bool:
+    """Whether Hydra's grammar reads several values."""
+    parsed = _parsed(raw)
+    return isinstance(parsed, Override) and parsed.is_sweep_override()
+
+
 def is_typed_text(key: str) -> bool:
     """Whether the key, if it holds a text, takes it as typed."""
     return key in FREE_TEXTS or key in PATHS or key.startswith(TYPED_TEXTS)
@@ -108,8 +115,31 @@ def quoted(key: str, raw: str) -> str:
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
+def written(value: Any) -> str:
+    """Returns a value as an override holds it, from which Hydra's grammar makes the same value, floats to the last bit.
+
+    Texts are quoted only where that is needed. Raises: ConfigError: if it is no value of YAML.
+    """
+    literals = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return literals[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        parsed = _parsed(value)
+        is_kept = not isinstance(parsed, ConfigError) and not parsed.is_sweep_override() and parsed.value() == value
+        return value if is_kept else QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    raise ConfigError(f"{shown(value)} is no value that a configuration can hold")
+
+
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job of a sweep: the product over `key=a,b` and `key=range(...)`, in order.
+    """The overrides of every job of a sweep: the product over the values of each, in order.
+
+    Several values are a,b, choice(...), range(...) and, of a group, glob(...); sort(...) and shuffle(...) order them.
 
     Raises: ConfigError: for an argument that is none, or whose values cannot be listed.
     """
@@ -132,16 +162,32 @@ def _values(each: Given) -> list[str]:
         raise ConfigError(f"{each.key}={shown(each.raw)} {parsed}; to give it as one text, quote it: {quotes}")
     if not parsed.is_sweep_override():
         return [each.text]
-    kind = "interval(...)" if parsed.value_type is ValueType.INTERVAL_SWEEP else "glob(...)"
-    if parsed.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
-        raise ConfigError(f"{each.key}={shown(each.raw)}: {kind} lists no values; write them out: {each.key}=a,b")
+    if parsed.value_type is ValueType.INTERVAL_SWEEP:
+        raise ConfigError(
+            f"{each.key}={shown(each.raw)}: interval(...) lists no values; write them out, {each.key}=a,b, or let "
+            "search=optuna choose them"
+        )
+    prefix = each.text.partition("=")[0]
+    if isinstance(parsed._value, Glob):
+        return [f"{prefix}={option}" for option in _matching(each, parsed._value)]
     try:
         found = list(islice(parsed.sweep_string_iterator(), MOST_JOBS + 1))
     except Exception as error:  # a range without end, a step of 0
         raise ConfigError(f"{each.key}={shown(each.raw)} gives no values: {one_line(error)}") from None
     if not found:
         raise ConfigError(f"{each.key}={shown(each.raw)} gives no values; a range ends before its last number")
-    return [f"{each.text.partition('=')[0]}={value}" for value in found]
+    return [f"{prefix}={value}" for value in found]
+
+
+def _matching(each: Given, glob: Glob) -> list[str]:
+    """The options of a group that are meant."""
+    if each.key not in GROUPS:
+        raise ConfigError(f"{each.key}={shown(each.raw)}: glob(...) lists a group's options; {each.key} is no group")
+    known = options_of(each.key)
+    found: list[str] = glob.filter(known)
+    if not found:
+        raise ConfigError(f"{each.key}={shown(each.raw)} matches no option (all: {', '.join(known)})")
+    return found
 
 
 def _as_list(key: str, raw: str) -> str:

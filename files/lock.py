@@ -14,13 +14,14 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import psutil
 
@@ -100,6 +101,29 @@ def is_held(path: Path) -> bool:
             raise
         owner_file = _owner_file(path)
         return _is_alive(owner_file, _read(owner_file), time.time())
+
+
+def holder(path: Path) -> str | None:
+    """Returns the live process that holds the lock of the file, "process 7 on a-machine"; None if there is none."""
+    if not is_held(path):
+        return None
+    owner = _read(path)
+    return f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown machine')}"
+
+
+def lock_while_open(file: FileIO | IO[Any]) -> bool:
+    """Locks a file for as long as this process, or one that inherits the open file, lives and does not close it.
+
+    False if another process has locked it; true also for what is no regular file, or where there are no locks.
+    """
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return True
+    try:
+        return _flocked_at_last(file)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return True
 
 
 class _Claim:
@@ -191,7 +215,7 @@ def _opened_itself(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _flocked_at_last(file: FileIO) -> bool:
+def _flocked_at_last(file: FileIO | IO[Any]) -> bool:
     """Takes the lock, and whether that was possible; tries for a moment, as is_held() of others may hold it."""
     until = time.monotonic() + READER_SECONDS
     while not (is_mine := _flocked(file, fcntl.LOCK_EX)) and time.monotonic() < until:
@@ -199,7 +223,7 @@ def _flocked_at_last(file: FileIO) -> bool:
     return is_mine
 
 
-def _flocked(file: FileIO | BinaryIO, kind: int) -> bool:
+def _flocked(file: FileIO | IO[Any], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

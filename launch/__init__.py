@@ -4,11 +4,13 @@ jobs.py        runs several train.py: finished ones are skipped, broken ones con
 launcher.py    where they are started, the seam; local.py: as processes of this machine
 slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_task.py is what runs on a node
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
+standstill.py  notices that a run hangs
 progress.py    reads how far runs are, and shows it
 listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table
 pruning.py     deletes run directories or their checkpoints
 loss_curves.py the losses of a run as it goes on; new_rows.py: what it has added to its file
-sweep.py       runs every combination of the values given on the command line
+search.py      searches hyperparameters by Optuna; its docstring is the map of the files search*.py
+sweep.py       runs every combination of the values given on the command line; arms.py: its summary over seeds
 run_files.py   reads the files of a run directory, checked
 statuses.py    the exit statuses of train.py and the commands
 stopping.py    handles the signals that ask a run or its launcher to stop

@@ -2,12 +2,19 @@
 
 The only record are the run directories, so the same call continues wherever the last one ended. A process writes its
 output to <run_dir>.log, beside its run directory. If the calling process is killed (SIGKILL), its processes get SIGTERM
-from Linux, on which they save and end; on other systems they train to their end. The lock of a run directory keeps two
-processes from writing it, and the next call waits for it up to GRACE_SECONDS.
+from Linux, on which they save and end; on other systems they train to their end.
+
+A run that a process of somebody else holds is left to it, and the other jobs go first: of an equal call, so that two
+share their jobs, or of one that was killed. When that process has ended, its result is taken, or the run continued. A
+run that hangs is ended, if it was started here, and its job fails.
 """
 
+import math
 import re
+import shlex
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,16 +23,20 @@ from typing import Any
 
 from configs import ConfigError, ReadingError, RunConfig, compose, differences
 from configs.door import BAD_INPUT
-from files.lock import is_held
-from launch.launcher import Launcher, Running, Start
+from files.lock import holder, is_held
+from launch.launcher import Ending, Launcher, Running, Start
 from launch.local import Local
-from launch.processes import GRACE_SECONDS, TRAIN, read_result
+from launch.processes import GRACE_SECONDS, TRAIN, log_path, read_result
 from launch.progress import Display, JobProgress
 from launch.run_files import CONFIG, LOCK
-from launch.statuses import EXIT_STATUS
+from launch.run_rows import age
+from launch.standstill import Standstill
+from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import SignalCounter
 
 POLL_SECONDS = 0.05
+LOOK_SECONDS = 1.0  # between two looks at whether runs make progress, and at those of others
+AGAIN = "the same command continues it"
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,46 @@ class Outcome:
     exit_status: int = 0
 
 
+class Source(ABC):
+    """Gives jobs one at a time, as there is room for them: the next may depend on how others ended."""
+
+    @property
+    @abstractmethod
+    def sample(self) -> Job:
+        """A job like those that it gives, for the launcher to check."""
+
+    @property
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Whether it gives no more jobs."""
+
+    @abstractmethod
+    def next(self) -> Job | None:
+        """Returns the next job, None if there is none now."""
+
+    @abstractmethod
+    def is_to_stop(self, job: Job) -> bool:
+        """Whether the job, which runs, is to save and end; True once."""
+
+    @abstractmethod
+    def ended(self, outcome: Outcome) -> str:
+        """Takes in how one of its jobs ended; returns what is to be shown beside it, if that is not its message."""
+
+
 class Interrupted(SystemExit):
     """Raised after a signal, when all processes have ended; the same call continues. Uncaught, the command exits 75."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         super().__init__(EXIT_STATUS["stopped"])
         self.outcomes = list(outcomes)
+
+    def __str__(self) -> str:
+        return f"interrupted; the same command continues: {as_typed()}"
+
+
+def as_typed() -> str:
+    """The command of this process, quoted for a shell."""
+    return shlex.join(sys.orig_argv)
 
 
 def run_jobs(
@@ -70,8 +115,11 @@ def run_jobs(
     script: Path = TRAIN,
     alike: bool = False,
     provide: Callable[[RunConfig], object] | None = None,
+    source: Source | None = None,
 ) -> list[Outcome]:
     """Runs the jobs in order, as the launcher has room, Local() if None; returns their outcomes in order.
+
+    source: gives further jobs.
 
     A job whose run directory holds its run, finished or diverged, starts no process. If a job fails, the others
     run all the same, unless the jobs are alike and all would fail for the same reason (see _is_shared): those that have
@@ -86,17 +134,20 @@ def run_jobs(
         entries = [_entry(job) for job in jobs]
         _check_run_dirs(entries)
         launcher = launcher or Local()
-        launcher.check([entry.start for entry in entries])
-        if launcher.is_elsewhere and provide is not None:
-            for entry in entries:
+        samples = [_entry(source.sample)] if source else []
+        launcher.check([entry.start for entry in [*entries, *samples]])
+        provide = provide if launcher.is_elsewhere else None
+        if provide is not None:
+            for entry in [*entries, *samples]:
                 if not entry.has_ended_before():
                     provide(entry.config)
-        runner = _Runner(entries, launcher, script, alike=alike)
-        with Display([entry.progress for entry in entries], show=show) as display:
+        runner = _Runner(entries, launcher, script, alike=alike, source=source, provide=provide)
+        with Display(runner.progress, show=show, is_numbered=source is None) as display:
             _run(runner, signals, display)
     if signals.count:
-        display.say("interrupted; the same command continues")
-        raise Interrupted(runner.outcomes)
+        interrupted = Interrupted(runner.outcomes)
+        display.say(str(interrupted))
+        raise interrupted
     return runner.outcomes
 
 
@@ -110,26 +161,39 @@ def _run(runner: "_Runner", signals: SignalCounter, display: Display) -> None:
         _stop(runner, signals, display)  # does nothing if all have ended
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     """A job with its configuration and its progress."""
 
     job: Job
     config: RunConfig
-    run_dir: Path
     progress: JobProgress
+    standstill: Standstill
     outcome: Outcome | None = None
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.progress.run_dir
 
     @property
     def start(self) -> Start:
         """What the launcher gets."""
         return Start(self.job.overrides, self.config)
 
-    def settle(self, outcome: Outcome, note: str) -> None:
+    def settle(self, ending: Ending, note: str) -> None:
         """Records how the job ended."""
-        self.outcome = outcome
+        self.outcome = Outcome(self.job, self.run_dir, *ending)
+        self.show(ending.status, note)
         self.progress.update()
-        self.progress.state, self.progress.note = outcome.status, note
+
+    def fail(self, message: str) -> None:
+        """Records that it failed without a result, or with one that does not count."""
+        self.settle(Ending("failed", None, message, 0.0, FAILED), message)
+
+    def show(self, state: str, note: str) -> None:
+        """Shows how it stands."""
+        self.progress.state, self.progress.note = state, note
 
     def has_ended_before(self) -> bool:
         """Whether the run directory holds this run, finished or diverged; records that as the outcome."""
@@ -143,14 +207,20 @@ class _Entry:
         return False  # train.py will report the difference, or what is wrong with the file
 
     def _settle_as(self, found: dict[str, Any]) -> None:
-        """Records the outcome from a result.json that was there before."""
+        """Records the outcome from a result.json of another process."""
         status = found["status"]
         message = None if status == "finished" else f"diverged at step {found.get('step')}"
-        self.settle(Outcome(self.job, self.run_dir, status, found, message, 0.0, EXIT_STATUS[status]), "before")
+        note = "elsewhere" if self.progress.state == "elsewhere" else "before"
+        self.settle(Ending(status, found, message, 0.0, EXIT_STATUS[status]), note)
 
-    def is_in_use(self) -> bool:
-        """Whether a live process holds the run directory."""
-        return is_held(self.run_dir / LOCK)
+    def is_elsewhere(self) -> bool:
+        """Whether a live process of somebody else holds the run, or is about to; shows which."""
+        owner = holder(self.run_dir / LOCK)
+        if owner is None and is_held(log_path(self.run_dir)):
+            owner = "a process that begins"
+        if owner is not None:
+            self.show("elsewhere", owner)
+        return owner is not None
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
@@ -164,7 +234,7 @@ def _entry(job: Job) -> _Entry:
     except ConfigError as error:
         raise ConfigError(f"job {job.name!r}: {error}") from None
     run_dir = Path(config.run_dir)
-    return _Entry(job, config, run_dir, JobProgress(job.name, run_dir, config.max_steps))
+    return _Entry(job, config, JobProgress(job.name, run_dir, config.max_steps), Standstill(run_dir))
 
 
 def _check_run_dirs(entries: Sequence[_Entry]) -> None:
@@ -178,18 +248,55 @@ def _check_run_dirs(entries: Sequence[_Entry]) -> None:
             )
 
 
+@dataclass(eq=False)
+class _Started:
+    """A job that was started. hung: the message if it hangs; it was asked to stop then, and is killed at kill_at."""
+
+    entry: _Entry
+    running: Running
+    hung: str = ""
+    kill_at: float = math.inf
+
+    def look(self) -> None:
+        """Ends a run that hangs: it is asked to stop, and killed after GRACE_SECONDS."""
+        still = self.entry.standstill
+        if not self.hung and still.is_hung():
+            stood = f"no progress for {age(still.seconds)}, timeout_seconds={still.timeout_seconds:g}"
+            self.hung = f"{stood}: it was ended; {AGAIN}; {self.running.note}"
+            self.entry.show("hung", f"{stood}: it is asked to end")
+            self.kill_at = time.monotonic() + GRACE_SECONDS
+            self.running.ask_to_stop()
+        if time.monotonic() > self.kill_at:
+            self.running.kill()
+
+    def settle(self, ending: Ending) -> None:
+        """Records how it ended."""
+        if self.hung and ending.status not in ("finished", "diverged"):
+            ending = Ending("failed", ending.result, self.hung, ending.seconds, FAILED)
+        self.entry.settle(ending, ending.message or "")
+
+
 class _Runner:
     """Starts jobs as long as some wait and the launcher has room."""
 
-    def __init__(self, entries: Sequence[_Entry], launcher: Launcher, script: Path, *, alike: bool) -> None:
-        self._alike = alike
-        self._entries, self._launcher, self._script, self._began = entries, launcher, script, time.monotonic()
+    def __init__(
+        self,
+        entries: Sequence[_Entry],
+        launcher: Launcher,
+        script: Path,
+        *,
+        alike: bool,
+        source: Source | None,
+        provide: Callable[[RunConfig], object] | None,
+    ) -> None:
+        self._alike, self._source, self._provide, self._is_closed = alike, source, provide, False
+        self._entries, self._launcher, self._script, self._looked = list(entries), launcher, script, time.monotonic()
         self._waiting = [entry for entry in entries if not entry.has_ended_before()]
-        self.running: list[tuple[_Entry, Running]] = []
+        self._asked_for: list[_Entry] = []  # from the source, which does not know yet how they ended
+        self.running: list[_Started] = []
+        self.progress = [entry.progress for entry in entries]
         for entry in list(self._waiting):
-            if (running := launcher.found(entry.start)) is not None:
-                self._waiting.remove(entry)
-                self.running.append((entry, running))
+            self._follow(entry)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -199,7 +306,9 @@ class _Runner:
     @property
     def is_done(self) -> bool:
         """Whether all jobs have ended."""
-        return not self._waiting and not self.running
+        return (
+            not self._waiting and not self.running and (self._is_closed or self._source is None or self._source.is_done)
+        )
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -209,40 +318,103 @@ class _Runner:
     def advance(self) -> None:
         """Records the jobs that have ended, and starts those that can start."""
         self.collect()
-        if self._alike and self._waiting and _is_shared(self.outcomes):
+        if self._alike and (self._waiting or self._source) and _is_shared(self.outcomes):
             self._waiting.clear()
+            self._is_closed = True
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._look()
+        self._ask()
         if entries := self._next(self._launcher.room()):
             self._start(entries)
 
     def collect(self) -> None:
         """Records the processes that have ended."""
-        for entry, running in list(self.running):
-            if (ending := running.ending()) is not None:
-                entry.settle(Outcome(entry.job, entry.run_dir, *ending), ending.message or "")
-                self.running.remove((entry, running))
+        for started in list(self.running):
+            if (ending := started.running.ending()) is not None:
+                self.running.remove(started)
+                # A process fails if another one got the run directory before it.
+                has_reported = ending.status == "failed" and ending.exit_status in (FAILED, BAD_INPUT)
+                if has_reported and not started.hung and started.entry.is_elsewhere():
+                    self._waiting.insert(0, started.entry)
+                else:
+                    started.settle(ending)
             else:
-                entry.progress.state, entry.progress.note = running.state, running.note
+                if not started.hung:
+                    started.entry.show(started.running.state, started.running.note)
+                if self._source and self._source.is_to_stop(started.entry.job):
+                    started.running.ask_to_stop()
+        self._tell()
+
+    def _ask(self) -> None:
+        """Gets as many jobs from the source as can start."""
+        while self._source and not self._is_closed and len(self._waiting) < self._launcher.room():
+            if (job := self._source.next()) is None:
+                break
+            entry = _entry(job)
+            self._entries.append(entry)
+            self._asked_for.append(entry)
+            self.progress.append(entry.progress)
+            if entry.has_ended_before():
+                break  # what it found may matter to the next
+            if self._provide is not None:
+                self._provide(entry.config)
+            self._waiting.append(entry)
+            self._follow(entry)
+
+    def _follow(self, entry: _Entry) -> None:
+        """Waits for the run of a job that goes on already, started by an earlier command, in place of starting it."""
+        if (running := self._launcher.found(entry.start)) is not None:
+            self._waiting.remove(entry)
+            self.running.append(_Started(entry, running))
+
+    def _tell(self) -> None:
+        """Tells the source which of its jobs have ended."""
+        for entry in list(self._asked_for):
+            if self._source and entry.outcome is not None:
+                self._asked_for.remove(entry)
+                entry.progress.note = self._source.ended(entry.outcome) or entry.progress.note
+
+    def _look(self) -> None:
+        """Looks at the runs that go on: ends those that hang, and sees which of somebody else have ended."""
+        for started in self.running:
+            started.look()
+        for entry in [entry for entry in self._waiting if entry.progress.state == "elsewhere"]:
+            if entry.has_ended_before():
+                self._waiting.remove(entry)
+            elif not entry.is_elsewhere():
+                entry.show("waiting", "")
+            elif entry.standstill.is_hung():
+                self._waiting.remove(entry)
+                entry.fail(
+                    f"{entry.progress.note} holds {entry.run_dir} and has made no progress for "
+                    f"{age(entry.standstill.seconds)}; end that process, and {AGAIN}"
+                )
 
     def _next(self, most: int) -> list[_Entry]:
-        """The first jobs whose directories are free; after GRACE_SECONDS others too, whose runs report the lock."""
-        is_late = time.monotonic() - self._began > GRACE_SECONDS
+        """The first jobs whose runs nobody else has."""
         found: list[_Entry] = []
-        for entry in list(self._waiting):
+        for entry in [entry for entry in self._waiting if entry.progress.state != "elsewhere"]:
             if len(found) == most:
                 break
-            if is_late or not entry.is_in_use():
+            if entry.has_ended_before():
                 self._waiting.remove(entry)
-                found += [] if entry.has_ended_before() else [entry]
+            elif not entry.is_elsewhere():
+                self._waiting.remove(entry)
+                found.append(entry)
         return found
 
     def _start(self, entries: Sequence[_Entry]) -> None:
-        started = self._launcher.start([entry.start for entry in entries], self._script)
-        for entry, running in zip(entries, started, strict=True):
-            if isinstance(running, OSError):
-                entry.settle(Outcome(entry.job, entry.run_dir, "failed", None, str(running), 0.0, 1), str(running))
-                continue
-            self.running.append((entry, running))
-            entry.progress.state, entry.progress.note = running.state, running.note
+        for entry, running in zip(
+            entries, self._launcher.start([entry.start for entry in entries], self._script), strict=True
+        ):
+            if isinstance(running, BlockingIOError):
+                self._waiting.insert(0, entry)
+            elif isinstance(running, OSError):
+                entry.fail(str(running))
+            else:
+                self.running.append(_Started(entry, running))
+                entry.show(running.state, running.note)
 
 
 def _is_shared(outcomes: Sequence[Outcome]) -> bool:
@@ -266,13 +438,13 @@ def _stop(runner: _Runner, signals: SignalCounter, display: Display) -> None:
         display.say(f"{len(runner.running)} not ended: they go on without this command; given again, it follows them")
         return
     display.say(f"stopping: {len(runner.running)} running, they save and end; interrupt again to kill them")
-    for _, running in runner.running:
-        running.ask_to_stop()
+    for started in runner.running:
+        started.running.ask_to_stop()
     deadline = time.monotonic() + GRACE_SECONDS
     while runner.running:
         if time.monotonic() > deadline or signals.interrupts > 1:
-            for _, running in runner.running:
-                running.kill()
+            for started in runner.running:
+                started.running.kill()
         time.sleep(POLL_SECONDS)
         runner.collect()
         display.refresh()

@@ -70,4 +70,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def start(self, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":
-        """Starts at most room() runs; an error in place of one that cannot be started."""
+        """Starts at most room() runs; an error in place of one that cannot be started.
+
+        BlockingIOError: another command has just started it.
+        """

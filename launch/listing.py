@@ -1,8 +1,8 @@
 """Finds run directories and says how their runs stand; changes nothing on disk, and executes nothing of them.
 
-A run is "running" while a process holds its lock, and "hung" if that process has made no progress for the run's own
-timeout_seconds. Else result.json says how it ended: finished, diverged or stopped. Without one it is "unfinished": it
-was killed, and the same command continues it.
+A run is "running" while a process holds its lock, and "hung" if that process has done a step and then made no progress
+for the run's own timeout_seconds. Else result.json says how it ended: finished, diverged or stopped. Without one it is
+"unfinished": it was killed, and the same command continues it.
 """
 
 import time
@@ -19,10 +19,10 @@ from files.lock import is_held
 from files.paths import expanded
 from files.reading import number
 from launch.progress import JobProgress
-from launch.run_files import CONFIG, ENVIRONMENT, HEARTBEAT, LOCK, METRICS, STATUSES, is_run, read_result
+from launch.run_files import CONFIG, ENVIRONMENT, HEARTBEAT, LOCK, METRICS, STATUSES, is_run, read_result, time_of
+from launch.standstill import timeout_in
 
 DEPTH = 4  # of folders below a given one that are searched
-TIMEOUT_SECONDS = 600.0  # where a config.yaml has none, as schema.py
 LIVE = ("running", "hung")
 STATES = (*LIVE, *STATUSES, "unfinished")
 FACTS = ("name", "state", "step", "train/loss", "val/loss", "changed")
@@ -61,13 +61,13 @@ class ListedRun:
 
     def update(self) -> None:
         """Reads how the run stands now. Raises: ReadingError: if result.json is damaged."""
-        self.changed = max(_time_of(self.path / name) or 0.0 for name in (CONFIG, ENVIRONMENT, METRICS, HEARTBEAT))
+        self.changed = max(time_of(self.path / name) or 0.0 for name in (CONFIG, ENVIRONMENT, METRICS, HEARTBEAT))
         own, result = self.progress, None
         if is_held(self.path / LOCK):
-            beat = _time_of(self.path / HEARTBEAT)
+            beat = time_of(self.path / HEARTBEAT)
             self.heartbeat_seconds = None if beat is None else max(time.time() - beat, 0.0)
-            limit = number(self.settings.get("timeout_seconds")) or TIMEOUT_SECONDS
-            own.state = "hung" if (self.heartbeat_seconds or 0.0) > limit else "running"
+            is_hung = (self.heartbeat_seconds or 0.0) > timeout_in(self.settings)
+            own.state = "hung" if is_hung else "running"
         else:
             result, self.heartbeat_seconds = read_result(self.path), None
             own.state = result["status"] if result else "unfinished"
@@ -113,7 +113,7 @@ class RunList:
         return {name if names.count(name) == 1 else str(path): path for name, path in found.values()}
 
     def _run(self, name: str, path: Path) -> ListedRun:
-        written = _time_of(path / CONFIG)
+        written = time_of(path / CONFIG)
         known = self._known.get(path)
         if known is None or known[0] != written:
             config = read_config(path / CONFIG)
@@ -164,9 +164,3 @@ def by(runs: Sequence[ListedRun], key: str) -> list[ListedRun]:
 def keys_of(runs: Sequence[ListedRun]) -> list[str]:
     """Every key by which at least one of the runs can be filtered or sorted."""
     return list(dict.fromkeys(key for run in runs for key in run.facts))
-
-
-def _time_of(path: Path) -> float | None:
-    with suppress(OSError):
-        return path.stat().st_mtime
-    return None

@@ -1,5 +1,6 @@
 """Starts train.py as a process: its command, its cores and devices, its log, and how it ended."""
 
+import errno
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import psutil
 from typing_extensions import override
 
 from configs import ConfigError, ReadingError
+from files.lock import lock_while_open
 from launch import run_files
 from launch.launcher import Ending, Running
 from launch.statuses import EXIT_STATUS
@@ -41,9 +44,9 @@ class Process(Running):
     """A running train.py, in a session of its own, so that Ctrl-C reaches the caller alone.
 
     overrides: those of the run in run_dir. ranks: started under torchrun if > 1. environment: variables set in addition
-    to the caller's. Output goes to log_path(run_dir).
+    to the caller's. Output goes to log_path(run_dir), which is locked until the process ends.
 
-    Raises: OSError: if it cannot be started.
+    Raises: OSError: if it cannot be started; BlockingIOError: as another command has started it.
     """
 
     def __init__(
@@ -57,7 +60,10 @@ class Process(Running):
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # Opening a FIFO in its place fails, and does not wait.
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        with os.fdopen(descriptor, "ab", buffering=0) as log:
+        # Locked until the process ends, to show the run before it has its directory; NFS locks for writing alone.
+        with os.fdopen(descriptor, "ab", buffering=0) as log, FileIO(self._log, "a") as lock:
+            if not lock_while_open(lock):
+                raise BlockingIOError(errno.EAGAIN, "another command has just started the run", str(self._log))
             try:
                 log.write(f"$ {shlex.join(command)}\n".encode())
             except OSError as error:  # a full disk: the run may still be able to write
@@ -70,6 +76,7 @@ class Process(Running):
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 start_new_session=True,
+                pass_fds=(lock.fileno(),),
             )
 
     @property

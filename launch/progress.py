@@ -22,9 +22,11 @@ from launch.new_rows import NewRows
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between two lines about the same running job
+GOING = ("running", "elsewhere")  # elsewhere: a process of somebody else runs it
 COLOURS = {
     "running": "cyan",
     "queued": "blue",
+    "elsewhere": "cyan",
     "hung": "red",
     "finished": "green",
     "diverged": "red",
@@ -36,7 +38,10 @@ COLOURS = {
 
 @dataclass
 class JobProgress:
-    """How far a job is. state: "waiting", "queued", "running", or an Outcome's status; note: is shown beside it."""
+    """How far a job is.
+
+    state: "waiting", "queued", one of GOING, "hung", or an Outcome's status. note: is shown beside it.
+    """
 
     name: str
     run_dir: Path
@@ -68,7 +73,7 @@ class JobProgress:
     @property
     def eta(self) -> str:
         """The time that the remaining steps will take, without evaluations; empty if it is not known."""
-        if self.state != "running" or not self.step:
+        if self.state not in GOING or not self.step:
             return ""
         with suppress(OverflowError):
             return str(timedelta(seconds=round(self.seconds / self.step * (self.max_steps - self.step))))
@@ -76,10 +81,10 @@ class JobProgress:
 
 
 class Display:
-    """Shows the progress of jobs while it is entered; show: false shows nothing."""
+    """Shows the progress of jobs, to which others may be added, while it is entered; show: false shows nothing."""
 
-    def __init__(self, jobs: Sequence[JobProgress], *, show: bool) -> None:
-        self._jobs, self._show = jobs, show
+    def __init__(self, jobs: Sequence[JobProgress], *, show: bool, is_numbered: bool = True) -> None:
+        self._jobs, self._show, self._is_numbered = jobs, show, is_numbered
         self._console = Console(file=sys.stdout, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if show and self._console.is_terminal else None
         self._refreshed = -REFRESH_SECONDS
@@ -104,7 +109,7 @@ class Display:
             return
         self._refreshed = now
         for progress in self._jobs:
-            if progress.state == "running" or not progress.step:
+            if progress.state in GOING or not progress.step:
                 progress.update()
         if self._live:
             self._live.update(table(self._jobs, self._console.height - 6), refresh=True)
@@ -119,16 +124,17 @@ class Display:
     def _print_news(self, now: float) -> None:
         for index, progress in enumerate(self._jobs):
             state, said = self._said.get(index, ("waiting", now))
-            if progress.state == state and (state != "running" or now - said < LINE_SECONDS):
+            if progress.state == state and (state not in GOING or now - said < LINE_SECONDS):
                 continue
             self._said[index] = progress.state, now
-            self.say(f"[{index + 1}/{len(self._jobs)}] {progress.name}: {line(progress)}")
+            number_of = f"[{index + 1}/{len(self._jobs)}] " if self._is_numbered else ""
+            self.say(f"{number_of}{progress.name}: {line(progress)}")
         sys.stdout.flush()
 
 
 def table(jobs: Sequence[JobProgress], rows: int) -> Group:
     """Returns a table of the most urgent jobs, at most so many rows, and the number of jobs in each state."""
-    urgency = ("running", "failed", "diverged", "stopped", "queued", "waiting", "finished")
+    urgency = ("hung", "running", "failed", "diverged", "stopped", "elsewhere", "queued", "waiting", "finished")
     ranked = sorted(range(len(jobs)), key=lambda index: (urgency.index(jobs[index].state), index))
     shown = sorted(ranked[: max(rows, 1)])
     counts = Counter(progress.state for progress in jobs)

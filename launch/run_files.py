@@ -4,6 +4,7 @@ A loss that is not finite is None; a run whose final loss is not finite has dive
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,13 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
         for name in each["numbers"]:
             each["numbers"][name] = number_in(each["numbers"], name, path)
     return [Evaluation(**each) for each in found]
+
+
+def time_of(path: Path) -> float | None:
+    """When a file was last written, in seconds since the epoch; None if it cannot be told."""
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return None
 
 
 def number_in(row: Mapping[str, Any], key: str, path: Path) -> float | None:

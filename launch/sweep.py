@@ -1,4 +1,4 @@
-"""`python train.py -m`: every combination of the values given, then a summary, best first, as a table and as CSV.
+"""`python train.py -m`: every combination of the values given, then a summary, best first, as tables and as CSV.
 
 train.py imports this for every run, so what only a sweep needs is imported by its functions.
 """
@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,37 +30,65 @@ def sweep(
     combinations: Sequence[Sequence[str]],
     *,
     launch: Mapping[str, Any],
+    search: Mapping[str, Any] | None = None,
     provide: "Callable[[RunConfig], object] | None" = None,
 ) -> int:
     """Runs the script once for each combination of overrides; returns 0, or the exit status of the first that failed.
 
-    Prints the summary and the path of its CSV, which depends on the combinations alone, so that the same command
-    replaces it. launch: the class of the launcher and its arguments. provide: as of run_jobs. Raises: as run_jobs.
+    Prints the summary, by arm too if seeds differ, and the paths of its CSV files, which depend on the combinations
+    alone, so that the same command replaces them. launch: the class of the launcher and its arguments. search: that
+    of a search, which varies the one combination instead. provide: as of run_jobs.
+
+    Raises: as run_jobs.
     """
-    from rich.console import Console
-
     from configs import plug_in
+    from launch.arms import arms_of
     from launch.jobs import run_jobs
-    from launch.processes import log_path
 
+    if search is not None:
+        return int(plug_in(search).run(script, combinations[0], launch=launch, provide=provide))
     positions = differing(combinations)
-    keys = [combinations[0][position].partition("=")[0] for position in positions]
+    keys = [combinations[0][position].partition("=")[0].lstrip("+") for position in positions]
     outcomes = run_jobs(named(combinations, positions), plug_in(launch), script=Path(script), provide=provide)
     given = [[each[position].partition("=")[2] for position in positions] for each in combinations]
     rows = [(given[index], outcomes[index]) for index in best_first(outcomes)]
-    path = FOLDER / f"sweep-{hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]}.csv"
-    console = Console(file=sys.stdout, highlight=False)
-    console.width = console.width if console.is_terminal else 1000  # lines of a file need not be wrapped
-    console.print(summary(keys, rows))
-    for outcome in outcomes:
-        if outcome.status != "finished":
-            print(f"{outcome.status}: {outcome.job.name}: {outcome.message} (log {log_path(outcome.run_dir)})")
+    arms = arms_of(keys, rows)
+    _show([summary(keys, rows), *([arms.table()] if arms.each else [])])
+    for line in (*arms.missing(), *_remarks(outcomes)):
+        print(line)
+    path = FOLDER / f"sweep-{hashlib.sha256(json.dumps(sorted(combinations)).encode()).hexdigest()[:8]}.csv"
     try:
         write_csv(path, keys, rows)
         print(f"summary  {path}")
+        if arms.each:
+            write_text(by_arm := path.with_name(f"{path.stem}-arms.csv"), arms.csv())
+            print(f"by arm   {by_arm}")
     except OSError as error:  # a full disk: the table is printed, and the same command tries again
         print(f"warning: the summary {path} cannot be written: {error.strerror}", file=sys.stderr)
     return next((outcome.exit_status for outcome in outcomes if outcome.status != "finished"), 0)
+
+
+def _show(tables: "Sequence[Table]") -> None:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    console.width = console.width if console.is_terminal else 1000  # lines of a file need not be wrapped
+    for table in tables:
+        console.print(table)
+
+
+def _remarks(outcomes: "Sequence[Outcome]") -> Iterator[str]:
+    """Yields a line for each run that did not finish, and the command that tries again."""
+    from launch.jobs import as_typed
+    from launch.processes import log_path
+
+    for outcome in outcomes:
+        if outcome.status != "finished":
+            message = outcome.message or ""
+            log = f"log {log_path(outcome.run_dir)}"
+            yield f"{outcome.status}: {outcome.job.name}: {message}" + ("" if log in message else f" ({log})")
+    if any(outcome.status in ("failed", "stopped") for outcome in outcomes):
+        yield f"the same command tries these again: {as_typed()}"
 
 
 def differing(combinations: Sequence[Sequence[str]]) -> list[int]:

@@ -20,6 +20,7 @@ REPRODUCE = "tests/scripts/test_reproduce.py"
 OPTIM_BENCH = f"{BENCH}::test_the_optimizer_benchmark_knows_state_floor_and_foreign_files"
 NOT_RUN = {
     "pip install -e '.[train]'": NotRun("the package index; .ci/run does it in a fresh environment"),
+    "pip install -e '.[search]'": NotRun("the package index; a part of .[dev]"),
     "pip install <checkout>": NotRun(
         "the package index",
         "tests/optim/test_installed.py::test_the_wheel_needs_torch_alone_and_the_extra_train_pins_it",
@@ -31,6 +32,9 @@ NOT_RUN = {
         )
         for recipe in ("plain_torch", "hf_trainer", "lightning_module")
     },
+    "python train.py search=optuna 'search.space.optim.lr={low: 1e-4, high: 1e-2}'": NotRun(
+        "another with fewer trials is run"
+    ),
     "pip install -e '.[dev]'": NotRun("the package index; .ci/run does it in a fresh environment"),
     "pip install -e '.[docs]'": NotRun("the package index; a part of .[dev]"),
     "mkdocs build --strict": NotRun(

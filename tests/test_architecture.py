@@ -59,6 +59,7 @@ ONLY_IN = {
     "omegaconf": ("configs", "train", "scripts", "reproduce"),
     "wandb": ("trainer/wandb.py",),
     "tensorboard": ("trainer/tensorboard.py",),
+    "optuna": ("launch/search_study.py", "launch/search_trials.py", "launch/search_summary.py"),
     "datasets": ("data/huggingface.py", "data/rows.py", "scripts/bench_data.py"),
 }
 

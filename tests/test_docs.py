@@ -52,6 +52,16 @@ FEWER = {
         "seed=range(1,3)",
         "--at-once=2",
     ],
+    "python train.py search=optuna search.trials=30 'search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}' "
+    "optim=adamw max_steps=200 eval_every=20 launch.at_once=3": [
+        *(
+            "search=optuna",
+            "search.trials=2",
+            "search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}",
+            "optim=adamw",
+        ),
+        *("max_steps=2", "eval_every=1", "launch.at_once=2"),
+    ],
     "python train.py -m optim.lr=1e-3,2e-3 parallel=ddp --ranks 2": ["optim.lr=1e-3", "parallel=ddp", "--ranks=2"],
 }
 
@@ -126,7 +136,7 @@ def smaller(command: str) -> list[str]:
     words = shlex.split(command)
     if command not in FEWER:
         return words
-    start = words.index("-m") + 1
+    start = words.index("-m") + 1 if "-m" in words else 2
     missing = keys(words[start:]) - keys(FEWER[command])
     assert not missing, f"FEWER[{command!r}] lacks {missing}"
     return [*words[:start], *FEWER[command]]
@@ -145,7 +155,7 @@ def of(start: str, *, without: str = "nothing") -> list[str]:
     return [each for each in COMMANDS if each.startswith(start) and without not in each.split()]
 
 
-TRAIN = of("python train.py", without="-m")
+TRAIN = [each for each in of("python train.py", without="-m") if each not in of("python train.py search=optuna")]
 SWEEPS = [each for each in of("python train.py") if each not in TRAIN]
 RANKS = of("torchrun")
 SCRIPTS = of("python scripts/")
@@ -187,7 +197,9 @@ def test_sweeps_do_what_the_docs_show(
     arguments = smaller(command)[2:]
     arguments += small(arguments)
     assert call_train(arguments, monkeypatch) == 0
-    assert list(here.glob("runs/sweep-*.csv")) and list(here.glob("runs/*/result.json"))
+    assert [*here.glob("runs/sweep-*.csv"), *here.glob("runs/search-*/trials.csv")] and list(
+        here.glob("runs/*/result.json")
+    )
 
 
 @pytest.mark.slow  # processes that import torch

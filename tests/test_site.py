@@ -12,7 +12,8 @@ from pathlib import Path
 import generated
 import pytest
 
-from configs.composition import GROUPS, known_keys
+from configs import GROUPS
+from configs.composition import known_keys
 from tests.commands_in_docs import DOCS, ROOT
 
 LAWS = sorted((DOCS / "laws").glob("*.md"))

@@ -7,10 +7,12 @@ metrics.jsonl     one row of metrics per line, see metrics.py
 result.json       written last: its status says how the run ended
 checkpoints/      see checkpoint.py
 lock              locked by the process that trains, see files/lock.py
-heartbeat         there while the run goes on; its time is that of the last progress, see heartbeat_file.py
+heartbeat         there from the first step on while the run goes on; its time is that of the last progress, see
+                  heartbeat_file.py
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,8 @@ class RunDirectory:
             self.close()
             raise
         self._lock.sign()
+        with suppress(OSError):
+            (path / HEARTBEAT).unlink(missing_ok=True)  # of a process that was killed: this one has made no progress
 
     @property
     def result(self) -> dict[str, Any] | None:

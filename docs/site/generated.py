@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from configs.composition import GROUPS
+from configs import GROUPS
 from configs.help import as_typed, keys_of_option, limits
 from configs.schema import Rule, default_of, rules
 

@@ -20,6 +20,7 @@ from configs import (
     expand,
     flat,
     from_command_line,
+    groups,
     plug_in,
 )
 from configs.schema import plain
@@ -163,7 +164,8 @@ def test_an_option_of_the_users_own_that_is_wrong_gets_one_line(own_configs: Pat
 def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of configs/ to change."""
     folder = shutil.copytree(configs.FOLDER, tmp_path / "configs")
-    monkeypatch.setattr(composition, "FOLDER", folder)
+    for module in (composition, groups):
+        monkeypatch.setattr(module, "FOLDER", folder)
     return folder
 
 
@@ -354,7 +356,9 @@ class Sweeps:
         self.status = status
         self.asked: list[Any] = []
 
-    def __call__(self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any]) -> int:
+    def __call__(
+        self, script: str, combinations: Sequence[Sequence[str]], /, *, launch: Mapping[str, Any], search: Any
+    ) -> int:
         self.asked.append((script, combinations, launch))
         return self.status
 
@@ -396,6 +400,13 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
         (["launch.ranks=two"], "launch.ranks=two must be a whole number (launch.local.Local)"),
         (["~launch"], "~launch: a command needs launch; choose local"),
         (["~launch.ranks"], "~launch.ranks: give launch.ranks another value, or leave it out"),
+        (["search.trials=3"], "search.trials=3 is a key of search=...; choose optuna, too"),
+        (["search=optuna", "search.spase.optim.lr=1"], "unknown key 'search.spase.optim.lr'; the nearest valid one is"),
+        (["search=optuna", "search.sampler=cma"], "search.sampler=cma must be tpe or random (launch.search.Optuna)"),
+        (
+            ["search=optuna", "-m"],
+            "-m runs all combinations, search=optuna chooses among them; leave out one of the two",
+        ),
         (["-m", "--cfg"], "--cfg shows the configuration of one run; leave out -m"),
         (["--cgf"], "unrecognized arguments: --cgf"),
         (["--max_steps=5"], "--max_steps=5: keys are written without dashes: max_steps=5"),
@@ -428,7 +439,7 @@ def test_flags_and_overrides_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert command_line(monkeypatch).seed == 1337
     assert command_line(monkeypatch, "~optim.fused", "+optim.amsgrad=true", "seed=3").seed == 3
     with pytest.raises(SystemExit) as ended:
-        command_line(monkeypatch, "seed=3", "--cfg", "optim.lr=-1")
+        command_line(monkeypatch, "seed=3", "--cfg", "optim.lr=-1", "launch=local", "search=optuna")
     assert not ended.value.code
     printed = capsys.readouterr().out
     assert "\nseed: 3\n" in printed

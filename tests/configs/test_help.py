@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ConfigError, compose, flat, run_help
-from configs.composition import FOLDER, GROUPS
+from configs import FOLDER, GROUPS, ConfigError, compose, flat, run_help
 from configs.door import INSTEAD, _asked
 from configs.schema import default_of, rules
 from scripts import doctor, prepare_data
@@ -93,3 +92,4 @@ def test_hydras_own_configuration_is_not_there() -> None:
 def test_the_keys_of_a_commands_option_stand_beside_what_its_file_says() -> None:
     shown = run_help("", ["launch=local"])
     assert "Keys of launch=local:\n  launch.at_once=1  runs at a time\n" in shown
+    assert "  search.trials=20           in all, over every worker and call\n" in run_help("", ["search=optuna"])

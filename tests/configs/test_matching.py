@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs import ConfigError, compose, flat
-from configs.composition import FOLDER
+from configs import FOLDER, ConfigError, compose, flat
 from configs.matching import check_key, matches, wanted
 from configs.runs import plain
 from tests.configs.test_compose import MANDATORY

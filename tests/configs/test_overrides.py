@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, compose, expand, flat
-from configs.overrides import MOST_JOBS
+from configs.groups import options_of
+from configs.overrides import MOST_JOBS, value, written
 
 PROMPTS = [
     *("", " ", "class ", "def f(x):", "@property", "# include", "{", "[1]", "007", "1e3", "123", "null", "true", "no"),
@@ -98,6 +99,23 @@ def test_a_sweep_is_the_product_of_lists_and_ranges() -> None:
     ]
 
 
+def test_hydras_functions_list_the_values_of_a_sweep() -> None:
+    def values(override: str) -> list[str]:
+        return [each.partition("=")[2] for (each,) in expand([override])]
+
+    assert values("seed=choice(3,1,2)") == ["3", "1", "2"]
+    assert values("seed=sort(3,1,2)") == ["1", "2", "3"]
+    assert sorted(values("seed=shuffle(range(1,9))")) == list("12345678")
+    assert values("model=glob([nano,gpt*],exclude=gpt2_*)") == ["nano"]
+    assert values("optim=glob(*,exclude=soap*)") == [each for each in options_of("optim") if "soap" not in each]
+    assert values("data/tokenizer=glob(gpt*)") == ["gpt2"]
+
+
+def test_a_glob_without_m_is_told_that_it_names_several() -> None:
+    with pytest.raises(ConfigError, match=r"optim=glob\(\*\) names several options; add -m to run each, or choose one"):
+        compose(["optim=glob(*)"])
+
+
 @pytest.mark.parametrize(
     "override",
     ["data.prompt=a, b", "data.prompt=range(1,2)", "run_dir=a#b", "data.source.pattern=[ab]*.txt", "~optim.fused"],
@@ -114,8 +132,9 @@ def test_quoted_values_of_a_sweep_keep_their_commas(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lr=interval(0,1)", "interval(...) lists no values; write them out: optim.lr=a,b"),
-        ("optim=glob(*)", "glob(...) lists no values; write them out: optim=a,b"),
+        ("optim.lr=interval(0,1)", "lists no values; write them out, optim.lr=a,b, or let search=optuna choose them"),
+        ("optim.lr=glob(*)", "optim.lr=glob(*): glob(...) lists a group's options; optim.lr is no group"),
+        ("model=glob(giant*)", "model=glob(giant*) matches no option (all: "),
         ("seed=range(5,5)", "seed=range(5,5) gives no values"),
         ("seed=range(0,5,-1)", "gives no values"),
         ("seed=range(0,5,0)", "gives no values"),
@@ -129,3 +148,15 @@ def test_a_sweep_whose_values_cannot_be_listed_gets_one_line(override: str, mess
     with pytest.raises(ConfigError) as caught:
         expand(["seed=1", override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(1e-05, 0.1 + 0.2, 1 / 3, 5e-324, 1e22, -0.0, 3.0, 7, None, True),
+        *("adamw", "007", "a, b", "", 'say "x"', "true", "x: y"),
+        *([0.9, 0.95], ["a,b", None], {"matrix": {"lr": 1e-05}}, [], {}),
+    ],
+)
+def test_a_value_is_written_so_that_the_grammar_reads_the_same_value(given: object) -> None:
+    assert repr(value("key", written(given))) == repr(given)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from files import lock
-from files.lock import InUseError, Lock, is_held, locked
+from files.lock import InUseError, Lock, holder, is_held, lock_while_open, locked
 
 
 @pytest.fixture(params=["flock", "no flock"])
@@ -43,11 +43,32 @@ def test_one_at_a_time_has_it(file: Path) -> None:
     held = Lock(file)
     held.sign()
     assert is_held(file)
+    assert holder(file) == f"process {os.getpid()} on {socket.gethostname()}"
     with pytest.raises(InUseError, match=f"^process {os.getpid()}$"):
         Lock(file)
     held.release()
     assert not is_held(file)
+    assert holder(file) is None
     Lock(file).release()
+
+
+def test_a_file_stays_locked_until_those_that_inherit_it_have_ended(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with path.open("w") as mine:
+        assert lock_while_open(mine)
+        heir = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[mine.fileno()])
+    with path.open() as other:
+        assert is_held(path) and not lock_while_open(other)
+        heir.communicate()
+        assert not is_held(path) and lock_while_open(other)
+
+
+def test_a_file_that_cannot_be_locked_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/null").open("w") as one, Path("/dev/null").open("w") as two:
+        assert lock_while_open(one) and lock_while_open(two)
+    refuse_locks(monkeypatch)
+    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as two:
+        assert lock_while_open(one) and lock_while_open(two)
 
 
 def test_a_lock_that_is_not_there_is_held_by_nobody(file: Path) -> None:

@@ -2,28 +2,33 @@
 
 import csv
 import errno
-import fcntl
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
-from launch import jobs, processes
+from files.lock import Lock
+from launch import jobs, processes, standstill
 from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.launcher import Running, Start
 from launch.local import Local
 from launch.processes import cuda_devices, environments, log_path, reported
 from launch.progress import JobProgress, line, table
@@ -34,7 +39,7 @@ TWO = {"_target_": "launch.local.Local", "at_once": 2}
 
 # What it does follows from its seed. It notes its start and its end in `events`, its environment in the run directory.
 STAND_IN = """
-import json, os, signal, sys
+import fcntl, json, os, signal, sys
 from pathlib import Path
 
 given = dict(override.split("=", 1) for override in sys.argv[1:])
@@ -77,6 +82,8 @@ if seed == 15 and not result.exists():  # trains until it is asked to stop; then
     (shared / "waiting").open("w").close()
     signal.pause()
 if seed == 16:  # hangs
+    lock = (run_dir / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     signal.signal(signal.SIGTERM, lambda number, frame: (shared / "meeting").open("w").close())
     (shared / "waiting").open("w").close()
     while True:
@@ -258,7 +265,8 @@ def test_an_interrupted_call_lets_jobs_save_and_the_next_one_continues(
     with pytest.raises(Interrupted) as caught:
         run_jobs([job(1), job(15), job(2)], script=script)
     assert caught.value.code == 75
-    assert capsys.readouterr().out.endswith("interrupted; the same command continues\n")
+    assert str(caught.value) == f"interrupted; the same command continues: {shlex.join(sys.orig_argv)}"
+    assert capsys.readouterr().out.endswith(f"{caught.value}\n")
     assert [outcome.status for outcome in caught.value.outcomes] == ["finished", "stopped"]
     assert signal.getsignal(number) is before
     outcomes = run_jobs([job(1), job(15), job(2)], show=False, script=script)
@@ -294,48 +302,187 @@ DRIVER = """
 import sys
 from pathlib import Path
 from launch.jobs import Job, run_jobs
-run_jobs([Job("driven", tuple(sys.argv[2:]))], script=Path(sys.argv[1]))
+run_jobs([Job(each, tuple(each.split())) for each in sys.argv[2:]], script=Path(sys.argv[1]))
 """
 
 
+def driven(script: Path, jobs_: Sequence[Job]) -> "subprocess.Popen[bytes]":
+    """Another process that runs the jobs."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(script), *(" ".join(each.overrides) for each in jobs_)], cwd=ROOT
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such processes train on to their end")
-def test_no_process_outlives_a_runner_killed_outright(script: Path, job: Callable[..., Job], tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(script), *job(15).overrides], cwd=ROOT) as driver:
+def test_no_process_outlives_a_runner_killed_outright(
+    script: Path, job: Callable[..., Job], tmp_path: Path, often: None
+) -> None:
+    with driven(script, [job(15)]) as driver:
         (tmp_path / "runs" / "waiting").open().close()
         driver.kill()
-    deadline = time.monotonic() + 10
-    while "end 15" not in events(tmp_path) and time.monotonic() < deadline:
-        pass
-    assert json.loads((tmp_path / "runs" / "15" / "result.json").read_text())["status"] == "stopped"
+    (outcome,) = run_jobs([job(15)], show=False, script=script)  # waits for it to save, and continues it
+    assert outcome.status == "finished"
+    assert events(tmp_path) == ["start 15", "end 15"] * 2
 
 
-def test_a_process_that_is_about_to_leave_is_waited_for(
-    script: Path, job: Callable[..., Job], tmp_path: Path, once_it_waits: Callable[..., None]
+def test_jobs_killed_with_all_their_processes_are_each_done_once_by_the_next_call(
+    script: Path, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    jobs_ = [job(1), job(15), job(2)]
+    with driven(script, jobs_) as process:
+        (tmp_path / "runs" / "waiting").open().close()
+        process.send_signal(signal.SIGSTOP)  # so that it does not see its process end
+        for each in psutil.Process(process.pid).children(recursive=True):
+            each.kill()
+        process.kill()
+    script.write_text(script.read_text().replace("seed == 15", "seed == 99"))  # this time it does not wait
+    outcomes = run_jobs(jobs_, show=False, script=script)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert [outcome.seconds > 0 for outcome in outcomes] == [False, True, True]
+    assert events(tmp_path) == ["start 1", "end 1", "start 15", "start 15", "end 15", "start 2", "end 2"]
+
+
+@pytest.mark.slow
+def test_two_equal_calls_share_their_jobs(script: Path, job: Callable[..., Job], tmp_path: Path, often: None) -> None:
+    """Each runs one at a time, and the first two jobs need each other to run."""
+    seeds = (20, 21, 1, 2, 3)
+    jobs_ = [job(seed) for seed in seeds]
+    with driven(script, jobs_) as other:
+        outcomes = run_jobs(jobs_, show=False, script=script)
+    assert other.returncode == 0
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 5
+    assert sorted(events(tmp_path)) == sorted(f"{what} {seed}" for seed in seeds for what in ("start", "end"))
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are looked at in every round."""
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.0)
+
+
+class Holder:
+    """Somebody else who holds the run directory of a job, and ends in the way that is given."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir, self._lock = run_dir, Lock(run_dir / "lock")
+        self._lock.sign()
+
+    def leave(self, result: dict[str, Any] | None = None) -> None:
+        if result is not None:
+            (self._run_dir / "result.json").write_text(json.dumps(result))
+        self._lock.release()
+
+
+@pytest.mark.parametrize("loss", [0.7, None])
+def test_a_run_of_somebody_else_is_waited_for_while_others_go_first_and_its_result_is_taken(
+    script: Path,
+    job: Callable[..., Job],
+    tmp_path: Path,
+    often: None,
+    loss: float | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, second = job(1), job(20)
-    lock = (tmp_path / "runs" / "1" / "lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    holder = Holder(tmp_path / "runs" / "1")
 
     def leave() -> None:
-        (tmp_path / "runs" / "meeting").open("w").close()
-        lock.close()
+        (tmp_path / "runs" / "meeting").open("w").close()  # the second job runs
+        holder.leave(None if loss is None else {"status": "finished", "step": 10, "val/loss": loss})
 
     leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
-    run_jobs([first, second], show=False, script=script)
+    outcomes = run_jobs([first, second], script=script)
     leaving.join()
-    assert events(tmp_path) == ["start 20", "end 20", "start 1", "end 1"]
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
+    assert outcomes[0].result is not None and outcomes[0].result["val/loss"] == (loss or 0.1)
+    own = [] if loss else ["start 1", "end 1"]  # one that did not finish is continued
+    assert events(tmp_path) == ["start 20", "end 20", *own]
+    assert f"s1: elsewhere (process {os.getpid()} on {socket.gethostname()})" in capsys.readouterr().out
 
 
-def test_a_process_that_does_not_leave_is_not_waited_for_forever(
-    script: Path, job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_somebody_else_is_starting_is_left_to_it(
+    script: Path, job: Callable[..., Job], tmp_path: Path, often: None
 ) -> None:
-    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
-    waiting = job(1)
-    with (tmp_path / "runs" / "1" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run_jobs([waiting], show=False, script=script)
-    assert events(tmp_path) == ["start 1", "end 1"]  # train.py itself says who holds the directory
+    """Its process has the log locked from its start on, before it has its run directory."""
+    one, launcher = job(20), Local(at_once=2)
+    launcher.check([])
+    start = Start(one.overrides, compose(one.overrides))
+    first, second = launcher.start([start, start], script)
+    assert isinstance(first, Running) and isinstance(second, BlockingIOError)
+    meeting = threading.Timer(0.1, lambda: (tmp_path / "runs" / "meeting").open("w").close())
+    meeting.start()
+    (outcome,) = run_jobs([one], show=False, script=script)
+    assert (outcome.status, outcome.seconds) == ("finished", 0.0)
+    assert events(tmp_path) == ["start 20", "end 20"]
+
+
+def test_a_process_that_finds_its_run_directory_taken_is_no_failure(
+    script: Path, job: Callable[..., Job], tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, taken = job(12), []
+    start = Local.start
+
+    def start_late(self: Local, runs: Sequence[Start], script: Path) -> "list[Running | OSError]":
+        taken.append(Holder(tmp_path / "runs" / "12"))  # between the look and the start
+        threading.Timer(0.3, lambda: taken[0].leave({"status": "finished", "step": 10, "val/loss": 0.5})).start()
+        return start(self, runs, script)
+
+    monkeypatch.setattr(Local, "start", start_late)
+    (outcome,) = run_jobs([one], show=False, script=script)
+    assert (outcome.status, len(taken)) == ("finished", 1)
+    assert events(tmp_path) == ["start 12"]
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """hanging(seed): the job of that seed has done a step, and no more since; 0.1 s of that are too long."""
+    monkeypatch.setattr(standstill, "OWN_SECONDS", 0.0)
+
+    def make(seed: int) -> None:
+        run_dir = tmp_path / "runs" / str(seed)
+        config = (run_dir / "config.yaml").read_text()
+        (run_dir / "config.yaml").write_text(config.replace("timeout_seconds: 600.0", "timeout_seconds: 0.1"))
+        (run_dir / "heartbeat").touch()
+        os.utime(run_dir / "heartbeat", (then := time.time() - 7205, then))
+
+    return make
+
+
+def test_a_run_that_hangs_is_named_and_ended_and_the_others_go_on(
+    script: Path,
+    job: Callable[..., Job],
+    tmp_path: Path,
+    hanging: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.1)  # it does not save when it is asked to
+    jobs_ = [job(16), job(1)]
+    hanging(16)
+    threading.Thread(target=(tmp_path / "runs" / "waiting").read_bytes, daemon=True).start()
+    monkeypatch.setattr("launch.progress.REFRESH_SECONDS", 0.0)
+    outcomes = run_jobs(jobs_, script=script, alike=True)
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    log = log_path(tmp_path / "runs" / "16")
+    message = f"no progress for 2 h, timeout_seconds=0.1: it was ended; the same command continues it; log {log}"
+    assert (outcomes[0].message, outcomes[0].exit_status) == (message, 1)
+    assert "s16: hung (no progress for 2 h, timeout_seconds=0.1: it is asked to end)" in capsys.readouterr().out
+
+
+def test_a_run_of_somebody_else_that_hangs_is_named_and_left_alone(
+    script: Path, job: Callable[..., Job], tmp_path: Path, hanging: Callable[[int], None]
+) -> None:
+    jobs_ = [job(15), job(1)]
+    hanging(15)
+    holder = Holder(tmp_path / "runs" / "15")
+    outcomes = run_jobs(jobs_, show=False, script=script)
+    holder.leave()
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert outcomes[0].message == (
+        f"process {os.getpid()} on {socket.gethostname()} holds {tmp_path / 'runs' / '15'} and has made no progress "
+        "for 2 h; end that process, and the same command continues it"
+    )
+    assert events(tmp_path) == ["start 1", "end 1"]
 
 
 def test_jobs_share_the_cores_unless_the_user_said_otherwise(
@@ -460,7 +607,7 @@ def test_a_sweep_ends_with_its_jobs_best_first(
     monkeypatch.chdir(tmp_path)
     combinations = [["device=cpu", f"seed={seed}", f"run_dir=runs/{seed}"] for seed in (5, 11, 3, 12, 4)]
     assert sweep(str(script), combinations, launch=TWO) == 3
-    (path,) = Path("runs").glob("sweep-*.csv")
+    (path,) = Path("runs").glob("sweep-????????.csv")
     found = rows(path)
     assert [row["seed"] for row in found] == ["3", "4", "5", "11", "12"]
     assert [row["val/loss"] for row in found] == ["0.3", "0.4", "0.5", "", ""]
@@ -468,9 +615,42 @@ def test_a_sweep_ends_with_its_jobs_best_first(
     assert "device" not in found[0]
     printed = capsys.readouterr().out
     assert "failed: seed=12 run_dir=runs/12: error: data.root holds nothing (log runs/12.log)" in printed
-    assert printed.endswith(f"summary  {path}\n")
+    assert f"the same command tries these again: {shlex.join(sys.orig_argv)}\nsummary  {path}\n" in printed
     ranked = [text.split() for text in printed.splitlines() if text.startswith(("  3 ", "  4 ", "  5 "))]
     assert [cells[2] for cells in ranked] == ["0.3000", "0.4000", "0.5000"]
+
+
+def test_a_sweep_over_seeds_ends_with_its_arms_best_first_and_incomplete_ones_last(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds = {"1e-3": (5, 4, 9), "2e-3": (2, 3, 8), "4e-3": (1, 11, 12), "8e-3": (10,)}
+    combinations = [
+        ["device=cpu", f"optim.lr={lr}", f"seed={seed}", f"run_dir=runs/{seed}"]
+        for lr, several in seeds.items()
+        for seed in several
+    ]
+    assert sweep(str(script), combinations, launch=TWO) == 3
+    (path,) = Path("runs").glob("sweep-*-arms.csv")
+    printed, found = capsys.readouterr().out, rows(path)
+    assert [(row["optim.lr"], row["seeds"]) for row in found] == [
+        ("2e-3", "3"),
+        ("1e-3", "3"),
+        ("8e-3", "1"),
+        ("4e-3", "1"),
+    ]
+    assert [float(row["val/loss mean"]) for row in found] == pytest.approx([1.3 / 3, 0.6, 1.0, 0.1])
+    assert [float(row["val/loss sd"] or "nan") for row in found] == pytest.approx(
+        [np.std([0.2, 0.3, 0.8], ddof=1), np.std([0.5, 0.4, 0.9], ddof=1), math.nan, math.nan], nan_ok=True
+    )
+    assert found[3]["missing"] == "seed 11 diverged; seed 12 failed"
+    assert "incomplete: optim.lr=4e-3: seed 11 diverged, seed 12 failed" in printed
+    cells = [line.split() for line in printed.splitlines() if line.startswith(("  1e-3", "  8e-3", "  4e-3"))]
+    assert cells[-3:] == [
+        ["1e-3", "3", "0.6000", "0.2646"],
+        ["8e-3", "1", "1.0000"],
+        ["4e-3", "1", "of", "3", "0.1000"],
+    ]
 
 
 @pytest.mark.slow
@@ -480,7 +660,7 @@ def test_a_sweep_trains_each_combination_and_a_second_one_finds_all_done(
     monkeypatch.chdir(tmp_path)
     combinations = expand([*tiny, "seed=1,2"])
     assert sweep(str(ROOT / "train.py"), combinations, launch=TWO) == 0
-    (path,) = Path("runs").glob("sweep-*.csv")
+    (path,) = Path("runs").glob("sweep-????????.csv")
     first, logs = path.read_text(), [log.read_text() for log in sorted(Path("runs").glob("*.log"))]
     assert sorted(row["seed"] for row in rows(path)) == ["1", "2"]
     assert {row["run_dir"] for row in rows(path)} == {compose(each).run_dir for each in combinations}

@@ -57,6 +57,15 @@ def test_a_fresh_directory_begins_and_a_used_one_continues(tmp_path: Path) -> No
     directory.close()
 
 
+def test_the_heartbeat_of_a_process_that_was_killed_is_not_the_next_ones(tmp_path: Path) -> None:
+    (used(tmp_path) / "heartbeat").touch()
+    with pytest.raises(RunDirectoryError):
+        open_(tmp_path, differences=lambda path: ["seed=2 (there: 1)"])
+    assert (tmp_path / "heartbeat").is_file()
+    open_(tmp_path).close()
+    assert not (tmp_path / "heartbeat").exists()
+
+
 def test_a_run_that_failed_before_it_began_leaves_the_directory_free(tmp_path: Path) -> None:
     open_(tmp_path).close()
     directory = open_(tmp_path, "never", lambda path: ["other"])
