@@ -617,7 +617,9 @@ def test_a_sweep_ends_with_its_jobs_best_first(
     assert "failed: seed=12 run_dir=runs/12: error: data.root holds nothing (log runs/12.log)" in printed
     assert f"the same command tries these again: {shlex.join(sys.orig_argv)}\nsummary  {path}\n" in printed
     ranked = [text.split() for text in printed.splitlines() if text.startswith(("  3 ", "  4 ", "  5 "))]
-    assert [cells[2] for cells in ranked] == ["0.3000", "0.4000", "0.5000"]
+    assert [cells[2] for cells in ranked[:3]] == ["0.3000", "0.4000", "0.5000"]
+    assert ranked[3:] == [["3", "of", "5", "0.4000", "0.1000"]]  # the only arm
+    assert "incomplete: seed 11 diverged, seed 12 failed" in printed
 
 
 def test_a_sweep_over_seeds_ends_with_its_arms_best_first_and_incomplete_ones_last(
