@@ -67,16 +67,40 @@ def gathered(n_bytes: float, world: int) -> float:
     return (world - 1) / world * n_bytes / bandwidth(world) + LATENCY * (world - 1).bit_length()
 
 
-def share(optimizer: Any, world: int) -> float:
-    """The largest part of an optimizer's work that one rank has, where whole matrices are owned; else 1 / world."""
+@dataclass(frozen=True)
+class Shares:
+    """What ranks have of an optimizer's work, where whole matrices are owned.
+
+    largest: the largest part of its arithmetic; 1 / world where nothing is owned. numbers: of the owned matrices that
+    the fullest rank has.
+    """
+
+    largest: float
+    numbers: int = 0
+
+
+def shares(optimizer: Any, world: int) -> Shares:
+    """The shares, assigned as a run does."""
     costs: dict[Tensor, float] = {}
     for member in optimizer.optimizers:
         if isinstance(member, RuleOptimizer) and not (member.elementwise or member.splits_rows):
             costs |= member.costs()
     if not costs:
-        return 1 / world
-    assigned(costs, loads := [0.0] * world)
-    return max(loads) / sum(loads)
+        return Shares(1 / world)
+    owner, held = assigned(costs, loads := [0.0] * world), [0] * world
+    for param, rank in owner.items():
+        held[rank] += param.numel()
+    return Shares(max(loads) / sum(loads), max(held))
+
+
+def exchanged(numbers: int, strategy: str, world: int) -> float:
+    """Seconds in which owners get what they update, and all get it back, in fp32; numbers: those of the fullest."""
+    if world == 1 or not numbers:
+        return 0.0
+    if strategy == "ddp":  # all have values and gradients; every rank sends as much as the fullest
+        return gathered(4 * numbers * world, world)
+    link = REACHED * (NODE_LINK if world <= PER_NODE else NETWORK_LINK)
+    return (4 + 4 + 4) * numbers / link + 2 * LATENCY * (world - 1).bit_length()  # value, gradient; value back
 
 
 def step(model: LanguageModel, option: str, strategy: str, world: int) -> Step:
@@ -89,15 +113,14 @@ def step(model: LanguageModel, option: str, strategy: str, world: int) -> Step:
     if strategy == "ddp":
         hidden, open_ = 2 * gathered(4 * (numbers - last), world), 2 * gathered(4 * last, world)
         exposed = open_ + max(0.0, hidden - BACKWARD * compute)
-    else:  # bf16 parameters are gathered in both passes, fp32 gradients scattered; those of the embedding in the open
+    else:  # blocks are gathered in bf16 in both passes, gradients scattered in fp32; the embedding in fp32, in the open
         both, back = gathered(2 * (numbers - last), world), gathered(4 * (numbers - last), world)
-        exposed = gathered(2 * last, world) + gathered(4 * last, world)
+        exposed = gathered(4 * last, world) + gathered(4 * last, world)
         exposed += max(0.0, both - (1 - BACKWARD) * compute) + max(0.0, both + back - BACKWARD * compute)
-    is_owned = OPTIMIZER_SECONDS[option] > OPTIMIZER_SECONDS[BASELINE]
-    if is_owned:  # owners send what they updated
-        exposed += gathered(4 * numbers, world)
-    own = share(optimizer, world) if is_owned or strategy == "fsdp2" else 1.0
-    return Step(compute, exposed, OPTIMIZER_SECONDS[option] * own)
+    own = shares(optimizer, world)
+    exposed += exchanged(own.numbers, strategy, world)
+    is_shared = own.numbers or strategy == "fsdp2"
+    return Step(compute, exposed, OPTIMIZER_SECONDS[option] * (own.largest if is_shared else 1.0))
 
 
 def markdown() -> str:

@@ -7,7 +7,7 @@ from configs import ConfigError, compose
 from model import LanguageModel
 from optim.build import build
 from scripts import scaling
-from scripts.scaling import OPTIMIZER_SECONDS, STEP_SECONDS, WORLDS, share, step
+from scripts.scaling import OPTIMIZER_SECONDS, STEP_SECONDS, WORLDS, Shares, exchanged, shares, step
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,22 @@ def test_collectives_move_what_a_ring_must(monkeypatch: pytest.MonkeyPatch) -> N
 def test_shares_are_those_of_the_matrices(model: LanguageModel) -> None:
     parameters = dict(model.named_parameters())
     soap = build(dict(compose(["optim=soap"]).optim), parameters, model.roles(), seed=0, global_batch=480)
-    shares = [share(soap, world) for world in WORLDS]
-    assert shares[0] == 1 and all(1 / world <= own <= 1 for world, own in zip(WORLDS, shares, strict=True))
-    assert shares == sorted(shares, reverse=True)
-    assert share(soap, 48) == share(soap, 512) > 1 / 48  # 48 matrices: the largest is left
+    found = [shares(soap, world) for world in WORLDS]
+    largest = [each.largest for each in found]
+    assert largest[0] == 1 and all(1 / world <= own <= 1 for world, own in zip(WORLDS, largest, strict=True))
+    assert largest == sorted(largest, reverse=True)
+    assert shares(soap, 48) == shares(soap, 512)  # 48 matrices: the largest is left
+    assert shares(soap, 48).numbers == 3072 * 768 and shares(soap, 48).largest > 1 / 48
     adamw = build(dict(compose(["optim=adamw"]).optim), parameters, model.roles(), seed=0, global_batch=480)
-    assert share(adamw, 8) == 1 / 8
+    assert shares(adamw, 8) == Shares(1 / 8)
+
+
+def test_owners_get_what_they_update_and_all_get_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "LATENCY", 0.0)
+    assert exchanged(10**9, "fsdp2", 8) == pytest.approx(12e9 / (0.8 * 450e9))  # value, gradient; value back
+    assert exchanged(10**9, "fsdp2", 64) == pytest.approx(12e9 / (0.8 * 50e9))
+    assert exchanged(10**9, "ddp", 8) == scaling.gathered(8 * 4e9, 8)
+    assert exchanged(10**9, "ddp", 1) == exchanged(0, "fsdp2", 8) == 0
 
 
 def test_a_slower_link_takes_longer_and_what_is_hidden_does_not_count(
