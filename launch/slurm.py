@@ -25,7 +25,7 @@ from files.requirements import missing
 from files.writing import write_text
 from launch.launcher import Ending, Launcher, Running, Start
 from launch.processes import log_path, read_result, said_in, stamp
-from launch.slurm_queue import Partition, Queue, partitions
+from launch.slurm_queue import Partition, Queue, can_see, partitions
 from launch.slurm_task import Task
 from launch.statuses import EXIT_STATUS
 
@@ -97,6 +97,14 @@ class Slurm(Launcher):
         if wanted not in names:
             raise ConfigError(f"launch.partition={wanted} does not exist; SLURM has {', '.join(names)}")
         self._check_nodes([each for each in found if each.name == wanted])
+        there = [next(path for path in run.run_dir.absolute().parents if path.is_dir()) for run in runs]
+        options = [f"--{name}={value}" for name, value in self._own.items() if name in ("account", "qos") and value]
+        for folder in dict.fromkeys(there):
+            if can_see(folder, wanted, options) is False:
+                raise ConfigError(
+                    f"the nodes of partition {wanted} do not see {folder}, where runs are to be: choose a folder that "
+                    "all machines share, by run_dir= or by starting the command there"
+                )
 
     def _check_nodes(self, kinds: Sequence[Partition]) -> None:
         of_node = self.ranks // self.nodes

@@ -2,13 +2,19 @@
 
 import getpass
 import shutil
+import socket
 import subprocess
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from configs import ConfigError
 
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+OF_ONE_MACHINE = ("btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")  # file systems
 
 
 class QueuedJob(NamedTuple):
@@ -68,6 +74,34 @@ def partitions() -> list[Partition]:
     except subprocess.TimeoutExpired:
         raise ConfigError("launch=slurm: sinfo has not answered for a minute; try again when SLURM does") from None
     return [_partition(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+
+
+def can_see(folder: Path, partition: str, options: Sequence[str]) -> bool | None:
+    """Whether the partition's nodes have the folder; None if that is not known.
+
+    A network file system counts as seen. For another one, unless all nodes are this machine, a task of a minute looks,
+    if SLURM has room for it within half a minute. options: of srun, such as the account.
+    """
+    if _file_system(folder) not in OF_ONE_MACHINE or _hosts(partition) <= {socket.gethostname().partition(".")[0]}:
+        return True
+    asked = ["srun", "--immediate=30", "--ntasks=1", "--time=1", f"--partition={partition}", *options]
+    try:
+        status = subprocess.run([*asked, "test", "-d", str(folder)], check=False, capture_output=True, timeout=120)
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    said_no = status.returncode == 1 and b"Unable to allocate" not in status.stderr
+    return True if status.returncode == 0 else False if said_no else None
+
+
+def _file_system(folder: Path) -> str:
+    mounts = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    return next((mounts[str(path)] for path in (folder, *folder.parents) if str(path) in mounts), "")
+
+
+def _hosts(partition: str) -> set[str]:
+    asked = ["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%n"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout
+    return {name.partition(".")[0] for name in listed.split()}
 
 
 def _partition(line: str) -> Partition:

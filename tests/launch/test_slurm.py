@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from configs import ConfigError
 from launch.jobs import Job, run_jobs
 from launch.launcher import Launcher, Running, Start
 from launch.slurm import Slurm
-from launch.slurm_queue import Partition, _partition
+from launch.slurm_queue import Partition, _partition, can_see
 from launch.slurm_task import Task, rank_variables
 
+HERE = socket.gethostname().partition(".")[0]
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 VARIABLES = {
     "SLURM_JOB_NAME": "a-run",
@@ -71,6 +73,27 @@ def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="launch=slurm: there is no SLURM here"):
         run_jobs([Job("one", (f"run_dir={tmp_path / 'run'}",))], Slurm(), show=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "srun", "expected"),
+    [
+        ("nfs4", "n1", "exit 1", True),
+        ("ext4", HERE, "exit 1", True),
+        ("ext4", "n1", "exit 0", True),
+        ("ext4", "n1", "exit 1", False),
+        ("ext4", "n1", "echo srun: error: Unable to allocate resources >&2; exit 1", None),
+    ],
+)
+def test_a_folder_of_this_machine_alone_is_told(
+    kind: str, node: str, srun: str, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("sinfo", f"echo {node}"), ("srun", srun)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("launch.slurm_queue._file_system", lambda folder: kind)
+    assert can_see(tmp_path, "main", []) is expected
 
 
 @pytest.mark.parametrize(
