@@ -50,6 +50,10 @@ class GroupedRule(torch.optim.Optimizer, Rule):
             groups.check_keys(type(self).__name__, group, self.settings, also=self.defaults)
             for index, param in enumerate(group["params"]):
                 self.check_parameter(groups.name_of(group, number, index), param)
+            if twice := groups.duplicate(group, number):
+                raise ValueError(
+                    f"{type(self).__name__}: {twice}, so it would be updated twice in a step; give it once"
+                )
             self.check(self._hyper(group))
         except ValueError:
             self.param_groups.pop()

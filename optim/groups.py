@@ -32,6 +32,15 @@ def without_numpy(value: Any) -> Any:
     return value if isinstance(value, Tensor) else plain(value)
 
 
+def duplicate(group: Group, number: int) -> str:
+    """Which parameter is in the group twice, in words; empty if none is."""
+    first: dict[int, int] = {}
+    for index, param in enumerate(group["params"]):
+        if (before := first.setdefault(id(param), index)) != index:
+            return f"{name_of(group, number, before)} and {name_of(group, number, index)} are the same parameter"
+    return ""
+
+
 def name_of(group: Group, number: int, index: int) -> str:
     """A parameter, for messages: by its name if the group has names, else by its place and shape."""
     if "param_names" in group:

@@ -36,7 +36,13 @@ profile() { # optimizer
         schedule.warmup_steps=0 profile=true run_dir="$out/profile-$1" optim="$1"
 }
 
-[[ -n ${DRY:-} ]] || mkdir -p "$out"
+if [[ -z ${DRY:-} ]]; then
+    if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        echo "error: torch finds no CUDA device here, so there is nothing to measure: see scripts/doctor.py" >&2
+        exit 2
+    fi
+    mkdir -p "$out"
+fi
 if [[ $part != 2 ]]; then
     run 20 python scripts/doctor.py
     run 100 python -m pytest -q -m gpu -n 6 -p no:cacheprovider

@@ -385,7 +385,11 @@ def test_with_lr_0_nothing_moves_and_the_state_goes_on(rule: str) -> None:
 
 
 UNREAL = torch.zeros(2, 3, dtype=torch.complex64, requires_grad=True)
+TWICE = torch.zeros(2, 3, requires_grad=True)
 REFUSED: dict[str, dict[str, Any]] = {
+    r"parameter 0 of group 0, .* and parameter 2 of group 0, .* are the same parameter, so it would be updated twice": {
+        "params": [TWICE, torch.zeros(2, 3, requires_grad=True), TWICE]
+    },
     r"parameter 1 of group 0, of shape \(2, 3\), is torch.complex64; optimizers here take real": {
         "params": [torch.zeros(2, 3, requires_grad=True), UNREAL]
     },
@@ -402,6 +406,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")  # torch's
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("message", REFUSED)
 def test_a_group_that_cannot_be_optimized_is_refused_by_name(rule: str, message: str) -> None:

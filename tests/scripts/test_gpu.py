@@ -55,6 +55,14 @@ def test_an_unknown_part_is_refused() -> None:
     assert (done.returncode, done.stderr) == (2, "error: the part is 1, 2 or all, not 3\n")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    done = dry_run("all", str(tmp_path / "figures"), DRY="")
+    assert (done.returncode, (tmp_path / "figures").exists()) == (2, False)
+    assert done.stderr.startswith("error: torch finds no CUDA device here")
+
+
 def test_on_a_gpu_nanogpt_is_measured_once_with_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There it is shipped with them: bf16, compiled, fused AdamW."""
     (tmp_path / "model.py").touch()
