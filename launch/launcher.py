@@ -50,7 +50,10 @@ class Running(ABC):
 
 
 class Launcher(ABC):
-    """Starts runs; its constructor's arguments are the keys launch.*."""
+    """Starts runs; its constructor's arguments are the keys launch.*. at_once: runs at a time, None: no limit."""
+
+    at_once: int | None
+    ranks: int
 
     # Whether runs are on other machines: they go on when the command that started them ends, and what they read must be
     # there before.

@@ -6,25 +6,26 @@ from pathlib import Path
 from typing_extensions import override
 
 from launch.launcher import Launcher, Running, Start
-from launch.processes import Process, cuda_devices, environments
+from launch.processes import Process, capacity, cuda_devices, environments
 
 
 class Local(Launcher):
     """Processes of this machine, which end with the command.
 
-    at_once: runs at a time, each with its share of the cores and of the CUDA devices. ranks: processes of each run,
-    under torchrun if several.
+    at_once: runs at a time, each with its share of the cores and of the CUDA devices; None: as many as there are.
+    ranks: processes of each run, under torchrun if several.
     """
 
-    def __init__(self, at_once: int = 1, ranks: int = 1) -> None:
-        self.at_once, self.ranks = at_once, ranks
+    def __init__(self, at_once: int | None = 1, ranks: int = 1) -> None:
+        self._places = capacity(ranks) if at_once is None else at_once
+        self.at_once, self.ranks = self._places, ranks
         self._slots: list[dict[str, str]] = []  # the variables of every run that can be started
         self._taken: dict[int, Process] = {}  # by the slot's index
 
     @override
     def check(self, runs: Sequence[Start]) -> None:
         on_cuda = any(run.config.device in ("auto", "cuda") for run in runs)
-        self._slots = environments(self.at_once, self.ranks, cuda_devices() if on_cuda else [])
+        self._slots = environments(self._places, self.ranks, cuda_devices() if on_cuda else [])
 
     @override
     def room(self) -> int:

@@ -3,7 +3,7 @@
 claim    one of those below, or all
 scale    nano (two CPU cores, 1 to 2 hours; less if other claims have run), micro (hours), gpu (one device, 25
          minutes), small, medium, large (the papers' size, GPUs)
-jobs     runs at once; as many as there are CUDA devices, or cores
+jobs     runs at once; as many as there are CUDA devices, or cores; under SLURM as it has room
 ranks    processes of each run, 1
 launch   where runs are started: local (the default), as processes of this machine, or slurm; its keys are launch.*
 seeds    of the comparison, how many; the claim's own, 3
@@ -45,7 +45,7 @@ from configs import answer, choose, plug_in
 from configs.commands import is_of
 from files.errors import one_line
 from files.paths import expanded
-from launch.processes import capacity, cuda_devices
+from launch.processes import cuda_devices
 from launch.statuses import EXIT_STATUS, FAILED
 from launch.stopping import leave, stop_signals
 from report.content import parts, verdict_at_scale
@@ -57,6 +57,7 @@ from reproduce.mistakes import ClaimError
 
 if TYPE_CHECKING:
     from launch.jobs import Job, Outcome
+    from launch.launcher import Launcher
     from reproduce.forecast import Forecast
 
 ROOT, LEDGER, ATLAS, PUBLISHED = Path(__file__).resolve().parents[1], "docs/claims", "atlas", "published"
@@ -82,7 +83,6 @@ class Request:
     out: Path | None
     atlas: Path | None
     ledger: Path
-    jobs: int
     launch: Mapping[str, Any]  # the class of the launcher and its arguments
     seeds: int | None
     overrides: tuple[str, ...]
@@ -131,16 +131,14 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ClaimError(f"{key}= is missing; claims: {', '.join(claims.names())}; for example scale=nano")
     counts = {key: _count(key, settings[key]) for key in COUNTS if key in settings}
     paths = {key: expanded(settings[key], key) for key in PATHS if key in settings}
-    ranks = counts.get("ranks", 1)
-    jobs = counts.get("jobs") or capacity(ranks)
+    usual = [f"launch.at_once={counts.get('jobs', 'null')}", f"launch.ranks={counts.get('ranks', 1)}"]
     return Request(
         claim=settings["claim"],
         scale=settings["scale"],
         out=paths.get("out"),
         atlas=paths.get("atlas"),
         ledger=paths.get("ledger", Path(LEDGER)),
-        jobs=jobs,
-        launch=choose("launch", [f"launch.at_once={jobs}", f"launch.ranks={ranks}", *launch]).node,
+        launch=choose("launch", [*usual, *launch]).node,
         seeds=counts.get("seeds"),
         overrides=tuple(overrides),
         is_dry="--dry-run" in arguments,
@@ -246,16 +244,19 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
         return 0
     from reproduce import forecast, regime  # import torch
 
+    launcher: Launcher = plug_in(request.launch)
+    if launcher.is_elsewhere and request.gpu is None:
+        raise ClaimError("runs would be on other machines, so this one cannot tell what they cost: give gpu=H100, say")
     if request.gpu is not None:
         calibrate = forecast.on_gpu(request.gpu, request.mfu)
     else:
         from reproduce.calibration import calibrate
-    found = forecast.forecast(claim, calibrate, at_once=request.jobs)
+    found = forecast.forecast(claim, calibrate, at_once=launcher.at_once or 1)
     console = Console(highlight=False)
     console.width = max(console.width, 120)
     console.print(forecast.table(found))
     free = _free(request.folder(claim.id)) / 1e9
-    print(f"{_hours(request, found)}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {free:.0f} GB free")
+    print(f"{_hours(request, launcher, found)}; checkpoints {found.disk_bytes / 1e9:.1f} GB, {free:.0f} GB free")
     print(
         "Where an optimum is away from where tuning starts, runs are added; those that any claim has run are skipped."
     )
@@ -267,14 +268,16 @@ def _dry(request: Request, claim: Claim[Any]) -> int:
     return 0
 
 
-def _hours(request: Request, found: "Forecast") -> str:
+def _hours(request: Request, launcher: "Launcher", found: "Forecast") -> str:
     if found.device_hours is None:
         return found.note
     if request.gpu is not None:
         what = f"at {request.mfu:.0%} of its peak, which is assumed (mfu=), not measured"
-        return f"about {found.device_hours:.2f} GPU-hours of one {request.gpu} {what}"
+        n = (launcher.at_once or 1) * launcher.ranks
+        together = f"; {found.device_hours / n:.2f} hours if {n} are always at work" if n > 1 else ""
+        return f"about {found.device_hours:.2f} GPU-hours of one {request.gpu} {what}{together}"
     gpu_hours = f", {found.device_hours:.2f} GPU-hours" if cuda_devices() else ""
-    return f"about {found.hours:.2f} hours on this machine with jobs={request.jobs}{gpu_hours}"
+    return f"about {found.hours:.2f} hours on this machine with jobs={launcher.at_once}{gpu_hours}"
 
 
 def _free(folder: Path) -> int:

@@ -140,7 +140,10 @@ def test_a_dry_run_counts_the_hours_of_a_named_gpu(
     assert command.main([*command_line, "gpu=NVIDIA A100", "mfu=0.45"]) == 0
     assert asked == [("H100", 0.3), ("NVIDIA A100", 0.45)]
     named = capsys.readouterr().out
-    assert "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured" in named
+    assert (
+        "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured; 1.00 hours if 2 are"
+        in named
+    )
     assert "about 2.00 GPU-hours of one NVIDIA A100 at 45% of its peak" in named
     monkeypatch.setattr(command, "cuda_devices", list)
     command.main(command_line)
@@ -148,6 +151,8 @@ def test_a_dry_run_counts_the_hours_of_a_named_gpu(
     monkeypatch.setattr(command, "cuda_devices", lambda: ["0", "1"])
     command.main(command_line)
     assert "about 1.00 hours on this machine with jobs=2, 2.00 GPU-hours; checkpoints" in capsys.readouterr().out
+    assert command.main([*command_line, "launch=slurm"]) == 2
+    assert "runs would be on other machines" in capsys.readouterr().err
 
 
 def test_paths_have_home_and_variables_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
