@@ -44,13 +44,21 @@ class Process(Running):
     """A running train.py, in a session of its own, so that Ctrl-C reaches the caller alone.
 
     overrides: those of the run in run_dir. ranks: started under torchrun if > 1. environment: variables set in addition
-    to the caller's. Output goes to log_path(run_dir), which is locked until the process ends.
+    to the caller's. Output goes to log_path(run_dir), which is locked until the process ends, but for ranks beside the
+    first that others start (is_first=False).
 
     Raises: OSError: if it cannot be started; BlockingIOError: as another command has started it.
     """
 
     def __init__(
-        self, script: Path, overrides: Sequence[str], run_dir: Path, *, ranks: int, environment: Mapping[str, str]
+        self,
+        script: Path,
+        overrides: Sequence[str],
+        run_dir: Path,
+        *,
+        ranks: int,
+        environment: Mapping[str, str],
+        is_first: bool = True,
     ) -> None:
         self._run_dir, self._log, self._began = run_dir, log_path(run_dir), time.monotonic()
         self.note = f"log {self._log}"
@@ -62,7 +70,7 @@ class Process(Running):
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
         # Locked until the process ends, to show the run before it has its directory; NFS locks for writing alone.
         with os.fdopen(descriptor, "ab", buffering=0) as log, FileIO(self._log, "a") as lock:
-            if not lock_while_open(lock):
+            if is_first and not lock_while_open(lock):
                 raise BlockingIOError(errno.EAGAIN, "another command has just started the run", str(self._log))
             try:
                 log.write(f"$ {shlex.join(command)}\n".encode())

@@ -36,7 +36,14 @@ class Task:
         """Runs them; returns the first exit status that is not 0."""
         signal.signal(signal.SIGTERM, self._stop)  # scancel, and preemption without submitit's signal
         self._processes = [
-            Process(self.script, overrides, run_dir, ranks=ranks, environment=environment)
+            Process(
+                self.script,
+                overrides,
+                run_dir,
+                ranks=ranks,
+                environment=environment,
+                is_first=environment.get("RANK", "0") == "0",
+            )
             for (overrides, run_dir), (ranks, environment) in zip(self.runs, self._places(), strict=True)
         ]
         endings = [self._ending(process) for process in self._processes]
