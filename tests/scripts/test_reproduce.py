@@ -140,10 +140,8 @@ def test_a_dry_run_counts_the_hours_of_a_named_gpu(
     assert command.main([*command_line, "gpu=NVIDIA A100", "mfu=0.45"]) == 0
     assert asked == [("H100", 0.3), ("NVIDIA A100", 0.45)]
     named = capsys.readouterr().out
-    assert (
-        "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured; 1.00 hours if 2 are"
-        in named
-    )
+    assert "about 2.00 GPU-hours of one H100 at 30% of its peak, which is assumed (mfu=), not measured" in named
+    assert "; 1.00 hours if 2 are always at work" in named
     assert "about 2.00 GPU-hours of one NVIDIA A100 at 45% of its peak" in named
     monkeypatch.setattr(command, "cuda_devices", list)
     command.main(command_line)
