@@ -163,6 +163,7 @@ class Slurm(Launcher):
             gpus_per_node=self.gpus * self.ranks // self.nodes or None,
             array_parallelism=-(-(self.at_once or len(shares)) // self.runs_per_job),
             stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1"],  # or the other ranks would wait for one that could not start
             additional_parameters=self._options,
             **{name: value for name, value in self._own.items() if value is not None},
         )
