@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from configs import ConfigError
@@ -61,14 +62,20 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of runs on a cluster that is up; what is left in the queue is cancelled."""
     monkeypatch.setenv("SLURM_CONF", str(configuration))
     monkeypatch.setattr("launch.slurm.SETTLING_SECONDS", 3.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "runs").mkdir()
-    return tmp_path / "runs"
+    yield tmp_path / "runs"
+    subprocess.run(["scancel", f"--user={os.geteuid()}"], check=True)
+    wait_for(lambda: in_queue() == "", 60)
+
+
+def in_queue() -> str:
+    return subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout
 
 
 def slurm(**settings: Any) -> Slurm:
@@ -93,10 +100,20 @@ def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def is_script(process: psutil.Process, job: str) -> bool:
+    """Whether it is the shell that runs a batch script, of that job."""
+    return any(each.endswith(f"job{int(job):05d}/slurm_script") for each in (process.info["cmdline"] or [])[:2])
+
+
 def start_at_once(job: str) -> None:
-    """Asks SLURM to start a job that was queued again, which it would do two minutes later; then waits a little."""
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
-    time.sleep(1.0)
+    """Asks SLURM to start a job that was queued again, which it would do two minutes later.
+
+    Not in the second in which it has ended: a node would refuse it, as what it was allowed then has been revoked.
+    """
+    if "PD" in in_queue():
+        time.sleep(3.0)
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
+    time.sleep(0.5)
 
 
 def begun_again(runs: Path, job: str) -> bool:
@@ -222,7 +239,8 @@ def test_the_templates_run_as_they_stand(template: str, nodes: int, gpus: int, r
     job = done.stdout.strip()
     metrics = runs / template / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, 60)
-    subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
+    (shell,) = [process for process in psutil.process_iter(["cmdline"]) if is_script(process, job)]
+    shell.send_signal(signal.SIGUSR1)  # to it alone, as --signal=B:USR1@300 does
     result = runs / template / "result.json"
 
     def has_finished() -> bool:
@@ -251,7 +269,7 @@ def test_what_slurm_cannot_run_is_refused_before_anything_is_submitted(
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert not events(runs)
-    assert subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout == ""
+    assert in_queue() == ""
 
 
 def test_partitions_are_read_with_their_gpus(runs: Path) -> None:
