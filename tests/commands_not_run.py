@@ -153,6 +153,9 @@ NOT_RUN = {
     "python train.py -m launch=slurm launch.at_once=8 optim=adamw,lion 'seed=range(1,9)'": NotRun(
         "SLURM", f"{ON_SLURM}::test_runs_go_through_one_array_over_both_nodes"
     ),
+    "python train.py -m optim.lr=1e-3,2e-3 launch=slurm": NotRun(
+        "SLURM", f"{ON_SLURM}::test_runs_go_through_one_array_over_both_nodes"
+    ),
     "python scripts/reproduce.py claim=sophia_2x scale=small launch=slurm launch.ranks=8 launch.at_once=4": NotRun(
         "SLURM, and hours of eight GPUs"
     ),
