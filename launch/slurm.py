@@ -145,6 +145,17 @@ class Slurm(Launcher):
             self._queue.refresh()
         return [there[run.run_dir] for run in runs]  # type: ignore[misc]  # none is None now
 
+    def resources(self) -> dict[str, int | None]:
+        """What a job asks for: a task for each rank, or, where several runs share a job, one that starts them."""
+        of_node = self.ranks // self.nodes
+        tasks = of_node if self.runs_per_job == 1 else 1
+        return {
+            "nodes": self.nodes,
+            "ntasks_per_node": tasks,
+            "cpus_per_task": self.cpus * of_node // tasks,
+            "gpus_per_node": self.gpus * of_node or None,
+        }
+
     def _submitted(self, shares: Sequence[Sequence[Start]], script: Path) -> list[str]:
         """Submits an array with an element for each share of runs; returns the elements' names."""
         if not shares:
@@ -152,15 +163,10 @@ class Slurm(Launcher):
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
-        tasks = self.ranks // self.nodes if self.runs_per_job == 1 else 1
-        cpus = self.cpus if tasks > 1 or self.ranks == 1 else self.cpus * self.ranks
         executor = SlurmExecutor(self.folder, max_num_timeout=1_000_000)
         executor.update_parameters(
             job_name="nanodescent",
-            nodes=self.nodes,
-            ntasks_per_node=tasks,
-            cpus_per_task=cpus,
-            gpus_per_node=self.gpus * self.ranks // self.nodes or None,
+            **self.resources(),
             array_parallelism=-(-(self.at_once or len(shares)) // self.runs_per_job),
             stderr_to_stdout=True,
             srun_args=["--kill-on-bad-exit=1"],  # or the other ranks would wait for one that could not start

@@ -69,6 +69,22 @@ def test_settings_that_make_no_job_are_refused(settings: dict[str, Any], message
         Slurm(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (1, 1, 8, 1)),
+        ({"ranks": 8}, (1, 8, 8, 8)),
+        ({"ranks": 16, "nodes": 2}, (2, 8, 8, 8)),
+        ({"ranks": 2, "nodes": 2, "cpus_per_rank": 3}, (2, 1, 3, 1)),
+        ({"ranks": 2, "runs_per_job": 4}, (1, 1, 64, 8)),
+        ({"gpus_per_rank": 0}, (1, 1, 8, None)),
+    ],
+)
+def test_a_job_asks_for_what_its_ranks_need(settings: dict[str, Any], expected: tuple[int | None, ...]) -> None:
+    found = Slurm(**settings).resources()
+    assert tuple(found[key] for key in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node")) == expected
+
+
 def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="launch=slurm: there is no SLURM here"):
