@@ -91,5 +91,5 @@ def test_hydras_own_configuration_is_not_there() -> None:
 
 def test_the_keys_of_a_commands_option_stand_beside_what_its_file_says() -> None:
     shown = run_help("", ["launch=local"])
-    assert "Keys of launch=local:\n  launch.at_once=1  runs at a time\n" in shown
+    assert "Keys of launch=local:\n  launch.at_once=1  runs at a time; null: as many as there are" in shown
     assert "  search.trials=20           in all, over every worker and call\n" in run_help("", ["search=optuna"])

@@ -81,7 +81,7 @@ def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verd
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
     monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
-    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, **how: simulation(jobs))
+    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, launcher, **how: simulation(jobs))
     arguments = [f"out={tmp_path / 'out'}", f"atlas={tmp_path / 'shared'}"]
     assert reproduced(monkeypatch, write_claim(**SHORT), *arguments) == 0
     printed = capsys.readouterr().out.split("\n\n")
