@@ -43,9 +43,7 @@ def choose(group: str, arguments: Sequence[str]) -> Chosen:
             option = _option(group, each)
     if option is None:
         raise ConfigError(f"{own[0].text} is a key of {group}=...; choose {' or '.join(options(group))}, too")
-    content: dict[str, Any] = dict(read_yaml(FOLDER / group / f"{option}.yaml") or {})
-    node = Node(group, SEAMS[group], content)
-    known = plug_ins.settings(node, may_import=True) or {}
+    content, known = _read(group, option)
     for each in own:
         if each.key != group:
             _set(content, each, group, known)
@@ -66,9 +64,14 @@ def options(group: str) -> list[str]:
 
 def arguments(group: str, option: str) -> dict[str, Any]:
     """What an option's class takes, with the values that stand in its file or are the class's own."""
-    content: Mapping[str, Any] = read_yaml(FOLDER / group / f"{option}.yaml") or {}
-    known = plug_ins.settings(Node(group, SEAMS[group], dict(content)), may_import=True) or {}
+    content, known = _read(group, option)
     return {name: content.get(name, argument.default) for name, argument in known.items()}
+
+
+def _read(group: str, option: str) -> tuple[dict[str, Any], Mapping[str, Argument]]:
+    """What an option's file holds, and what its class takes."""
+    content = dict(read_yaml(FOLDER / group / f"{option}.yaml") or {})
+    return content, plug_ins.settings(Node(group, SEAMS[group], content), may_import=True) or {}
 
 
 def _option(group: str, each: Given) -> str:
