@@ -184,11 +184,8 @@ def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[
 
     The share depends on at_once, not on how many jobs are left: another number of threads changes rounding.
 
-    Raises: ConfigError: if the devices do not suffice for the ranks (a single process may share one with others), or
-    at_once or ranks is < 1.
+    Raises: ConfigError: if the devices do not suffice for the ranks; a single process may share one with others.
     """
-    if at_once < 1 or ranks < 1:
-        raise ConfigError(f"at_once={at_once} and ranks={ranks} must be >= 1")
     if devices and ranks > 1 and at_once * ranks > len(devices):
         raise ConfigError(
             f"{at_once} jobs of {ranks} ranks at once want {at_once * ranks} CUDA devices, there are {len(devices)}; "

@@ -50,7 +50,8 @@ from configs import ConfigError, RunConfig, plug_in
 from configs.runs import plain
 from files.errors import shown
 from files.requirements import check_installed
-from launch.jobs import Interrupted, Outcome, run_jobs
+from launch.job import Interrupted, Outcome
+from launch.jobs import run_jobs
 from launch.processes import log_path
 from launch.search_space import check, read_space
 from launch.statuses import EXIT_STATUS

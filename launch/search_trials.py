@@ -19,7 +19,7 @@ from typing_extensions import override
 from configs import ConfigError, compose
 from files.lock import InUseError, Lock, is_held, locked
 from files.reading import number
-from launch.jobs import Job, Outcome, Source
+from launch.job import Job, Outcome, Source
 from launch.new_rows import NewRows
 from launch.search_space import Checked, overrides_of
 from launch.search_study import Study, distribution, drawn, opened, pruner, sampler, storage_errors

@@ -14,7 +14,8 @@ import pytest
 from typing_extensions import override
 
 from configs import ConfigError
-from launch.jobs import Job, run_jobs
+from launch.job import Job
+from launch.jobs import run_jobs
 from launch.launcher import Launcher, Running, Start
 from launch.slurm import Slurm
 from launch.slurm_queue import Partition, _partition, can_see

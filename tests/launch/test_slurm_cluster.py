@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from configs import ConfigError
-from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch.job import Interrupted, Job, Outcome
+from launch.jobs import run_jobs
 from launch.slurm import Slurm, queued
 from launch.slurm_queue import Queue, partitions
 from tests.launch import slurm_cluster
