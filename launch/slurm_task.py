@@ -15,6 +15,7 @@ from typing import Any
 
 from launch.processes import GRACE_SECONDS, Process, cuda_devices, environments
 
+ROOT = Path(__file__).resolve().parents[1]  # of the code that runs on the node
 POLL_SECONDS = 0.2
 FIRST_PORT, PORTS = 20_000, 10_000  # of the rendezvous; jobs that share a node have different ids
 
