@@ -2,7 +2,7 @@
 
 jobs.py        runs several train.py: finished ones are skipped, broken ones continued
 launcher.py    where they are started, the seam; local.py: as processes of this machine
-slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_runs.py follows a run, slurm_task.py is what runs on a node
+slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_runs.py follows runs, slurm_task.py is on a node
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
 standstill.py  notices that a run hangs
 progress.py    reads how far runs are, and shows it
