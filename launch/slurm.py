@@ -24,7 +24,7 @@ from files.requirements import missing
 from files.writing import write_text
 from launch.launcher import Launcher, Running, Start
 from launch.processes import stamp
-from launch.slurm_queue import Partition, Queue, can_see, outside_of_jobs, partitions
+from launch.slurm_queue import Partition, Queue, can_see, partitions, undisturbed
 from launch.slurm_runs import SlurmRun, read_record, record_path
 from launch.slurm_task import ROOT, Task
 
@@ -202,7 +202,7 @@ class Slurm(Launcher):
             **{name: value for name, value in self._own.items() if value is not None},
         )
         try:
-            with outside_of_jobs(), executor.batch():
+            with undisturbed(), executor.batch():
                 jobs = [executor.submit(Task(script, _described(share), self.ranks)) for share in shares]
             return [job.job_id for job in jobs]
         except (FailedJobError, subprocess.CalledProcessError) as error:

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -125,13 +126,19 @@ def can_see(folder: Path, partition: str, options: Sequence[str]) -> bool | None
 
 
 @contextmanager
-def outside_of_jobs() -> Iterator[None]:
-    """Hides from SLURM's commands what would set options of jobs: variables of the job that this process may be in."""
+def undisturbed() -> Iterator[None]:
+    """Keeps from the commands that are started what would change what they do.
+
+    These are variables of a job that this process may be in, and Ctrl-C, which would end sbatch when it may have
+    submitted: this process gets it afterwards.
+    """
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if _sets_options(name)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         os.environ.update(hidden)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def said(command: str, *arguments: str, seconds: float = 60) -> str:

@@ -16,6 +16,7 @@ import pytest
 from typing_extensions import override
 
 from configs import ConfigError, compose
+from files.lock import lock_while_open
 from files.writing import write_text
 from launch.jobs import Job, run_jobs
 from launch.launcher import Launcher, Running, Start
@@ -259,6 +260,32 @@ def test_a_job_gets_nothing_of_the_job_from_which_it_is_submitted(
     assert os.environ["SLURM_MEM_PER_NODE"] == "1"
     monkeypatch.setenv("SBATCH_PARTITION", "long")
     assert (Slurm().partition, Slurm(partition="short").partition) == ("long", "short")
+
+
+def test_ctrl_c_does_not_end_sbatch_between_submission_and_record(
+    submitting: Slurm, command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("sbatch", "kill -INT $$; echo Submitted batch job 12")
+    (run,) = submitting.start([a_run(tmp_path)], SCRIPT)
+    assert isinstance(run, SlurmRun) and run.job == "12"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_run_that_somebody_else_has_does_not_end_the_others_of_its_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "script.py").write_text(
+        "import json, sys\nfrom pathlib import Path\nrun_dir = Path(sys.argv[1])\nrun_dir.mkdir()\n"
+        "(run_dir / 'result.json').write_text(json.dumps({'status': 'finished', 'step': 1, 'val/loss': 1.0}))"
+    )
+    before, places = signal.getsignal(signal.SIGTERM), [tmp_path / "taken", tmp_path / "free"]
+    with (tmp_path / "taken.log").open("a") as log:
+        assert lock_while_open(log)
+        assert Task(tmp_path / "script.py", [((str(place),), place) for place in places], 1)() == 1
+    signal.signal(signal.SIGTERM, before)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"failed: log {tmp_path / 'taken'}.log: ") and "has just started the run" in first
+    assert second == f"finished: log {tmp_path / 'free'}.log"
 
 
 @pytest.mark.parametrize(
