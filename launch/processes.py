@@ -131,10 +131,15 @@ class Process(Running):
 
 def said_in(log: Path, start: int = 0) -> str:
     """Returns the error in the end of a log, after byte `start`; empty if there is none, or no log."""
+    return reported(end_of(log, start))
+
+
+def end_of(log: Path, start: int = 0) -> str:
+    """Returns the end of a log, after byte `start`; empty if it cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
-            return reported(file.read().decode(errors="replace"))
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
 

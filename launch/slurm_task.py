@@ -13,8 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.processes import GRACE_SECONDS, Process, cuda_devices, environments
+from launch.processes import GRACE_SECONDS, Process, cuda_devices, environments, log_path
+from launch.statuses import FAILED
 
+ROOT = Path(__file__).resolve().parents[1]  # of the code that runs on the node
 POLL_SECONDS = 0.2
 FIRST_PORT, PORTS = 20_000, 10_000  # of the rendezvous; jobs that share a node have different ids
 
@@ -35,18 +37,11 @@ class Task:
     def __call__(self) -> int:
         """Runs them; returns the first exit status that is not 0."""
         signal.signal(signal.SIGTERM, self._stop)  # scancel, and preemption without submitit's signal
-        self._processes = [
-            Process(
-                self.script,
-                overrides,
-                run_dir,
-                ranks=ranks,
-                environment=environment,
-                is_first=environment.get("RANK", "0") == "0",
-            )
-            for (overrides, run_dir), (ranks, environment) in zip(self.runs, self._places(), strict=True)
+        started = [
+            self._started(overrides, run_dir, *place)
+            for (overrides, run_dir), place in zip(self.runs, self._places(), strict=True)
         ]
-        endings = [self._ending(process) for process in self._processes]
+        endings = [FAILED if process is None else self._ending(process) for process in started]
         return next((status for status in endings if status), 0)
 
     def checkpoint(self) -> Any:
@@ -65,6 +60,19 @@ class Task:
             return [(1, rank_variables(os.environ))]
         shares = environments(len(self.runs), self.ranks, cuda_devices())
         return [(self.ranks, share) for share in shares]
+
+    def _started(
+        self, overrides: Sequence[str], run_dir: Path, ranks: int, environment: Mapping[str, str]
+    ) -> Process | None:
+        """The process of a run; None if it cannot be started: the others of the job go on."""
+        is_first = environment.get("RANK", "0") == "0"
+        try:
+            process = Process(self.script, overrides, run_dir, ranks=ranks, environment=environment, is_first=is_first)
+        except OSError as error:
+            print(f"failed: log {log_path(run_dir)}: {error}", flush=True)
+            return None
+        self._processes.append(process)
+        return process
 
     def _ending(self, process: Process) -> int:
         while (ending := process.ending()) is None:
