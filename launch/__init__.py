@@ -5,7 +5,7 @@ jobs.py        runs several train.py: finished ones are skipped, broken ones con
 launcher.py    where they are started, the seam; local.py: as processes of this machine
 slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_runs.py follows runs, slurm_task.py is on a node
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
-standstill.py  notices that a run hangs
+standstill.py  notices that a run hangs; watch.py: ends it
 progress.py    reads how far runs are, and shows it
 listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table
 pruning.py     deletes run directories or their checkpoints

@@ -6,7 +6,7 @@ from Linux, on which they save and end; on other systems they train to their end
 
 A run that a process of somebody else holds is left to it, and the other jobs go first: of an equal call, so that two
 share their jobs, or of one that was killed. When that process has ended, its result is taken, or the run continued. A
-run that hangs is ended, if it was started here, and its job fails.
+run that hangs is ended by what started it (watch.py): here, or on a node of SLURM its task. Its job fails.
 """
 
 import time

@@ -1,10 +1,8 @@
 """Starts jobs where there is room, follows those that go on, and ends those that hang."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from configs import RunConfig
@@ -12,39 +10,26 @@ from configs.door import BAD_INPUT
 from launch.entry import Entry, entry_of
 from launch.job import Outcome, Source
 from launch.launcher import Ending, Launcher, Running
-from launch.processes import GRACE_SECONDS
 from launch.run_rows import age
 from launch.statuses import FAILED
-
-LOOK_SECONDS = 1.0  # between two looks at whether runs make progress, and at those of others
-AGAIN = "the same command continues it"
+from launch.watch import AGAIN, LOOK_SECONDS, Watch
 
 
-@dataclass(eq=False)
 class Started:
-    """A job that was started. hung: the message if it hangs; it was asked to stop then, and is killed at kill_at."""
+    """A job that was started. watch: what ends its run if it hangs."""
 
-    entry: Entry
-    running: Running
-    hung: str = ""
-    kill_at: float = math.inf
+    def __init__(self, entry: Entry, running: Running) -> None:
+        self.entry, self.running, self.watch = entry, running, Watch(entry.standstill, running)
 
     def look(self) -> None:
-        """Ends a run that hangs: it is asked to stop, and killed after GRACE_SECONDS."""
-        still = self.entry.standstill
-        if not self.hung and still.is_hung():
-            stood = f"no progress for {age(still.seconds)}, timeout_seconds={still.timeout_seconds:g}"
-            self.hung = f"{stood}: it was ended; {AGAIN}; {self.running.note}"
-            self.entry.show("hung", f"{stood}: it is asked to end")
-            self.kill_at = time.monotonic() + GRACE_SECONDS
-            self.running.ask_to_stop()
-        if time.monotonic() > self.kill_at:
-            self.running.kill()
+        """Ends a run that hangs."""
+        self.watch.look()
+        if self.watch.stood:
+            self.entry.show("hung", f"{self.watch.stood}: it is asked to end")
 
     def settle(self, ending: Ending) -> None:
         """Records how it ended."""
-        if self.hung and ending.status not in ("finished", "diverged"):
-            ending = Ending("failed", ending.result, self.hung, ending.seconds, FAILED)
+        ending = self.watch.judged(ending)
         self.entry.settle(ending, ending.message or "")
 
 
@@ -107,12 +92,12 @@ class Runner:
                 self.running.remove(started)
                 # A process fails if another one got the run directory before it.
                 has_reported = ending.status == "failed" and ending.exit_status in (FAILED, BAD_INPUT)
-                if has_reported and not started.hung and started.entry.is_elsewhere():
+                if has_reported and not started.watch.stood and started.entry.is_elsewhere():
                     self._waiting.insert(0, started.entry)
                 else:
                     started.settle(ending)
             else:
-                if not started.hung:
+                if not started.watch.stood:
                     started.entry.show(started.running.state, started.running.note)
                 if self._source and self._source.is_to_stop(started.entry.job):
                     started.running.ask_to_stop()
@@ -149,8 +134,9 @@ class Runner:
 
     def _look(self) -> None:
         """Looks at the runs that go on: ends those that hang, and sees which of somebody else have ended."""
-        for started in self.running:
-            started.look()
+        if not self.is_elsewhere:  # there slurm_task.py looks
+            for started in self.running:
+                started.look()
         for entry in [entry for entry in self._waiting if entry.progress.state == "elsewhere"]:
             if entry.has_ended_before():
                 self._waiting.remove(entry)

@@ -457,7 +457,7 @@ def test_a_run_that_hangs_is_named_and_ended_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.1)  # it does not save when it is asked to
+    monkeypatch.setattr("launch.watch.GRACE_SECONDS", 0.1)  # it does not save when it is asked to
     jobs_ = [job(16), job(1)]
     hanging(16)
     threading.Thread(target=(tmp_path / "runs" / "waiting").read_bytes, daemon=True).start()

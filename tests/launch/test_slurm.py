@@ -15,16 +15,11 @@ import psutil
 import pytest
 from typing_extensions import override
 
-<<<<<<< HEAD
-from configs import ConfigError
-from launch.job import Job
-from launch.jobs import run_jobs
-=======
 from configs import ConfigError, compose
 from files.lock import lock_while_open
 from files.writing import write_text
-from launch.jobs import Job, run_jobs
->>>>>>> d8bb84e7826ce73a1c9efe43315d80ea13573f68
+from launch.job import Job
+from launch.jobs import run_jobs
 from launch.launcher import Launcher, Running, Start
 from launch.slurm import Slurm
 from launch.slurm_queue import Partition, Queue, QueuedJob, _partition, can_see, said
@@ -292,6 +287,38 @@ def test_a_run_that_somebody_else_has_does_not_end_the_others_of_its_job(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"failed: log {tmp_path / 'taken'}.log: ") and "has just started the run" in first
     assert second == f"finished: log {tmp_path / 'free'}.log"
+
+
+HANGS = """
+import fcntl, json, os, signal, sys, time
+from pathlib import Path
+run_dir = Path(sys.argv[1])
+run_dir.mkdir()
+if run_dir.name == "hangs":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lock = (run_dir / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (run_dir / "config.yaml").write_text("timeout_seconds: 0.1")
+    (run_dir / "heartbeat").touch()
+    os.utime(run_dir / "heartbeat", (time.time() - 7205,) * 2)
+    signal.pause()
+time.sleep(0.5)
+(run_dir / "result.json").write_text(json.dumps({"status": "finished", "step": 1, "val/loss": 1.0}))
+"""
+
+
+def test_a_run_that_hangs_does_not_end_the_others_of_its_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.watch.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("launch.slurm_task.LOOK_SECONDS", 0.05)
+    (tmp_path / "script.py").write_text(HANGS)
+    before, places = signal.getsignal(signal.SIGTERM), [tmp_path / "hangs", tmp_path / "goes"]
+    assert Task(tmp_path / "script.py", [((str(place),), place) for place in places], 1)() == 1
+    signal.signal(signal.SIGTERM, before)
+    failed, finished = sorted(capsys.readouterr().out.splitlines())
+    assert finished == f"finished: log {tmp_path / 'goes'}.log"
+    assert failed.startswith(f"failed: log {tmp_path / 'hangs'}.log: no progress for 2 h, timeout_seconds=0.1: it was")
 
 
 @pytest.mark.parametrize(
