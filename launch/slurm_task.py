@@ -2,8 +2,8 @@
 
 submitit pickles a Task when the job is submitted, and calls it in every task that srun starts. Before the job's time
 ends, or when SLURM wants its nodes, submitit calls checkpoint(): the runs save and end, and the job goes back to the
-queue, from where the same Task continues them. A run that hangs is ended here, so that its job frees its nodes also when
-nobody follows it, and so that the others of its job go on.
+queue, from where the same Task continues them. A run that hangs is ended here, so that its job frees its nodes also
+when nobody follows it, and so that the others of its job go on.
 """
 
 import os
