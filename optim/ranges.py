@@ -26,6 +26,7 @@ def within(
         wanted = f"> {low}" if open_low else f">= {low}"
         ends = "(" if open_low else "[", "]" if closed_high else ")"
         wanted = wanted if math.isinf(high) else f"in {ends[0]}{low}, {high}{ends[1]}"
+        wanted += " and finite" if is_number and math.isinf(high) and value >= high else ""
         raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")
 
 

@@ -139,7 +139,10 @@ class SavedRule(StatefulRule):
             odd = [name for name in names if found.get(name, "absent") != expected.get(name, "absent")]
             where = f"{type(self).__name__}: state {odd[0]!r} of a parameter of shape {tuple(param.shape)}"
             wanted, came = expected.get(odd[0], "absent"), found.get(odd[0], "absent")
-            raise ValueError(f"{where} should be {wanted}, is {came}")
+            raise ValueError(
+                f"{where} should be {wanted}, is {came}: make the optimizer with the settings of the saved one, "
+                "state= among them, and for the same parameters"
+            )
 
 
 def _kind(tensor: object) -> object:

@@ -316,6 +316,7 @@ def test_empty_groups_are_no_trouble(rule: str) -> None:
 RANGES: list[tuple[Callable[..., RuleOptimizer], dict[str, Any], str]] = [
     (AdamW, {"lr": -1e-9}, "AdamW: lr=-1e-09 must be >= 0"),
     (AdamW, {"lr": math.nan}, "AdamW: lr=nan must be >= 0"),
+    (AdamW, {"lr": math.inf}, "AdamW: lr=inf must be >= 0 and finite"),
     (AdamW, {"lr": "1e-3x"}, "AdamW: lr='1e-3x' must be >= 0"),
     (AdamW, {"betas": (0.9, 1.0)}, r"AdamW: betas\[1\]=1.0 must be in \[0, 1\)"),
     (AdamW, {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\) must be 2 numbers, as \(0.9, 0.999\)"),
