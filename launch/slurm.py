@@ -131,7 +131,7 @@ class Slurm(Launcher):
             if can_see(folder, partition, options) is False:
                 raise ConfigError(
                     f"the nodes of partition {partition} do not see {folder}, {what}: choose a folder that all "
-                    "machines share, by run_dir= or launch.folder=, or by starting the command of a checkout that lies there"
+                    "machines share, by run_dir= or launch.folder=, or by a checkout that lies there"
                 )
             seen.append(folder)
 
