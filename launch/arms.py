@@ -88,16 +88,20 @@ class Arms:
 def arms_of(keys: Sequence[str], rows: "Sequence[tuple[Sequence[str], Outcome]]") -> Arms:
     """Returns the arms of the runs; none if seed is not among the keys.
 
-    keys: in which the runs differ. rows: their values and the outcome of each run. Arms in which a seed is missing come
-    after those that are complete: a mean without the runs that diverged compares with no other.
+    keys: in which the runs differ. rows: their values and the outcome of each run, best first. A seed that an arm has
+    twice, in two directories, counts once. Arms in which a seed is missing come after those that are complete: a mean
+    without the runs that diverged compares with no other.
     """
     if SEED not in keys:
         return Arms([], [])
-    place, found = keys.index(SEED), dict[tuple[str, ...], Arm]()
+    place, found, known = keys.index(SEED), dict[tuple[str, ...], Arm](), set[tuple[str, ...]]()
     kept = [n for n, key in enumerate(keys) if key not in {SEED, *keys_that("is_place")}]
     for given, outcome in rows:
         others = tuple(given[n] for n in kept)
         arm = found.setdefault(others, Arm(others))
+        if (*others, given[place]) in known:
+            continue
+        known.add((*others, given[place]))
         loss = number((outcome.result or {}).get("val/loss")) if outcome.status == "finished" else None
         if loss is None:
             arm.missing.append(f"seed {given[place]} {outcome.status}")

@@ -118,14 +118,22 @@ class Slurm(Launcher):
         self._queue.refresh()
         if self._queue.error:
             raise ConfigError(self._queue.error)
-        there = [next(path for path in run.run_dir.absolute().parents if path.is_dir()) for run in runs]
+        self._check_folders([run.run_dir for run in runs], wanted)
+
+    def _check_folders(self, run_dirs: Sequence[Path], partition: str) -> None:
         options = [f"--{name}={value}" for name, value in self._own.items() if name in ("account", "qos") and value]
-        for folder in dict.fromkeys(there):
-            if can_see(folder, wanted, options) is False:
+        needed = {_there(run_dir): "where runs are to be" for run_dir in run_dirs}
+        needed = {ROOT: "which has the code", _there(self.folder): "where jobs print, launch.folder"} | needed
+        seen: list[Path] = []
+        for folder, what in needed.items():
+            if any(folder.is_relative_to(each) for each in seen):
+                continue
+            if can_see(folder, partition, options) is False:
                 raise ConfigError(
-                    f"the nodes of partition {wanted} do not see {folder}, where runs are to be: choose a folder that "
-                    "all machines share, by run_dir= or by starting the command there"
+                    f"the nodes of partition {partition} do not see {folder}, {what}: choose a folder that all "
+                    "machines share, by run_dir= or launch.folder=, or by a checkout that lies there"
                 )
+            seen.append(folder)
 
     def _check_nodes(self, kinds: Sequence[Partition]) -> None:
         of_node = self.ranks // self.nodes
@@ -207,6 +215,11 @@ class Slurm(Launcher):
             return [job.job_id for job in jobs]
         except (FailedJobError, subprocess.CalledProcessError) as error:
             raise ConfigError(f"launch=slurm: sbatch refuses the jobs: {one_line(error)}") from None
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(path for path in folder.absolute().parents if path.is_dir())
 
 
 def _described(share: Sequence[Start]) -> list[tuple[tuple[str, ...], Path]]:

@@ -19,13 +19,16 @@ MACHINE = ("optim", "model", "data", "schedule", "device", "precision", "max_ste
 DATA = ("data", "model", "eval_sequences", "micro_batch")
 
 
-def check(claim: Claim[Any]) -> None:
+def check(claim: Claim[Any], *, is_elsewhere: bool = False) -> None:
     """Checks each different setting of the claim's runs once; prepares data that come with Python, if need be.
+
+    is_elsewhere: the runs are on other machines, whose devices this one need not have.
 
     Raises: ValueError: if a run could not start, in one line.
     """
     configs = [composed(run.overrides) for run in expected(of(claim))]
-    for keys, check_one in ((MACHINE, _check_machine), (DATA, _check_data)):
+    check_machine = _check_training if is_elsewhere else _check_machine
+    for keys, check_one in ((MACHINE, check_machine), (DATA, _check_data)):
         for config in {_text(config, keys): config for config in configs}.values():
             check_one(config)
 
@@ -36,6 +39,10 @@ def _text(config: RunConfig, keys: tuple[str, ...]) -> str:
 
 def _check_machine(config: RunConfig) -> None:
     environment.pick_precision(config.precision, environment.pick_device(config.device))
+    _check_training(config)
+
+
+def _check_training(config: RunConfig) -> None:
     if remark := getattr(plug_in(config.schedule, max_steps=config.max_steps), "remark", ""):
         raise ClaimError(f"a run would measure nothing: {remark}")
     model = model_of(config)

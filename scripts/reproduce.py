@@ -231,10 +231,11 @@ class _Runs:
         from launch.jobs import run_jobs, unfinished
         from reproduce import preconditions
 
+        launcher = plug_in(self._request.launch)
         if not self._is_checked and unfinished(jobs):
-            preconditions.check(self._claim)
+            preconditions.check(self._claim, is_elsewhere=launcher.is_elsewhere)
             self._is_checked = True
-        return run_jobs(jobs, plug_in(self._request.launch), alike=True)
+        return run_jobs(jobs, launcher, alike=True)
 
 
 def _dry(request: Request, claim: Claim[Any]) -> int:

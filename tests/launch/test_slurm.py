@@ -263,6 +263,25 @@ def test_a_job_gets_nothing_of_the_job_from_which_it_is_submitted(
     assert (Slurm().partition, Slurm(partition="short").partition) == ("long", "short")
 
 
+def test_all_that_a_job_needs_must_be_seen_by_nodes(
+    submitting: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def sees(folder: Path, partition: str, options: Sequence[str]) -> bool:
+        asked.append(folder)
+        return folder != hidden
+
+    monkeypatch.setattr("launch.slurm.can_see", sees)
+    for hidden, what in ((SCRIPT.parents[1], "which has the code"), (tmp_path, "where runs are to be")):
+        with pytest.raises(ConfigError, match=f"the nodes of partition main do not see {hidden}, {what}: choose"):
+            submitting.check([a_run(tmp_path)])
+    hidden = Path()
+    asked.clear()
+    submitting.check([a_run(tmp_path), a_run(tmp_path)])
+    assert asked == [SCRIPT.parents[1], tmp_path]
+
+
 def test_ctrl_c_does_not_end_sbatch_between_submission_and_record(
     submitting: Slurm, command: Callable[[str, str], None], tmp_path: Path
 ) -> None:

@@ -53,6 +53,20 @@ def test_what_all_runs_need_is_checked_before_the_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_under_slurm_may_want_a_device_that_the_login_node_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+    write_claim: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = [f"out={tmp_path / 'out'}", "data=synthetic", "eval_sequences=8", "device=cuda"]
+    arguments += [f"data.root={tmp_path / 'data'}", "launch=slurm"]
+    assert reproduced(monkeypatch, write_claim(**SHORT), *arguments) == 2
+    assert "error: launch=slurm: there is no SLURM here" in capsys.readouterr().err  # which is asked after the checks
+
+
 def test_a_failure_that_all_runs_would_share_ends_the_claim(
     monkeypatch: pytest.MonkeyPatch,
     write_claim: Callable[..., Path],
@@ -61,7 +75,7 @@ def test_a_failure_that_all_runs_would_share_ends_the_claim(
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text("print('error: no luck'); raise SystemExit(2)")
-    monkeypatch.setattr("reproduce.preconditions.check", lambda claim: None)
+    monkeypatch.setattr("reproduce.preconditions.check", lambda claim, **how: None)
     monkeypatch.setitem(jobs.run_jobs.__kwdefaults__, "script", script)
     assert reproduced(monkeypatch, write_claim(**SHORT), f"out={tmp_path / 'out'}", "data=synthetic") == 1
     printed = capsys.readouterr().err
@@ -77,7 +91,7 @@ def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verd
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("reproduce.preconditions.check", lambda claim: pytest.fail("the data are checked"))
+    monkeypatch.setattr("reproduce.preconditions.check", lambda claim, **how: pytest.fail("the data are checked"))
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
     monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
