@@ -163,26 +163,31 @@ class Runner:
         return found
 
     def _start(self, entries: Sequence[Entry]) -> None:
+        again = []
         for entry, running in zip(
             entries, self._launcher.start([entry.start for entry in entries], self._script), strict=True
         ):
             if isinstance(running, BlockingIOError):
-                self._waiting.insert(0, entry)
+                again.append(entry)
             elif isinstance(running, OSError):
                 entry.fail(str(running))
             else:
                 self.running.append(Started(entry, running))
                 entry.show(running.state, running.note)
+        self._waiting[:0] = again
 
 
 def is_shared(outcomes: Sequence[Outcome]) -> bool:
-    """Whether failures show that jobs which are alike would fail, too: bad input, or the same message from two jobs.
+    """Whether failures show that jobs which are alike would fail, too.
 
-    A message that names the run directory concerns that job alone.
+    That is, bad input before any has trained, or the same message from two jobs. A message that names the run directory
+    concerns that job alone.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     is_own = [str(outcome.run_dir) in (outcome.message or "") for outcome in failed]
-    if any(each.exit_status == BAD_INPUT and not own for each, own in zip(failed, is_own, strict=True)):
+    have_trained = any(outcome.status in ("finished", "diverged") for outcome in outcomes)
+    is_bad_input = any(each.exit_status == BAD_INPUT and not own for each, own in zip(failed, is_own, strict=True))
+    if is_bad_input and not have_trained:
         return True
     messages = [re.sub(r"\d+", "0", each.message or "") for each, own in zip(failed, is_own, strict=True) if not own]
     return len(set(messages)) < len(messages)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launch.arms import arms_of
-from launch.jobs import Job, Outcome
+from launch.job import Job, Outcome
 
 
 def ended(status: str, loss: float) -> Outcome:

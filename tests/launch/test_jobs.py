@@ -706,6 +706,9 @@ def test_what_a_run_directory_is_blamed_for_is_that_jobs_alone(tmp_path: Path) -
     own = failed(f"error: run_dir={tmp_path / 'x'} is in use by process 7")
     assert not runner.is_shared([own, own])
     assert runner.is_shared([own, failed("error: no data")])
+    trained = Outcome(Job("y", ()), tmp_path / "y", "finished", {}, None, 1.0)
+    assert not runner.is_shared([trained, failed("error: model.n_embd=118 must be a multiple of model.n_head=4")])
+    assert runner.is_shared([trained, failed("error: no data"), failed("error: no data")])
     assert runner.is_shared([failed("RuntimeError: no. 1", 1), failed("RuntimeError: no. 2", 1)])
     assert not runner.is_shared([failed("RuntimeError: a", 1), failed("RuntimeError: b", 1)])
 
