@@ -69,6 +69,10 @@ class Slurm(Launcher):
         counts |= {} if at_once is None else {"at_once": at_once}
         if wrong := [f"launch.{name}={count}" for name, count in counts.items() if count < 1]:
             raise ConfigError(f"{wrong[0]} must be >= 1")
+        if stop_seconds >= 60 * minutes:
+            raise ConfigError(
+                f"launch.stop_seconds={stop_seconds} must be less than launch.minutes={minutes}, or runs save at once"
+            )
         if gpus_per_rank < 0:
             raise ConfigError(f"launch.gpus_per_rank={gpus_per_rank} must be >= 0; 0: runs on CPUs")
         if ranks % nodes:
@@ -96,6 +100,7 @@ class Slurm(Launcher):
             raise ConfigError(f"SLURM has no default partition: give launch.partition=, one of {', '.join(names)}")
         if wanted not in names:
             raise ConfigError(f"launch.partition={wanted} does not exist; SLURM has {', '.join(names)}")
+        self._check_ranks(runs)
         self._check_nodes([each for each in found if each.name == wanted])
         there = [next(path for path in run.run_dir.absolute().parents if path.is_dir()) for run in runs]
         options = [f"--{name}={value}" for name, value in self._own.items() if name in ("account", "qos") and value]
@@ -106,15 +111,31 @@ class Slurm(Launcher):
                     "all machines share, by run_dir= or by starting the command there"
                 )
 
+    def _check_ranks(self, runs: Sequence[Start]) -> None:
+        """What train.py would refuse on a node, after the wait in the queue."""
+        for config in [run.config for run in runs] if self.ranks > 1 else []:
+            if config.parallel.get("_target_") == "trainer.Single":
+                raise ConfigError(f"launch.ranks={self.ranks}, but parallel=single: add parallel=ddp or parallel=fsdp2")
+            if config.global_batch % (unit := config.micro_batch * self.ranks):
+                raise ConfigError(
+                    f"global_batch={config.global_batch} must be a multiple of micro_batch * launch.ranks = "
+                    f"{config.micro_batch} * {self.ranks} = {unit}"
+                )
+
     def _check_nodes(self, kinds: Sequence[Partition]) -> None:
         of_node = self.ranks // self.nodes
         what = f"launch.ranks={self.ranks} on launch.nodes={self.nodes} (launch.runs_per_job={self.runs_per_job})"
         for wanted, unit in ((of_node * self.gpus, "gpus"), (of_node * self.cpus, "cpus")):
             if wanted > (most := max(getattr(each, unit) for each in kinds)):
                 raise ConfigError(
-                    f"{what} wants {wanted} {unit.upper()} of each node; those of partition {kinds[0].name} have "
+                    f"{what} wants {wanted} {unit.upper()[:-1]}s of each node; those of partition {kinds[0].name} have "
                     f"{most}: change launch.nodes or launch.{unit}_per_rank"
                 )
+        if self._own["time"] > (longest := max(each.minutes for each in kinds)):
+            raise ConfigError(
+                f"launch.minutes={self._own['time']} is more than partition {kinds[0].name} allows: give "
+                f"launch.minutes={int(longest)} or less; a run that needs longer is saved and queued again"
+            )
         if self.nodes > (there := sum(each.nodes for each in kinds)):
             raise ConfigError(f"{what}: partition {kinds[0].name} has {there} nodes")
 
@@ -128,7 +149,7 @@ class Slurm(Launcher):
         job = None if record is None else record.get("job")
         if not isinstance(job, str) or self._queue.job(job) is None:
             return None
-        return SlurmRun(run.run_dir, job, self._queue)
+        return SlurmRun(run.run_dir, job, self._queue, self.folder)
 
     @override
     def start(self, runs: Sequence[Start], script: Path) -> list[Running | OSError]:
@@ -141,7 +162,7 @@ class Slurm(Launcher):
             for share, job in zip(shares, self._submitted(shares, script), strict=True):
                 for run in share:
                     write_text(_record_path(run.run_dir), json.dumps({"job": job}))
-                    there[run.run_dir] = SlurmRun(run.run_dir, job, self._queue)
+                    there[run.run_dir] = SlurmRun(run.run_dir, job, self._queue, self.folder)
             self._queue.refresh()
         return [there[run.run_dir] for run in runs]  # type: ignore[misc]  # none is None now
 
@@ -182,12 +203,14 @@ class Slurm(Launcher):
 
 
 class SlurmRun(Running):
-    """A run in SLURM's queue. job: its name there, such as 12_3."""
+    """A run in SLURM's queue. job: its name there, such as 12_3. folder: of what the job prints."""
 
     state = "queued"
 
-    def __init__(self, run_dir: Path, job: str, queue: Queue) -> None:
-        self.job, self._run_dir, self._queue = job, run_dir, queue
+    def __init__(self, run_dir: Path, job: str, queue: Queue, folder: Path) -> None:
+        self.job, self._run_dir, self._queue, self._folder = job, run_dir, queue, folder
+        log = log_path(run_dir)
+        self._log_bytes = log.stat().st_size if log.exists() else 0  # what earlier processes have written
         self._began, self._before, self.note = time.monotonic(), stamp(run_dir), f"job {job}"
         self._gone_since: float | None = None
 
@@ -206,8 +229,11 @@ class SlurmRun(Running):
             return None  # a job that goes back to the queue is in none of its states for a moment
         message = None
         if status != "finished":
-            said = said_in(log_path(self._run_dir)) if is_new else ""
-            message = said or f"job {self.job} left SLURM's queue without a result; see {self._run_dir.parent}"
+            said = said_in(log_path(self._run_dir), 0 if is_new else self._log_bytes)
+            message = said or (
+                f"job {self.job} left SLURM's queue without a result; see log {log_path(self._run_dir)}, if there is "
+                f"one, and {self._folder}/{self.job}_*_log.out"
+            )
         return Ending(status, result, message, time.monotonic() - self._began, EXIT_STATUS.get(status, 1))
 
     @override

@@ -1,6 +1,8 @@
 """What SLURM says of its partitions and of the user's jobs; every call is one short command of SLURM's."""
 
 import getpass
+import math
+import re
 import shutil
 import socket
 import subprocess
@@ -33,6 +35,7 @@ class Partition(NamedTuple):
     nodes: int
     cpus: int  # of a node
     gpus: int  # of a node
+    minutes: float  # the longest that a job may ask for; infinite without a limit
 
 
 class Queue:
@@ -67,13 +70,13 @@ def partitions() -> list[Partition]:
         )
     try:
         done = subprocess.run(
-            ["sinfo", "--noheader", "--format=%P|%D|%c|%G"], capture_output=True, text=True, check=True, timeout=60
+            ["sinfo", "--noheader", "--format=%P|%D|%c|%G|%l"], capture_output=True, text=True, check=True, timeout=60
         )
     except subprocess.CalledProcessError as error:
         raise ConfigError(f"launch=slurm: sinfo says {error.stderr.strip().splitlines()[-1:] or 'nothing'}") from None
     except subprocess.TimeoutExpired:
         raise ConfigError("launch=slurm: sinfo has not answered for a minute; try again when SLURM does") from None
-    return [_partition(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+    return [_partition(line) for line in done.stdout.splitlines() if line.count("|") == 4]
 
 
 def can_see(folder: Path, partition: str, options: Sequence[str]) -> bool | None:
@@ -105,9 +108,19 @@ def _hosts(partition: str) -> set[str]:
 
 
 def _partition(line: str) -> Partition:
-    name, nodes, cpus, gres = line.split("|")
+    name, nodes, cpus, gres, limit = line.split("|")
     counts = [_gpus(each) for each in gres.split(",") if each.startswith("gpu")]
-    return Partition(name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), sum(counts))
+    return Partition(
+        name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), sum(counts), _minutes(limit)
+    )
+
+
+def _minutes(limit: str) -> float:
+    """The number in 30:00, 12:00:00 or 2-00:00:00; infinite for any other text, such as infinite."""
+    if not (found := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)):
+        return math.inf
+    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
+    return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
 def _gpus(gres: str) -> int:

@@ -1,5 +1,6 @@
 """launch=slurm and launch/slurm.sbatch without a SLURM; with one see test_slurm_cluster.py."""
 
+import math
 import os
 import signal
 import socket
@@ -13,11 +14,11 @@ import psutil
 import pytest
 from typing_extensions import override
 
-from configs import ConfigError
+from configs import ConfigError, compose
 from launch.jobs import Job, run_jobs
 from launch.launcher import Launcher, Running, Start
-from launch.slurm import Slurm
-from launch.slurm_queue import Partition, _partition, can_see
+from launch.slurm import Slurm, SlurmRun
+from launch.slurm_queue import Partition, Queue, _partition, can_see
 from launch.slurm_task import Task, rank_variables
 
 HERE = socket.gethostname().partition(".")[0]
@@ -61,6 +62,7 @@ def test_srun_gets_the_cpus_that_the_job_has(tmp_path: Path) -> None:
         ({"ranks": 2, "nodes": 2, "runs_per_job": 2}, "launch.runs_per_job=2 shares one node"),
         ({"at_once": 0}, "launch.at_once=0 must be >= 1"),
         ({"minutes": 0}, "launch.minutes=0 must be >= 1"),
+        ({"minutes": 5}, "launch.stop_seconds=300 must be less than launch.minutes=5"),
         ({"gpus_per_rank": -1}, "launch.gpus_per_rank=-1 must be >= 0"),
     ],
 )
@@ -83,6 +85,20 @@ def test_settings_that_make_no_job_are_refused(settings: dict[str, Any], message
 def test_a_job_asks_for_what_its_ranks_need(settings: dict[str, Any], expected: tuple[int | None, ...]) -> None:
     found = Slurm(**settings).resources()
     assert tuple(found[key] for key in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node")) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "launch.ranks=8, but parallel=single: add parallel=ddp or parallel=fsdp2"),
+        (("parallel=ddp",), r"global_batch=8 must be a multiple of micro_batch \* launch.ranks = 8 \* 8 = 64"),
+    ],
+)
+def test_a_run_that_so_many_ranks_would_refuse_is_refused_before(overrides: tuple[str, ...], message: str) -> None:
+    runs = [Start(each, compose(each)) for each in (("parallel=ddp", "micro_batch=1"), overrides)]
+    Slurm(ranks=8)._check_ranks(runs[:1])
+    with pytest.raises(ConfigError, match=message):
+        Slurm(ranks=8)._check_ranks(runs)
 
 
 def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +131,10 @@ def test_a_folder_of_this_machine_alone_is_told(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("main*|2|64|(null)", Partition("main", True, 2, 64, 0)),
-        ("gpu|16|128+|gpu:h100:8(S:0-1),nvme:1", Partition("gpu", False, 16, 128, 8)),
-        ("gpu|1|8|gpu:4", Partition("gpu", False, 1, 8, 4)),
-        ("gpu|1|8|gpu", Partition("gpu", False, 1, 8, 1)),
+        ("main*|2|64|(null)|infinite", Partition("main", True, 2, 64, 0, math.inf)),
+        ("gpu|16|128+|gpu:h100:8(S:0-1),nvme:1|2-00:30:00", Partition("gpu", False, 16, 128, 8, 48 * 60 + 30)),
+        ("gpu|1|8|gpu:4|1:00:00", Partition("gpu", False, 1, 8, 4, 60)),
+        ("gpu|1|8|gpu|30:00", Partition("gpu", False, 1, 8, 1, 30)),
     ],
 )
 def test_nodes_are_read_from_sinfo(line: str, expected: Partition) -> None:
@@ -140,6 +156,31 @@ def test_ranks_meet_by_what_srun_says() -> None:
     assert (found["MASTER_ADDR"], found["MASTER_PORT"], found["OMP_NUM_THREADS"]) == ("10.0.0.1", "23456", "6")
     assert "RANK" not in rank_variables({"SLURM_NTASKS": "1"})
     assert "OMP_NUM_THREADS" not in rank_variables({"OMP_NUM_THREADS": "2"})
+
+
+class EmptyQueue(Queue):
+    @override
+    def job(self, job_id: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [("error: of this job\n", "error: of this job"), ("", "see log runs/r.log, if there is one, and out/7_*_log.out")],
+)
+def test_a_job_without_a_result_says_why_or_where_to_look(
+    added: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.slurm.SETTLING_SECONDS", 0.0)
+    log = Path("runs/r.log")
+    log.parent.mkdir()
+    log.write_text("error: of an earlier job\n")
+    running = SlurmRun(Path("runs/r"), "7", EmptyQueue(), Path("out"))
+    with log.open("a") as file:
+        file.write(added)
+    ending = running.ending()
+    assert ending is not None and ending.status == "failed" and str(ending.message).endswith(message)
 
 
 class Elsewhere(Launcher):
