@@ -73,7 +73,8 @@ def partitions() -> list[Partition]:
             ["sinfo", "--noheader", "--format=%P|%D|%c|%G|%l"], capture_output=True, text=True, check=True, timeout=60
         )
     except subprocess.CalledProcessError as error:
-        raise ConfigError(f"launch=slurm: sinfo says {error.stderr.strip().splitlines()[-1:] or 'nothing'}") from None
+        said = error.stderr.strip().splitlines() or ["nothing"]
+        raise ConfigError(f"launch=slurm: SLURM does not answer; sinfo says: {said[-1]}") from None
     except subprocess.TimeoutExpired:
         raise ConfigError("launch=slurm: sinfo has not answered for a minute; try again when SLURM does") from None
     return [_partition(line) for line in done.stdout.splitlines() if line.count("|") == 4]
