@@ -39,10 +39,9 @@ SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not 
 class Slurm(Launcher):
     """Jobs of SLURM.
 
-    at_once: runs of a submission at a time, at most. ranks: of a run, spread over `nodes`, each with gpus_per_rank and
-    cpus_per_rank. runs_per_job: so many runs share a job on one node, each with its share of it. minutes: a job's
-    limit, after which it is queued again. stop_seconds: before the limit, when runs save. options: any other of
-    sbatch's, launch.options.mem=64G. setup: lines of a shell that come first on a node. folder: of what jobs print.
+    The arguments are the keys launch.*, explained in configs/launch/slurm.yaml.
+
+    Raises: ConfigError: if a number is out of range, or two do not fit together.
     """
 
     is_elsewhere = True
