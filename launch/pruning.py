@@ -17,13 +17,14 @@ from files.writing import fsync_folder
 from launch.listing import LIVE, ListedRun
 from launch.processes import log_path
 from launch.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, EVALUATION, HEARTBEAT, LOCK, METRICS, RESULT
+from launch.slurm import record_path
 
 RUNS = "runs"
 KINDS = (RUNS, CHECKPOINTS)
 ENDED = ("finished", "diverged")
 OF_A_RUN = {  # all that train.py and the scripts write into a run directory
     *(CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK, CHECKPOINTS, HEARTBEAT, EVALUATION),
-    *("tokenizer.json", "loss.png", "tensorboard", "wandb", "wandb_id"),
+    *("tokenizer.json", "loss.png", "trace.json.gz", "phases.txt", "tensorboard", "wandb", "wandb_id"),
 }
 
 
@@ -38,7 +39,7 @@ class Candidate:
 
 
 def candidates(chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kind: str) -> Iterator[Candidate]:
-    """Yields what of the chosen runs to delete: "runs", with the logs beside them, or their "checkpoints".
+    """Yields what of the chosen runs to delete: "runs", with the logs and records of jobs beside them, or their "checkpoints".
 
     everything: all runs that are known, which may need a chosen one.
     """
@@ -47,7 +48,7 @@ def candidates(chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kin
     needed = {trunk: run for run in kept for trunk in _needed_by(run)}
     for run in chosen:
         folder = run.path / CHECKPOINTS
-        paths = [folder] if kind == CHECKPOINTS else [run.path, log_path(run.path)]
+        paths = [folder] if kind == CHECKPOINTS else [run.path, log_path(run.path), record_path(run.path)]
         there = tuple(path for path in paths if path.exists())
         needing = needed.get(run.path.resolve())
         stays = _reason(run, kind) or (f"{needing.progress.name} begins from it" if needing else "")

@@ -160,7 +160,7 @@ class Slurm(Launcher):
             shares = [todo[i : i + self.runs_per_job] for i in range(0, len(todo), self.runs_per_job)]
             for share, job in zip(shares, self._submitted(shares, script), strict=True):
                 for run in share:
-                    write_text(_record_path(run.run_dir), json.dumps({"job": job}))
+                    write_text(record_path(run.run_dir), json.dumps({"job": job}))
                     there[run.run_dir] = SlurmRun(run.run_dir, job, self._queue, self.folder)
             self._queue.refresh()
         return [there[run.run_dir] for run in runs]  # type: ignore[misc]  # none is None now
@@ -261,13 +261,14 @@ def _described(share: Sequence[Start]) -> list[tuple[tuple[str, ...], Path]]:
     return [((*run.overrides, f"run_dir={run.run_dir.absolute()}"), run.run_dir.absolute()) for run in share]
 
 
-def _record_path(run_dir: Path) -> Path:
+def record_path(run_dir: Path) -> Path:
+    """The file that says which job the run is in, or was last."""
     return run_dir.with_name(f"{run_dir.name}{RECORD}")
 
 
 def _record(run_dir: Path) -> dict[str, Any] | None:
     try:
-        return read_json(_record_path(run_dir), most_bytes=RECORD_BYTES)
+        return read_json(record_path(run_dir), most_bytes=RECORD_BYTES)
     except ValueError:
         return None
 
