@@ -90,13 +90,15 @@ def _set(content: dict[str, Any], each: Given, group: str, known: Mapping[str, A
     name, _, below = each.key.removeprefix(f"{group}.").partition(".")
     argument = known.get(name)
     if argument is None or (below and not fits({}, argument.annotation)):
+        if argument is None and (others := [each for each in options(group) if name in arguments(group, each)]):
+            raise ConfigError(f"{shown(each.text)} is a key of {group}={others[0]}; choose that, too")
         near = get_close_matches(each.key, [f"{group}.{one}" for one in known], 1)
         listed = f"the nearest valid one is {near[0]!r}" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"unknown key {shown(each.key)!r}; {listed}")
     if each.is_delete or each.raw is None:
         raise ConfigError(f"{each.text}: give {each.key} another value, or leave it out")
     if below:
-        content[name] = {**(content.get(name) or {}), below: value(each.key, each.raw)}
+        content[name] = {**(content.get(name) or {}), below: value(each.key, each.raw, may_be_swept=False)}
         return
     content[name] = plug_ins.checked(each.key, _typed(each.key, each.raw, argument), argument, str(content[TARGET]))
 
@@ -106,4 +108,4 @@ def _typed(key: str, raw: str, argument: Argument) -> Any:
         return None
     if is_text(argument.annotation):
         return text(key, raw)
-    return value(key, raw, wanted=in_words(argument.annotation))
+    return value(key, raw, wanted=in_words(argument.annotation), may_be_swept=False)

@@ -54,18 +54,19 @@ def given(text: str) -> Given:
     return Given(text, found["prefix"] == "~", found["key"], found["raw"])
 
 
-def value(key: str, raw: str, *, wanted: str = "") -> Any:
+def value(key: str, raw: str, *, wanted: str = "", may_be_swept: bool = True) -> Any:
     """What Hydra's grammar makes of a value: a number, a text, a list, a mapping, null.
 
-    wanted: in words, what the key wants, if that is no text. Raises: ConfigError: if the grammar refuses the value, or
-    there are several.
+    wanted: in words, what the key wants, if that is no text. may_be_swept: whether -m runs each of several values.
+    Raises: ConfigError: if the grammar refuses the value, or there are several.
     """
     parsed = _parsed(raw)
     if isinstance(parsed, ConfigError):
         what_to_do = f"it must be {wanted}" if wanted else f"to give it as a text, quote it: {quoted(key, raw)}"
         raise ConfigError(f"{key}={shown(raw)} {parsed}; {what_to_do}")
     if parsed.is_sweep_override():
-        raise ConfigError(f"{key}={shown(raw)} has several values; add -m to run each, or give one{_as_list(key, raw)}")
+        what_to_do = "add -m to run each, or give one" if may_be_swept else "give one"
+        raise ConfigError(f"{key}={shown(raw)} has several values; {what_to_do}{_as_list(key, raw)}")
     return parsed.value()
 
 

@@ -1,10 +1,11 @@
 """Starts runs as processes of train.py, several at a time, under torchrun or SLURM.
 
-jobs.py        runs several train.py: finished ones are skipped, broken ones continued
+jobs.py        runs several train.py: finished ones are skipped, broken ones continued; by runner.py, which starts and
+               follows them; job.py: what a job and its outcome are; entry.py: a job and what its run directory holds
 launcher.py    where they are started, the seam; local.py: as processes of this machine
-slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_task.py is what runs on a node
+slurm.py       as jobs of SLURM; slurm_queue.py asks it, slurm_runs.py follows runs, slurm_task.py is on a node
 processes.py   one train.py as a process: its command, its cores and devices, its log, how it ended
-standstill.py  notices that a run hangs
+standstill.py  notices that a run hangs; watch.py: ends it
 progress.py    reads how far runs are, and shows it
 listing.py     finds run directories and says how their runs stand; run_rows.py: as rows of a table
 pruning.py     deletes run directories or their checkpoints

@@ -15,7 +15,7 @@ from configs.schema import keys_that
 from files.reading import number
 
 if TYPE_CHECKING:
-    from launch.jobs import Outcome
+    from launch.job import Outcome
 
 SEED = "seed"
 

@@ -9,7 +9,7 @@ from configs import RunConfig
 
 
 class Ending(NamedTuple):
-    """How a run that was started ended; the fields are those of jobs.Outcome."""
+    """How a run that was started ended; the fields are those of job.Outcome."""
 
     status: str
     result: dict[str, Any] | None

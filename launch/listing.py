@@ -78,13 +78,13 @@ class ListedRun:
 
 
 class RunList:
-    """The runs in some folders. places: run directories, folders that hold some, or patterns.
+    """The runs in some folders. places: run directories, folders that hold some, or patterns, which become their paths.
 
     may_be_missing: a folder that is not there holds no runs yet. Raises: ConfigError: if a place is not there.
     """
 
     def __init__(self, places: Sequence[str], *, may_be_missing: bool = False) -> None:
-        self._places = (
+        self.places = (
             list(map(Path, places)) if may_be_missing else [each for place in places for each in paths_of(place)]
         )
         self._known: dict[Path, tuple[float | None, ListedRun]] = {}  # time of config.yaml, and the run
@@ -105,7 +105,7 @@ class RunList:
     def _found(self) -> dict[str, Path]:
         """Every run directory once, under its path below the folder that was given."""
         found: dict[Path, tuple[str, Path]] = {}
-        for place in self._places:
+        for place in self.places:
             for path in run_directories(place):
                 name = str(path.relative_to(place)) if path != place else path.name
                 found.setdefault(path.resolve(), (name, path))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from configs import ConfigError
 from launch.launcher import Launcher, Running, Start
 from launch.processes import Process, capacity, cuda_devices, environments
 
@@ -14,9 +15,13 @@ class Local(Launcher):
 
     at_once: runs at a time, each with its share of the cores and of the CUDA devices; None: as many as there are.
     ranks: processes of each run, under torchrun if several.
+
+    Raises: ConfigError: if one of them is < 1.
     """
 
     def __init__(self, at_once: int | None = 1, ranks: int = 1) -> None:
+        if ranks < 1 or (at_once is not None and at_once < 1):
+            raise ConfigError(f"at_once={at_once} and ranks={ranks} must be >= 1")
         self._places = capacity(ranks) if at_once is None else at_once
         self.at_once, self.ranks = self._places, ranks
         self._slots: list[dict[str, str]] = []  # the variables of every run that can be started

@@ -131,10 +131,15 @@ class Process(Running):
 
 def said_in(log: Path, start: int = 0) -> str:
     """Returns the error in the end of a log, after byte `start`; empty if there is none, or no log."""
+    return reported(end_of(log, start))
+
+
+def end_of(log: Path, start: int = 0) -> str:
+    """Returns the end of a log, after byte `start`; empty if it cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
-            return reported(file.read().decode(errors="replace"))
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
 
@@ -184,11 +189,8 @@ def environments(at_once: int, ranks: int, devices: Sequence[str]) -> list[dict[
 
     The share depends on at_once, not on how many jobs are left: another number of threads changes rounding.
 
-    Raises: ConfigError: if the devices do not suffice for the ranks (a single process may share one with others), or
-    at_once or ranks is < 1.
+    Raises: ConfigError: if the devices do not suffice for the ranks; a single process may share one with others.
     """
-    if at_once < 1 or ranks < 1:
-        raise ConfigError(f"at_once={at_once} and ranks={ranks} must be >= 1")
     if devices and ranks > 1 and at_once * ranks > len(devices):
         raise ConfigError(
             f"{at_once} jobs of {ranks} ranks at once want {at_once * ranks} CUDA devices, there are {len(devices)}; "

@@ -6,7 +6,7 @@ directory that holds more than one run's files stays, too.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from files.writing import fsync_folder
 from launch.listing import LIVE, ListedRun
 from launch.processes import log_path
 from launch.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, EVALUATION, HEARTBEAT, LOCK, METRICS, RESULT
-from launch.slurm import record_path
+from launch.slurm_runs import record_path
 
 RUNS = "runs"
 KINDS = (RUNS, CHECKPOINTS)
@@ -38,12 +38,17 @@ class Candidate:
     stays: str = ""
 
 
-def candidates(chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kind: str) -> Iterator[Candidate]:
-    """Yields what of the chosen runs to delete: "runs", with the logs and records of jobs beside them, or their "checkpoints".
+def candidates(
+    chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kind: str, queued: Collection[Path]
+) -> Iterator[Candidate]:
+    """Yields what of the chosen runs to delete: "runs", with what lies beside them, or their "checkpoints".
 
-    everything: all runs that are known, which may need a chosen one.
+    everything: all runs that are known, which may need a chosen one. queued: directories of runs in SLURM's queue.
     """
-    gone = {run.path.resolve() for run in chosen if kind == RUNS and not _reason(run, kind)}
+    reasons = {
+        run.path: "it is in SLURM's queue" if run.path.resolve() in queued else _reason(run, kind) for run in chosen
+    }
+    gone = {run.path.resolve() for run in chosen if kind == RUNS and not reasons[run.path]}
     kept = [run for run in everything if run.path.resolve() not in gone]
     needed = {trunk: run for run in kept for trunk in _needed_by(run)}
     for run in chosen:
@@ -51,7 +56,7 @@ def candidates(chosen: Sequence[ListedRun], everything: Sequence[ListedRun], kin
         paths = [folder] if kind == CHECKPOINTS else [run.path, log_path(run.path), record_path(run.path)]
         there = tuple(path for path in paths if path.exists())
         needing = needed.get(run.path.resolve())
-        stays = _reason(run, kind) or (f"{needing.progress.name} begins from it" if needing else "")
+        stays = reasons[run.path] or (f"{needing.progress.name} begins from it" if needing else "")
         stays = stays or ("" if there else "it has none")
         yield Candidate(run, there, sum(map(_size, there)), stays)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from configs.runs import identity
 from files.errors import shown
@@ -24,6 +25,11 @@ class Chosen:
     def notes(self) -> list[str]:
         """On runs that cannot be read."""
         return self._runs.notes
+
+    @property
+    def places(self) -> list[Path]:
+        """Where they were looked for."""
+        return self._runs.places
 
     def refresh(self) -> list[ListedRun]:
         """Returns them as they stand now."""

@@ -20,6 +20,8 @@ The life of a trial
         the run finished        COMPLETE, with the objective
         it was pruned           PRUNED
         it diverged             PRUNED, so that the sampler avoids the place; the summary says "diverged"
+        it cannot be            PRUNED, as parameters that are valid one by one may exclude each other: they do not
+                                compose, or train.py ends with bad input where it has taken others; "refused"
         it failed or stopped    RUNNING, and nobody's: the next worker continues the run, this one does not try again
     A trial is in the study from its first moment and never replaced by another, so there are search.trials in all,
     whoever is killed. Nothing is left to do when all have been told; a worker without a trial waits for that, as it may
@@ -41,7 +43,7 @@ depends on their speed which these are.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +52,8 @@ from configs import ConfigError, RunConfig, plug_in
 from configs.runs import plain
 from files.errors import shown
 from files.requirements import check_installed
-from launch.jobs import Interrupted, Outcome, run_jobs
+from launch.job import Interrupted, Outcome
+from launch.jobs import run_jobs
 from launch.processes import log_path
 from launch.search_space import check, read_space
 from launch.statuses import EXIT_STATUS
@@ -116,11 +119,12 @@ class Optuna:
         with storage_errors(storage):
             with trials:
                 run = partial(run_jobs, [], launcher, script=Path(script), alike=True, source=trials, provide=provide)
-                status = _exit_status(run)
+                status = _exit_status(run, trials.refused)
             rows = trials.rows()
             summarize(trials.study, rows, self.objective, folder)
         print(f"study       {name} in {without_password(storage)}")
-        return status or (EXIT_STATUS["stopped"] if any(row.state not in ENDED for row in rows) else 0)
+        is_done = len(rows) >= self.trials and all(row.state in ENDED for row in rows)
+        return status or (0 if is_done else EXIT_STATUS["stopped"])
 
     def _check(self) -> None:
         if self.trials < 1:
@@ -134,10 +138,13 @@ class Optuna:
             print(f"note: no run is pruned, as {self.objective} is known every {every} steps only")
 
 
-def _exit_status(run: Callable[[], list[Outcome]]) -> int:
-    """Runs the jobs, says which failed; returns 75 after a signal, else the status of the first that failed, else 0."""
+def _exit_status(run: Callable[[], list[Outcome]], refused: Container[str]) -> int:
+    """Runs the jobs, says which failed; returns 75 after a signal, else the status of the first that failed, else 0.
+
+    refused: names of jobs whose failure is a result.
+    """
     try:
-        failed = [outcome for outcome in run() if outcome.status == "failed"]
+        failed = [each for each in run() if each.status == "failed" and each.job.name not in refused]
     except Interrupted:
         return EXIT_STATUS["stopped"]
     for outcome in failed:

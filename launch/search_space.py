@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from configs import ConfigError, RunConfig, composed
-from configs.overrides import given, written
+from configs.overrides import given, has_several, written
 from files.errors import shown
 
+MOST_VALUES = 1e9  # of a range with a step
 FIELDS = ("low", "high", "log", "step")
 EXAMPLE = "'search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}'"
 
@@ -26,11 +27,6 @@ class Range:
     def is_whole(self) -> bool:
         """Whether its values are whole numbers."""
         return all(isinstance(each, int) for each in (self.low, self.high, 1 if self.step is None else self.step))
-
-    @property
-    def ends(self) -> list[Any]:
-        """The first and the last value."""
-        return [self.low, self.high]
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,9 @@ def _entries(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def _choices(key: str, values: Sequence[Any]) -> Choices:
     if not values:
         raise ConfigError("the list of choices is empty")
-    return Choices(tuple(dict.fromkeys(map(written, values))))
+    if len(found := tuple(dict.fromkeys(map(written, values)))) == 1:
+        raise ConfigError(f"{found[0]} is the only choice; give it to all runs, {key}={found[0]}")
+    return Choices(found)
 
 
 def _range(value: Any) -> Range:
@@ -142,6 +140,8 @@ def _range(value: Any) -> Range:
             if found.log
             else f"step={shown(found.step)} must be > 0 and at most high - low"
         )
+    if found.step is not None and (found.high - found.low) / found.step > MOST_VALUES:
+        raise ConfigError(f"step={shown(found.step)} is too small for high - low; leave it out")
     return found
 
 
@@ -150,8 +150,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _values(each: Range | Choices) -> list[Any]:
-    """Those that are checked."""
-    return list(each.values) if isinstance(each, Choices) else each.ends
+    """Those that are checked: every choice; the ends of a range, and between them the second value if it has steps."""
+    if isinstance(each, Choices):
+        return list(each.values)
+    second = each.low + (each.step or 1) if each.is_whole or each.step else each.high
+    return [each.low, *([second] if second < each.high else []), each.high]
 
 
 def _typed(key: str, each: Range | Choices, first: Mapping[str, Any], fixed: Sequence[str]) -> Range | Choices:
@@ -172,11 +175,17 @@ def _composed(values: Mapping[str, Any], fixed: Sequence[str]) -> tuple[RunConfi
     try:
         return composed([*fixed, *overrides_of(values)])
     except ConfigError as error:
+        for override in map(given, fixed):
+            if has_several(override.raw or "") and str(error).startswith(f"{override.key}="):
+                raise ConfigError(
+                    f"{shown(override.text)} has several values; give one, or let the search choose: "
+                    f"search.space.{override.key}=[...,...]"
+                ) from None
         raise ConfigError(f"search.space: {error}") from None
 
 
 def _check_differ(key: str, configs: Sequence[RunConfig], settings: Sequence[Mapping[str, Any]]) -> None:
-    if len(configs) > 1 and configs[0].run_dir == configs[-1].run_dir:
-        raise ConfigError(f"search.space.{key}: all runs would write run_dir={configs[0].run_dir}; leave run_dir out")
     if len(configs) > 1 and settings[0] == settings[-1]:
         raise ConfigError(f"search.space.{key}: the result of a run does not depend on {key}; leave it out")
+    if len(configs) > 1 and configs[0].run_dir == configs[-1].run_dir:
+        raise ConfigError(f"search.space.{key}: all runs would write run_dir={configs[0].run_dir}; leave run_dir out")

@@ -51,11 +51,19 @@ def without_password(storage: str) -> str:
 def opened(wanted: Study) -> optuna.Study:
     """Returns the study, made if it is not there; the caller has its lock.
 
-    Raises: ConfigError: if it is about something else.
+    Raises: ConfigError: if it is about something else, or the storage is in memory or of another version of Optuna.
     """
     name, storage, _, description = wanted
+    if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", storage):
+        raise ConfigError(f"search.storage={storage} would be lost with this command: give sqlite:///FILE")
     arguments = {"timeout": SQLITE_SECONDS} if storage.startswith("sqlite:") else {}
-    kept = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": arguments})
+    try:
+        kept = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": arguments})
+    except RuntimeError as error:  # what Optuna raises for a storage of another of its versions
+        raise ConfigError(
+            f"search.storage={shown(without_password(storage))} was made by another version of Optuna than "
+            f"{optuna.__version__}: {one_line(error)}"
+        ) from error
     study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
     ours, theirs = json.loads(json.dumps(description)), study.user_attrs.get(DESCRIPTION)
     if theirs is None and not study.get_trials(deepcopy=False):

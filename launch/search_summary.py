@@ -34,6 +34,8 @@ def summarize(study: optuna.Study, rows: Sequence[Row], objective: str, folder: 
     if rows:
         console.print(table(rows[:MOST], objective))
     print(f"{len(rows)} trials: {counted}" if rows else "no trials")
+    for row in [row for row in rows if row.state == "refused"][:MOST]:
+        print(f"refused: trial {row.trial}: {row.reason}")
     n_finished = sum(row.state == "finished" for row in rows)
     if found:
         print("importance  " + ", ".join(f"{key} {share:.0%}" for key, share in found.items()))

@@ -17,9 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from configs import ConfigError, compose
+from configs.door import BAD_INPUT
 from files.lock import InUseError, Lock, is_held, locked
 from files.reading import number
-from launch.jobs import Job, Outcome, Source
+from launch.job import Job, Outcome, Source
 from launch.new_rows import NewRows
 from launch.search_space import Checked, overrides_of
 from launch.search_study import Study, distribution, drawn, opened, pruner, sampler, storage_errors
@@ -29,15 +30,17 @@ if TYPE_CHECKING:
 
 LOCK = "lock"  # of the study, while a trial is taken
 WAIT_SECONDS = 0.2  # until a worker that found nothing to do looks again
-ENDED = ("finished", "pruned", "diverged")  # states of a trial that has been told to the study, the best first
-WORKER, RUN_DIR, STATE = "worker", "run_dir", "state"  # attributes of trials
+# States of a trial that has been told to the study, the best first; refused: its parameters together make no run.
+ENDED = ("finished", "pruned", "diverged", "refused")
+WORKER, RUN_DIR, STATE, REASON = "worker", "run_dir", "state", "reason"  # attributes of trials
 
 
 class Row(NamedTuple):
     """A trial as it stands.
 
-    state: finished, pruned, diverged, running, failed, stopped or unfinished. value: the objective, of a pruned trial
-    the last that is known, None of others. step: the last at which it was evaluated.
+    state: finished, pruned, diverged, refused, running, failed, stopped or unfinished. value: the objective, of a
+    pruned trial the last that is known, None of others. step: the last at which it was evaluated. reason: why it was
+    refused.
     """
 
     trial: int
@@ -46,6 +49,7 @@ class Row(NamedTuple):
     step: int | None
     parameters: dict[str, Any]
     run_dir: str
+    reason: str = ""
 
 
 @dataclass
@@ -74,6 +78,7 @@ class Trials(Source):
         self._distributions = {key: distribution(each) for key, each in checked.space.items()}
         self._taken: dict[str, _Taken] = {}  # by the name of the job
         self._left: set[int] = set()  # trials that this worker does not try again
+        self.refused: set[str] = set()  # names of jobs whose parameters train.py does not take
         self._is_done, self._again = False, 0.0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", module="optuna")  # of what is experimental, of an end that a step misses
@@ -139,6 +144,10 @@ class Trials(Source):
             raise ConfigError(
                 f"search.objective={self._search.objective}: {outcome.run_dir} has finished without; choose another"
             )
+        if self._is_bad_input_of(outcome):
+            self._refuse(taken.trial, str(outcome.message))
+            self.refused.add(outcome.job.name)
+            return f"refused: {outcome.message}"
         state = "pruned" if outcome.status == "stopped" and taken.is_pruned else outcome.status
         taken.trial.set_user_attr(STATE, state)
         if state == "finished":
@@ -177,11 +186,19 @@ class Trials(Source):
         return None
 
     def _claimed(self, trial: optuna.Trial, busy: set[Any]) -> Job | None:
-        """The job of a trial, which is this worker's now; None while another trial's run of the same name goes on."""
+        """The job of a trial, which is this worker's now.
+
+        None if its parameters make no run, or while another trial's run of the same name goes on.
+        """
         values = {key: drawn(trial, key, each) for key, each in self._distributions.items()}
         name = " ".join(f"{key}={_short(value)}" for key, value in values.items())
         job = Job(f"trial {trial.number} {name}", (*self._fixed, *overrides_of(values)))
-        run_dir = compose(job.overrides).run_dir
+        try:
+            run_dir = compose(job.overrides).run_dir
+        except ConfigError as error:
+            compose(self._checked.sample)  # raises what is wrong with all
+            self._refuse(trial, str(error))
+            return None
         trial.set_user_attr(RUN_DIR, run_dir)
         if run_dir in busy:
             return None
@@ -189,6 +206,19 @@ class Trials(Source):
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         self._taken[job.name] = _Taken(trial, NewRows(Path(str(run_dir)), only_last=False), set(known))
         return job
+
+    def _refuse(self, trial: optuna.Trial, reason: str) -> None:
+        """Tells the study that the parameters of a trial, which are valid one by one, make no run together."""
+        trial.set_user_attr(STATE, "refused")
+        trial.set_user_attr(REASON, reason)
+        self.study.tell(trial, state=TrialState.PRUNED)
+
+    def _is_bad_input_of(self, outcome: Outcome) -> bool:
+        """Whether it is the trial's parameters that train.py does not take: it has taken those of others."""
+        if outcome.exit_status != BAD_INPUT or str(outcome.run_dir) in (outcome.message or ""):
+            return False
+        others = self.study.get_trials(deepcopy=False)
+        return any(each.user_attrs.get(STATE) in ("finished", "pruned", "diverged") for each in others)
 
     def _is_held(self, trial: FrozenTrial) -> bool:
         """Whether the worker that the trial names still runs."""
@@ -213,7 +243,8 @@ class Trials(Source):
             state = "running" if self._is_held(trial) else "unfinished"  # not told yet
         value = trial.value if state in ("finished", "pruned") else None
         run_dir = str(trial.user_attrs.get(RUN_DIR, ""))
-        return Row(trial.number, value, state, trial.last_step, dict(trial.params), run_dir)
+        reason = str(trial.user_attrs.get(REASON, ""))
+        return Row(trial.number, value, state, trial.last_step, dict(trial.params), run_dir, reason)
 
 
 def _short(value: Any) -> str:

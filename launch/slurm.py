@@ -2,14 +2,14 @@
 
 Runs stay in the queue when the command that submitted them ends; the same command finds them there by
 <run_dir>.slurm.json and follows them, and scripts/runs.py lists them. A run that SLURM's time limit or preemption ends
-saves before, and its job goes back to the queue by itself. slurm_task.py is what runs on a node, slurm_queue.py asks
-SLURM.
+saves before, and its job goes back to the queue by itself. slurm_runs.py follows runs, slurm_task.py is what runs on a
+node, slurm_queue.py asks SLURM.
 """
 
 import json
+import os
 import shlex
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,36 @@ from configs import ConfigError
 from files.errors import one_line
 from files.lock import locked
 from files.paths import expanded
-from files.reading import read_json
 from files.requirements import missing
 from files.writing import write_text
-from launch.launcher import Ending, Launcher, Running, Start
-from launch.processes import log_path, read_result, said_in, stamp
-from launch.slurm_queue import Partition, Queue, can_see, partitions
-from launch.slurm_task import Task
-from launch.statuses import EXIT_STATUS
+from launch.launcher import Launcher, Running, Start
+from launch.processes import stamp
+from launch.slurm_queue import Partition, Queue, can_see, partitions, undisturbed
+from launch.slurm_runs import SlurmRun, read_record, record_path
+from launch.slurm_task import ROOT, Task
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_IN_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site has changed it
 SHARED_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # which srun has not taken from the job since 22.05
-RECORD, RECORD_BYTES = ".slurm.json", 1 << 12  # what is added to a run directory's name, and the longest
-SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not finished counts as ended
+FROM_SBATCH = {"partition": "SBATCH_PARTITION", "account": "SBATCH_ACCOUNT", "qos": "SBATCH_QOS"}
+OURS = {  # options of sbatch, by the key that says the same
+    **{name: name for name in ("partition", "account", "qos", "nodes")},
+    "time": "minutes",
+    "signal": "stop_seconds",
+    "array": "at_once",
+    "ntasks": "ranks",
+    "ntasks_per_node": "ranks",
+    "cpus_per_task": "cpus_per_rank",
+    "gpus_per_node": "gpus_per_rank",
+}
 
 
 class Slurm(Launcher):
     """Jobs of SLURM.
 
-    The arguments are the keys launch.*, explained in configs/launch/slurm.yaml.
-
-    Raises: ConfigError: if a number is out of range, or two do not fit together.
+    at_once: runs of a submission at a time, at most. ranks: of a run, spread over `nodes`, each with gpus_per_rank and
+    cpus_per_rank. runs_per_job: so many runs share a job on one node, each with its share of it. minutes: a job's
+    limit, after which it is queued again. stop_seconds: before the limit, when runs save. options: any other of
+    sbatch's, launch.options.mem=64G. setup: lines of a shell that come first on a node. folder: of what jobs print.
     """
 
     is_elsewhere = True
@@ -68,10 +76,6 @@ class Slurm(Launcher):
         counts |= {} if at_once is None else {"at_once": at_once}
         if wrong := [f"launch.{name}={count}" for name, count in counts.items() if count < 1]:
             raise ConfigError(f"{wrong[0]} must be >= 1")
-        if stop_seconds >= 60 * minutes:
-            raise ConfigError(
-                f"launch.stop_seconds={stop_seconds} must be less than launch.minutes={minutes}, or runs save at once"
-            )
         if gpus_per_rank < 0:
             raise ConfigError(f"launch.gpus_per_rank={gpus_per_rank} must be >= 0; 0: runs on CPUs")
         if ranks % nodes:
@@ -80,11 +84,22 @@ class Slurm(Launcher):
             )
         if runs_per_job > 1 and nodes > 1:
             raise ConfigError(f"launch.runs_per_job={runs_per_job} shares one node; leave out launch.nodes={nodes}")
+        if stop_seconds >= 60 * minutes:
+            raise ConfigError(
+                f"launch.stop_seconds={stop_seconds} must be less than launch.minutes={minutes}, or runs would save "
+                "and end as soon as they begin, again and again"
+            )
+        for name in options or {}:
+            if (key := OURS.get(name.replace("-", "_"))) is not None:
+                raise ConfigError(f"launch.options.{name} is set by launch.{key}; leave it out")
         self.at_once, self.ranks, self.nodes, self.runs_per_job = at_once, ranks, nodes, runs_per_job
-        self.partition, self.folder = partition, expanded(folder, "launch.folder")
         self.cpus, self.gpus = (each * runs_per_job for each in (cpus_per_rank, gpus_per_rank))
-        self._own: dict[str, Any] = {"time": minutes, "signal_delay_s": stop_seconds, "partition": partition}
-        self._own |= {"account": account, "qos": qos, "setup": [*(setup or []), SHARED_CORES, _python_path()]}
+        self.folder = expanded(folder, "launch.folder")
+        site = {"partition": partition, "account": account, "qos": qos}
+        site = {name: value or os.environ.get(FROM_SBATCH[name]) for name, value in site.items()}
+        self.partition = site["partition"]
+        self._own: dict[str, Any] = {**site, "time": minutes, "signal_delay_s": stop_seconds}
+        self._own |= {"setup": [*(setup or []), SHARED_CORES, _python_path()]}
         self._options = {"requeue": True, **(options or {})}
         self._queue = Queue()
 
@@ -97,10 +112,13 @@ class Slurm(Launcher):
         wanted = self.partition or next((each.name for each in found if each.is_default), None)
         if wanted is None:
             raise ConfigError(f"SLURM has no default partition: give launch.partition=, one of {', '.join(names)}")
-        if wanted not in names:
-            raise ConfigError(f"launch.partition={wanted} does not exist; SLURM has {', '.join(names)}")
+        if absent := [name for name in wanted.split(",") if name not in names]:  # SLURM takes several
+            raise ConfigError(f"launch.partition={absent[0]} does not exist; SLURM has {', '.join(names)}")
         self._check_ranks(runs)
-        self._check_nodes([each for each in found if each.name == wanted])
+        self._check_nodes([each for each in found if each.name in wanted.split(",")])
+        self._queue.refresh()
+        if self._queue.error:
+            raise ConfigError(self._queue.error)
         there = [next(path for path in run.run_dir.absolute().parents if path.is_dir()) for run in runs]
         options = [f"--{name}={value}" for name, value in self._own.items() if name in ("account", "qos") and value]
         for folder in dict.fromkeys(there):
@@ -140,30 +158,37 @@ class Slurm(Launcher):
 
     @override
     def room(self) -> int:
-        return MOST_IN_ARRAY * self.runs_per_job
+        return MOST_IN_ARRAY * self.runs_per_job if self._queue.answers() else 0
 
     @override
     def found(self, run: Start) -> Running | None:
-        record = _record(run.run_dir)
+        record = read_record(run.run_dir)
         job = None if record is None else record.get("job")
-        if not isinstance(job, str) or self._queue.job(job) is None:
+        if record is None or not isinstance(job, str) or self._queue.job(job) is None:
             return None
-        return SlurmRun(run.run_dir, job, self._queue, self.folder)
+        return self._run(run, job, record)
 
     @override
     def start(self, runs: Sequence[Start], script: Path) -> list[Running | OSError]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "submitting.lock", "submitting to SLURM"):
             self._queue.refresh()
+            if self._queue.error:  # what is in the queue is not known
+                return [BlockingIOError(self._queue.error) for _ in runs]
             there = {run.run_dir: self.found(run) for run in runs}  # another command may have submitted them meanwhile
             todo = [run for run in runs if there[run.run_dir] is None]
+            before = {run.run_dir: stamp(run.run_dir) for run in todo}
             shares = [todo[i : i + self.runs_per_job] for i in range(0, len(todo), self.runs_per_job)]
             for share, job in zip(shares, self._submitted(shares, script), strict=True):
                 for run in share:
-                    write_text(record_path(run.run_dir), json.dumps({"job": job}))
-                    there[run.run_dir] = SlurmRun(run.run_dir, job, self._queue, self.folder)
+                    record = {"job": job, "result": before[run.run_dir]}
+                    write_text(record_path(run.run_dir), json.dumps(record))
+                    there[run.run_dir] = self._run(run, job, record)
             self._queue.refresh()
         return [there[run.run_dir] for run in runs]  # type: ignore[misc]  # none is None now
+
+    def _run(self, run: Start, job: str, record: Mapping[str, Any]) -> SlurmRun:
+        return SlurmRun(run.run_dir, job, self._queue, before=record.get("result"), logs=self.folder)
 
     def resources(self) -> dict[str, int | None]:
         """What a job asks for: a task for each rank, or, where several runs share a job, one that starts them."""
@@ -194,83 +219,15 @@ class Slurm(Launcher):
             **{name: value for name, value in self._own.items() if value is not None},
         )
         try:
-            with executor.batch():
+            with undisturbed(), executor.batch():
                 jobs = [executor.submit(Task(script, _described(share), self.ranks)) for share in shares]
             return [job.job_id for job in jobs]
         except (FailedJobError, subprocess.CalledProcessError) as error:
             raise ConfigError(f"launch=slurm: sbatch refuses the jobs: {one_line(error)}") from None
 
 
-class SlurmRun(Running):
-    """A run in SLURM's queue. job: its name there, such as 12_3. folder: of what the job prints."""
-
-    state = "queued"
-
-    def __init__(self, run_dir: Path, job: str, queue: Queue, folder: Path) -> None:
-        self.job, self._run_dir, self._queue, self._folder = job, run_dir, queue, folder
-        log = log_path(run_dir)
-        self._log_bytes = log.stat().st_size if log.exists() else 0  # what earlier processes have written
-        self._began, self._before, self.note = time.monotonic(), stamp(run_dir), f"job {job}"
-        self._gone_since: float | None = None
-
-    @override
-    def ending(self) -> Ending | None:
-        if (there := self._queue.job(self.job)) is not None:
-            self.state = "running" if there.state in ("RUNNING", "COMPLETING") else "queued"
-            where = f"on {there.nodes}, log {log_path(self._run_dir)}" if there.nodes else f"waits: {there.reason}"
-            self.note, self._gone_since = f"job {self.job} {where}", None
-            return None
-        result = read_result(self._run_dir)
-        is_new = result is not None and stamp(self._run_dir) != self._before
-        status = str(result["status"]) if result is not None and is_new else "failed"
-        self._gone_since = self._gone_since or time.monotonic()
-        if status not in ("finished", "diverged") and time.monotonic() - self._gone_since < SETTLING_SECONDS:
-            return None  # a job that goes back to the queue is in none of its states for a moment
-        message = None
-        if status != "finished":
-            said = said_in(log_path(self._run_dir), 0 if is_new else self._log_bytes)
-            message = said or (
-                f"job {self.job} left SLURM's queue without a result; see log {log_path(self._run_dir)}, if there is "
-                f"one, and {self._folder}/{self.job}_*_log.out"
-            )
-        return Ending(status, result, message, time.monotonic() - self._began, EXIT_STATUS.get(status, 1))
-
-    @override
-    def ask_to_stop(self) -> None:
-        subprocess.run(["scancel", "--signal=TERM", self.job], check=False, capture_output=True)
-
-    @override
-    def kill(self) -> None:
-        subprocess.run(["scancel", self.job], check=False, capture_output=True)
-
-
-def queued(folders: Sequence[Path]) -> list[str]:
-    """A line for each run in these folders that is in SLURM's queue: its job, and where it runs or why it waits."""
-    records = sorted({path for folder in folders for path in folder.glob(f"**/*{RECORD}")})
-    run_dirs = [path.with_name(path.name.removesuffix(RECORD)) for path in records]
-    known = [(run_dir, str((_record(run_dir) or {}).get("job"))) for run_dir in run_dirs]
-    queue = Queue()
-    return [
-        f"{run_dir}: job {job} {there.state.lower()} {f'on {there.nodes}' if there.nodes else f'({there.reason})'}"
-        for run_dir, job in known
-        if (there := queue.job(job)) is not None
-    ]
-
-
 def _described(share: Sequence[Start]) -> list[tuple[tuple[str, ...], Path]]:
     return [((*run.overrides, f"run_dir={run.run_dir.absolute()}"), run.run_dir.absolute()) for run in share]
-
-
-def record_path(run_dir: Path) -> Path:
-    """The file that says which job the run is in, or was last."""
-    return run_dir.with_name(f"{run_dir.name}{RECORD}")
-
-
-def _record(run_dir: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(record_path(run_dir), most_bytes=RECORD_BYTES)
-    except ValueError:
-        return None
 
 
 def _python_path() -> str:

@@ -2,7 +2,8 @@
 
 submitit pickles a Task when the job is submitted, and calls it in every task that srun starts. Before the job's time
 ends, or when SLURM wants its nodes, submitit calls checkpoint(): the runs save and end, and the job goes back to the
-queue, from where the same Task continues them.
+queue, from where the same Task continues them. A run that hangs is ended here, so that its job frees its nodes also
+when nobody follows it, and so that the others of its job go on.
 """
 
 import os
@@ -13,8 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.processes import GRACE_SECONDS, Process, cuda_devices, environments
+from launch.processes import GRACE_SECONDS, Process, cuda_devices, environments, log_path
+from launch.standstill import Standstill
+from launch.statuses import FAILED
+from launch.watch import LOOK_SECONDS, Watch
 
+ROOT = Path(__file__).resolve().parents[1]  # of the code that runs on the node
 POLL_SECONDS = 0.2
 FIRST_PORT, PORTS = 20_000, 10_000  # of the rendezvous; jobs that share a node have different ids
 
@@ -35,19 +40,13 @@ class Task:
     def __call__(self) -> int:
         """Runs them; returns the first exit status that is not 0."""
         signal.signal(signal.SIGTERM, self._stop)  # scancel, and preemption without submitit's signal
-        self._processes = [
-            Process(
-                self.script,
-                overrides,
-                run_dir,
-                ranks=ranks,
-                environment=environment,
-                is_first=environment.get("RANK", "0") == "0",
-            )
-            for (overrides, run_dir), (ranks, environment) in zip(self.runs, self._places(), strict=True)
-        ]
-        endings = [self._ending(process) for process in self._processes]
-        return next((status for status in endings if status), 0)
+        started = {
+            run_dir: self._started(overrides, run_dir, *place)
+            for (overrides, run_dir), place in zip(self.runs, self._places(), strict=True)
+        }
+        processes = {run_dir: process for run_dir, process in started.items() if process is not None}
+        statuses = [FAILED] * (len(started) - len(processes)) + self._endings(processes)
+        return next((status for status in statuses if status), 0)
 
     def checkpoint(self) -> Any:
         """What submitit queues again, when the runs have saved and ended."""
@@ -66,11 +65,37 @@ class Task:
         shares = environments(len(self.runs), self.ranks, cuda_devices())
         return [(self.ranks, share) for share in shares]
 
-    def _ending(self, process: Process) -> int:
-        while (ending := process.ending()) is None:
+    def _started(
+        self, overrides: Sequence[str], run_dir: Path, ranks: int, environment: Mapping[str, str]
+    ) -> Process | None:
+        """The process of a run; None if it cannot be started: the others of the job go on."""
+        is_first = environment.get("RANK", "0") == "0"
+        try:
+            process = Process(self.script, overrides, run_dir, ranks=ranks, environment=environment, is_first=is_first)
+        except OSError as error:
+            print(f"failed: log {log_path(run_dir)}: {error}", flush=True)
+            return None
+        self._processes.append(process)
+        return process
+
+    def _endings(self, processes: Mapping[Path, Process]) -> list[int]:
+        """Waits for all to end, and ends those that hang; returns their exit statuses."""
+        watches = {process: Watch(Standstill(run_dir), process) for run_dir, process in processes.items()}
+        statuses, looked = [], time.monotonic()
+        while watches:
             time.sleep(POLL_SECONDS)
-        print(f"{ending.status}: {process.note}" + (f": {ending.message}" if ending.message else ""), flush=True)
-        return ending.exit_status
+            if is_time := time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+            for process, watch in list(watches.items()):
+                if (found := process.ending()) is not None:
+                    ending = watch.judged(found)
+                    said = f": {ending.message}" if ending.message else ""
+                    print(f"{ending.status}: {process.note}{said}", flush=True)
+                    statuses.append(ending.exit_status)
+                    del watches[process]
+                elif is_time:
+                    watch.look()
+        return statuses
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         for process in self._processes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from configs import RunConfig
-    from launch.jobs import Job, Outcome
+    from launch.job import Job, Outcome
 
 FOLDER = Path("runs")  # of the summary, and of the runs unless run_dir is given
 RESULTS = ("val/loss", "train/loss", "step", "tokens", "seconds", "tokens_per_second")
@@ -79,7 +79,7 @@ def _show(tables: "Sequence[Table]") -> None:
 
 def _remarks(outcomes: "Sequence[Outcome]") -> Iterator[str]:
     """Yields a line for each run that did not finish, and the command that tries again."""
-    from launch.jobs import as_typed
+    from launch.job import as_typed
     from launch.processes import log_path
 
     for outcome in outcomes:
@@ -98,7 +98,7 @@ def differing(combinations: Sequence[Sequence[str]]) -> list[int]:
 
 def named(combinations: Sequence[Sequence[str]], positions: Sequence[int]) -> "list[Job]":
     """Returns the jobs, named after the overrides that differ."""
-    from launch.jobs import Job
+    from launch.job import Job
 
     names = [
         " ".join(each[position] for position in positions) or " ".join(each) or "defaults" for each in combinations

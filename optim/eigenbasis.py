@@ -6,10 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kronecker import eigen, mirrored, orthonormal_rows, product
+from .kronecker import eigen, mirrored, nearer_rows, product
 from .rule import State
-
-SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
 class Refreshed(NamedTuple):
@@ -65,9 +63,7 @@ def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:
 
 def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis: int) -> Tensor:
     """A step of power iteration, in order of eigenvalues, into basis and the order of v; whether it was not finite."""
-    order = values.argsort(descending=True, stable=True)
-    shifted = product.addcmul_(basis, values.mean(), value=SHIFT)
-    fresh = orthonormal_rows(shifted[order])  # Alg. 4
+    fresh, order = nearer_rows(product, values, basis)
     is_finite = fresh.isfinite().all()
     basis.copy_(torch.where(is_finite, fresh, basis))
     v.copy_(torch.where(is_finite, v.index_select(axis, order), v))

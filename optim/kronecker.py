@@ -11,6 +11,7 @@ from torch import Tensor
 
 BLOCKS = 4
 SMALLEST_BLOCK = 64  # rows; launching thinner products costs more than they save
+SHIFT = 1e-10  # of the mean eigenvalue, added to all: see SOAP on directions without gradient
 
 
 def add_outer(factor: Tensor, grad: Tensor, keep: float, weight: float) -> None:
@@ -62,6 +63,17 @@ def eigen_flops(n: int) -> float:
     divide and conquer that LAPACK and cuSOLVER offer takes as many or fewer, depending on the matrix.
     """
     return 9.0 * n**3
+
+
+def nearer_rows(product: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A step of orthogonal iteration (SOAP, arXiv:2409.11321, Algorithm 4): rows (n, n) nearer to eigenvectors.
+
+    product: orthonormal rows (n, n) @ a full symmetric factor; is overwritten. values (n): rows_i factor rows_iᵀ. The
+    second result (n) is the order by descending value into which the rows were brought before.
+    """
+    order = values.argsort(descending=True, stable=True)
+    shifted = product.addcmul_(rows, values.mean(), value=SHIFT)
+    return orthonormal_rows(shifted[order]), order
 
 
 def orthonormal_rows(matrix: Tensor) -> Tensor:

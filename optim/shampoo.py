@@ -7,26 +7,30 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import eigen, eigen_flops, mirrored
+from .kronecker import eigen, eigen_flops, mirrored, nearer_rows, orthonormal_flops
 from .moments import move_average
 from .preconditioner import KroneckerOptimizer
 
 GRAFTINGS = (None, "adam", "sgd")
+EIGENSOLVERS = ("eigh", "qr")
 
 
 class Shampoo(KroneckerOptimizer):
     """Shampoo (Gupta et al., ICML 2018, arXiv:1802.09568, Algorithm 1), as it is used today (arXiv:2309.06497).
 
     Momentum between inverse roots of the averages of g g^T and g^T g. State for a matrix (m, n): exp_avg (m, n);
-    factor_left and root_left (m, m), factor_right and root_right (n, n); with grafting "adam" also exp_avg_sq (m, n).
-    Memory: mn + 2(m^2 + n^2) numbers, mn more for Adam's. A side longer than max_precond_dim has no factor; a parameter
-    without any, vectors among them, is Adam's (with sum_statistics: Adagrad's).
+    factor_left and root_left (m, m), factor_right and root_right (n, n); with grafting "adam" also exp_avg_sq (m, n);
+    with eigensolver "qr" also basis_left (m, m) and basis_right (n, n), an eigenvector per row. Memory: mn + 2(m^2 +
+    n^2) numbers, mn more for Adam's, m^2 + n^2 more for the bases. A side longer than max_precond_dim has no factor; a
+    parameter without any, vectors among them, is Adam's (with sum_statistics: Adagrad's).
     precondition_frequency: steps between new roots; until the first the graft moves alone. Without grafting there is a
     root from the first step on. exponent: of each inverse root, null for 1 / (2 x sides with a factor), the paper's
     1/4. grafting: whose length every update gets, "adam"'s or "sgd"'s, or null for its own. graft_eps: added to Adam's
-    root. sum_statistics: sums instead of averages. eps: added to the eigenvalues, as a fraction of the largest; with
-    sum_statistics as it is, as in the paper (L_0 = eps I). A root whose factorisation fails or is not finite is kept,
-    and counted.
+    root. eigensolver: "eigh" finds eigenvectors anew for every root; "qr" takes one step of orthogonal iteration from
+    those of the root before, as SOAP does (arXiv:2409.11321, Algorithm 4; for Shampoo: arXiv:2506.03595), which takes
+    half as long, and their Rayleigh quotients as eigenvalues; the first root is eigh's. sum_statistics: sums instead of
+    averages. eps: added to the eigenvalues, as a fraction of the largest; with sum_statistics as it is, as in the paper
+    (L_0 = eps I). A root whose factorisation fails or is not finite is kept, and counted.
     Differs from the paper, unless betas[0]=0, precondition_frequency=1, grafting=null and sum_statistics: momentum,
     averages with bias correction, rare roots and grafting, as published runs on language models have them. Parameters
     that are no matrix are Adam's, or Adagrad's, where the paper's Algorithm 2 has a factor for every axis.
@@ -35,7 +39,7 @@ class Shampoo(KroneckerOptimizer):
     """
 
     kept = "kept_roots"
-    read_only = ("factor_left", "factor_right", "root_left", "root_right", kept)
+    read_only = ("factor_left", "factor_right", "root_left", "root_right", "basis_left", "basis_right", kept)
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Shampoo(KroneckerOptimizer):
         grafting: str | None = "adam",
         graft_eps: float = 1e-8,
         *,
+        eigensolver: str = "eigh",
         sum_statistics: bool = False,
         execution: str = "auto",
         state: str = "fp32",
@@ -57,6 +62,7 @@ class Shampoo(KroneckerOptimizer):
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
         settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
         settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
+        settings |= {"eigensolver": eigensolver}
         super().__init__(params, settings, execution, state)
 
     @override
@@ -67,6 +73,8 @@ class Shampoo(KroneckerOptimizer):
             within(self, "exponent", hp.exponent, 0, math.inf, open_low=True)
         if hp.grafting not in GRAFTINGS:
             raise ValueError(f"Shampoo: grafting={hp.grafting!r} must be one of None, adam, sgd")
+        if hp.eigensolver not in EIGENSOLVERS:
+            raise ValueError(f"Shampoo: eigensolver={hp.eigensolver!r} must be one of {', '.join(EIGENSOLVERS)}")
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
@@ -76,6 +84,8 @@ class Shampoo(KroneckerOptimizer):
         for side, axis in sides.items():
             square = Spec((shape[axis], shape[axis]))
             spec |= {f"factor_{side}": square, f"root_{side}": square}  # a root of zeros: there is none yet
+            if hp.eigensolver == "qr":
+                spec[f"basis_{side}"] = square._replace(is_identity=True)
         return spec | ({self.kept: Spec(())} if sides else {})
 
     @override
@@ -90,7 +100,8 @@ class Shampoo(KroneckerOptimizer):
             with self._refreshes:
                 for side in sides:
                     exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
-                    state[self.kept].add_(_refresh_root(state, side, exponent, hp))
+                    found = _eigen(state, side, is_first=self.refreshes(hp, hp.t) == 1)
+                    state[self.kept].add_(True if found is None else _refresh_root(state, side, *found, exponent, hp))
 
     @override
     def refreshes(self, hp: Hyper, steps: int) -> int:
@@ -99,9 +110,16 @@ class Shampoo(KroneckerOptimizer):
 
     @override
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
-        found = steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp))
+        found, refreshes = (
+            steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp)),
+            self.refreshes(hp, steps),
+        )
+        anew = min(1, refreshes) if hp.eigensolver == "qr" else refreshes
         for n in (shape[axis] for axis in self.sides(shape, hp).values()):
-            found += self.refreshes(hp, steps) * (eigen_flops(n) + 2.0 * n**3)  # of a root: half @ half^T
+            found += anew * eigen_flops(n) + refreshes * 2.0 * n**3  # of a root: half @ half^T
+            found += (refreshes - anew) * (
+                orthonormal_flops(n, n) + 4.0 * n**3
+            )  # of bases before and after: basis @ factor
         return found
 
     @override
@@ -133,17 +151,38 @@ def _correction(hp: Hyper) -> float:
     return 1.0 if hp.sum_statistics else 1 / (1 - hp.betas[1] ** hp.t)
 
 
-def _refresh_root(state: State, side: str, exponent: float, hp: Hyper) -> Tensor | bool:
+def _eigen(state: State, side: str, *, is_first: bool) -> tuple[Tensor, Tensor] | None:
+    """Eigenvalues (n) and eigenvectors (n, n), in columns, of a side's factor, or what is near them; None if none.
+
+    A basis, where there is one, becomes the eigenvectors, unless they are not finite.
+    """
+    factor, basis = mirrored(state[f"factor_{side}"]), state.get(f"basis_{side}")
+    if basis is None:
+        return eigen(factor)
+    if is_first:
+        if (found := eigen(factor)) is not None:
+            _renew(basis, found[1].mT.flip(0))
+        return found
+    product = basis @ factor
+    fresh, _ = nearer_rows(product, (product * basis).sum(1), basis)
+    _renew(basis, fresh)
+    return ((fresh @ factor) * fresh).sum(1), fresh.mT
+
+
+def _renew(old: Tensor, fresh: Tensor) -> Tensor:
+    """Copies fresh into old, unless it is not finite; whether it is."""
+    is_finite = fresh.isfinite().all()
+    old.copy_(torch.where(is_finite, fresh, old))
+    return is_finite
+
+
+def _refresh_root(state: State, side: str, values: Tensor, vectors: Tensor, exponent: float, hp: Hyper) -> Tensor:
     """(factor + eps I)^-exponent into its root, unless the factor is zero; whether that failed."""
-    found, root = eigen(mirrored(state[f"factor_{side}"])), state[f"root_{side}"]
-    if found is None:
-        return True
-    values, vectors = found[0] * _correction(hp), found[1]
+    values = values * _correction(hp)
     values = values - values.min().clamp(max=0)  # rounding errors make some negative
     largest = values.max()
     values = values + hp.eps * (1.0 if hp.sum_statistics else largest)
     half = vectors * values.pow(-exponent / 2)
-    fresh = half @ half.mT
-    root.copy_(torch.where(is_finite := fresh.isfinite().all(), fresh, root))
+    is_finite = _renew(state[f"root_{side}"], half @ half.mT)
     has_failed: Tensor = is_finite.logical_not() & (largest != 0)
     return has_failed

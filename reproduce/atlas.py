@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import configs
 from configs.runs import belongs
 from launch import run_files
-from launch.jobs import Job
+from launch.job import Job
 from reproduce import records
 from reproduce.claim import Claim
 from reproduce.composed import composed

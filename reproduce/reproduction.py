@@ -18,7 +18,8 @@ from files.reading import number, read_json
 from files.writing import write_text
 from inference import verdicts
 from inference.intervals import Interval
-from launch.jobs import Job, Outcome, run_jobs
+from launch.job import Job, Outcome
+from launch.jobs import run_jobs
 from launch.processes import log_path
 from report.files import write_report
 from report.results import Results, Run, Table, finite, read, write

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md on one GPU from train-*.json and optim.json, as scripts/gpu.sh leaves them.
+"""Writes the tables of docs/benchmarks.md on one GPU from train-*.json and optim-*.json, as scripts/gpu.sh leaves them.
 
 What an optimizer adds is its step's time beyond that of torch's fused AdamW, on the one GPU that computes all of it: to
 a step of GPT-2's batch of 524,288 tokens, and to one of 65,536, the share of one of eight GPUs, of which each would
@@ -29,26 +29,24 @@ AT_MOST = {"muon": 0.03, "shampoo": 0.15, "soap": 0.30}  # goals of what is adde
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page. Raises: ConfigError: if a file or the page's marks are missing."""
     folder = Path(arguments.folder)
-    if not (found := [_read(file) for file in folder.glob("train-*.json")]):
-        raise ConfigError(f"{folder} has no train-*.json; {WRITES}")
-    if len(machines := sorted({file["machine"] for file in found})) > 1:
-        raise ConfigError(f"{folder} has train-*.json of several machines: {'; '.join(machines)}; keep those of one")
-    found.sort(
+    train, optim = ([_read(file) for file in _files(folder, f"{kind}-*.json")] for kind in ("train", "optim"))
+    if len(machines := sorted({file["machine"] for file in [*train, *optim]})) > 1:
+        raise ConfigError(f"{folder} has figures of several machines: {'; '.join(machines)}; keep those of one")
+    train.sort(
         key=lambda file: (file["results"][0]["flops"] / file["results"][0]["tokens"], file["results"][0]["tokens"])
     )
-    train = {"machine": found[0]["machine"], "results": [each for file in found for each in file["results"]]}
-    optim = _read(folder / "optim.json")
-    if not write_between(Path(arguments.page), BEGIN, END, "\n".join(lines(train, optim)) + "\n"):
+    if not write_between(Path(arguments.page), BEGIN, END, "\n".join(lines(machines[0], train, optim)) + "\n"):
         raise ConfigError(f"{arguments.page} has not both marks: {BEGIN.strip()} and {END.strip()}")
 
 
-def lines(train: Mapping[str, Any], optim: Mapping[str, Any]) -> Iterator[str]:
-    """The page's lines, from the contents of such files, those of train-*.json as one."""
-    yield f"{train['machine']}. A training step with torch's fused AdamW, compiled:\n"
-    yield from _table(_training(train["results"]))
+def lines(machine: str, train: Sequence[Mapping[str, Any]], optim: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The page's lines, from the contents of such files."""
+    steps = [each for file in train for each in file["results"]]
+    yield f"{machine}. A training step with torch's fused AdamW, compiled:\n"
+    yield from _table(_training(steps))
     yield f"\nGoal: at least {AT_LEAST:,} tokens/s of {SIZE} on an H100."
-    yield f"\n{optim['machine']}. An optimizer's step for {SIZE}, refreshes included:\n"
-    yield from _table(_optimizers(optim["results"], train["results"]))
+    yield f"\nAn optimizer's step for {SIZE}, refreshes included:\n"
+    yield from _table(row for file in optim for row in _optimizers(file["results"], steps))
 
 
 def _training(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
@@ -72,16 +70,17 @@ def _optimizers(results: Sequence[Mapping[str, Any]], train: Sequence[Mapping[st
     of_size = [each for each in results if each["model"] == SIZE]
     baseline = next((each["seconds"] for each in of_size if each["optimizer"] == BASELINE), None)
     if baseline is None:
-        raise ConfigError(f"optim.json has no {BASELINE!r} for {SIZE}; {WRITES}")
+        raise ConfigError(f"an optim-*.json has no {BASELINE!r} for {SIZE}; {WRITES}")
     own = statistics.median(baseline)
     steps = {tokens: _seconds_of_step(train, own, tokens) for tokens in (BATCH, SHARE)}
-    for each in of_size:
+    for each in (each for each in of_size if each["optimizer"] != BASELINE):
         median, spread = median_and_spread(each["seconds"])
         added = (ratio(each["seconds"], baseline).estimate - 1) * own
         goal, state = AT_MOST.get(each["optimizer"].partition(":")[0]), each["state_bytes"]
         yield {
             "optimizer": each["optimizer"],
             "ms": f"{median * 1e3:,.2f} ± {spread:.0%}",
+            "x torch's fused AdamW": in_words(each["seconds"], baseline),
             **{
                 f"added to {tokens:,} tokens": "n/a" if step is None else f"{added / step:+.1%}"
                 for tokens, step in steps.items()
@@ -110,10 +109,14 @@ def _table(rows: Iterator[dict[str, str]]) -> Iterator[str]:
         yield f"| {' | '.join(row.values())} |"
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    if not (found := sorted(folder.glob(pattern))):
+        raise ConfigError(f"{folder} has no {pattern}; {WRITES}")
+    return found
+
+
 def _read(path: Path) -> Any:
-    found = read_json(path, may_be_link=True)
-    if found is None:
-        raise ConfigError(f"{path} does not exist; {WRITES}")
+    found = read_json(path, may_be_link=True) or {}
     if not (isinstance(found.get("machine"), str) and found.get("results")):
         raise ConfigError(f"{path} has no machine and results, so bench.py has not written it; {WRITES}")
     return found

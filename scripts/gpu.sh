@@ -30,6 +30,10 @@ train() { # model, sequences of 1,024 tokens
         ${PEER:+--peer "$PEER"} --json "$out/train-$1-$2.json"
 }
 
+optim() { # seconds at most, optimizers, each beside torch's AdamW; apart, as compiling one can take a minute
+    run "$1" python scripts/bench.py optim --steps 10 --rounds 7 --optim "${@:2}" --json "$out/optim-$2.json"
+}
+
 profile() { # optimizer
     run 60 python train.py model=gpt2_small model.vocab_size=50257 data=synthetic data.root="$out/data" \
         micro_batch=12 global_batch=12 max_steps=16 eval_every=16 eval_sequences=12 save_every=1000 sample_tokens=0 \
@@ -52,8 +56,12 @@ if [[ $part != 2 ]]; then
     train gpt2_large 8
 fi
 if [[ $part != 1 ]]; then
-    run 330 python scripts/bench.py optim --steps 10 --rounds 7 \
-        --optim adamw_ours lion sophiag muon soap shampoo galore adafactor came --json "$out/optim.json"
+    optim 60 adamw_ours lion sophiag
+    optim 60 muon
+    optim 60 soap
+    optim 80 shampoo shampoo:roles.matrix.eigensolver=qr
+    optim 60 galore
+    optim 100 adafactor came
     profile adamw
     profile soap
     run 60 python scripts/bench.py checkpoint --json "$out/checkpoint.json"

@@ -56,7 +56,7 @@ from reproduce.claim import Claim
 from reproduce.mistakes import ClaimError
 
 if TYPE_CHECKING:
-    from launch.jobs import Job, Outcome
+    from launch.job import Job, Outcome
     from launch.launcher import Launcher
     from reproduce.forecast import Forecast
 

@@ -37,7 +37,7 @@ from launch.listing import STATES, ListedRun, RunList, by, keys_of
 from launch.progress import COLOURS
 from launch.pruning import KINDS, RUNS, candidates, delete
 from launch.run_rows import NARROW, Chosen, columns_of, differing, row_of
-from launch.slurm import queued
+from launch.slurm_runs import queued
 
 FOLDER = "runs"
 FLAGS = ("--serve", "--delete")
@@ -80,8 +80,11 @@ def _main(arguments: list[str]) -> int:
         show(found, asked)
     for note in chosen.notes:
         print(f"note: {note}")
-    for line in queued([Path(place) for place in asked.places or [FOLDER]]):
-        print(line)
+    try:
+        for run_dir, job in queued(chosen.places).items():
+            print(f"{printable(str(run_dir))}: {job}")
+    except ConfigError as error:
+        print(f"note: which runs are queued is not known: {error}")
     return 0
 
 
@@ -159,7 +162,8 @@ def prune(found: Sequence[ListedRun], asked: Asked) -> int:
     """Shows what of the runs would be deleted, or deletes it."""
     is_real, total = "--delete" in asked.flags, 0
     beside = RunList(sorted({str(run.path.parent) for run in found})).refresh()  # which may need one of them
-    for each in list(candidates(found, beside, asked.prune)):
+    in_queue = {run_dir.resolve() for run_dir in queued([run.path for run in found])}
+    for each in list(candidates(found, beside, asked.prune, in_queue)):
         name, stays = printable(str(each.run.path)), each.stays
         if is_real and not stays:
             try:

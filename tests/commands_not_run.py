@@ -191,10 +191,6 @@ NOT_RUN = {
     "python scripts/bench.py train --model gpt2_small --peer <nanoGPT checkout> --rounds 9": NotRun(
         "minutes, another project's code", f"{BENCH}::test_the_training_benchmark_writes_its_figures"
     ),
-    "python scripts/bench.py train --model gpt2_small --batch 12 --compile --steps 5 --rounds 12 --warmup 1 --peer "
-    "<nanoGPT checkout>": NotRun(
-        "a GPU, another project's code", f"{BENCH}::test_the_training_benchmark_writes_its_figures"
-    ),
     "python scripts/bench.py optim --optim adamw_ours sophiag lion signum sgd adafactor <authors' sophia.py>:SophiaG "
     "<a file with torch.optim.Adafactor>:Loop ... --steps 5 --rounds 9": NotRun(
         "minutes, other projects' code", OPTIM_BENCH

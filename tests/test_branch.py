@@ -17,7 +17,8 @@ from remains import ends, metrics, result
 import train
 from configs import ConfigError, compose, composed, differences, flat
 from data import TokenLoader
-from launch.jobs import Job, run_jobs
+from launch.job import Job
+from launch.jobs import run_jobs
 from reproduce import records
 
 ROOT = Path(__file__).parents[1]

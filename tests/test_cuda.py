@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_products_of_fp32_matrices_are_as_exact_as_the_precision_says(precision:
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.parametrize("make", [SOAP, Shampoo])
+@pytest.mark.parametrize("make", [SOAP, Shampoo, partial(Shampoo, eigensolver="qr")])
 def test_refreshes_at_once_are_those_one_after_another(
     make: Callable[..., RuleOptimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -396,6 +396,12 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
         (["-m", "--ranks", "two"], "argument --ranks: must be a whole number >= 1, got 'two'"),
         (["launch=slrum"], "launch=slrum does not exist; "),
         (["launch.rnks=2"], "unknown key 'launch.rnks'; the nearest valid one is 'launch.ranks'"),
+        (["launch.partition=gpu"], "launch.partition=gpu is a key of launch=slurm; choose that, too"),
+        (["-m", "launch.at_once=1,2"], "launch.at_once=1,2 has several values; give one"),
+        (
+            ["search=optuna", "search.space.seed=interval(1,2)"],
+            "search.space.seed=interval(1,2) has several values; give",
+        ),
         (["launch.ranks.of=2"], "unknown key 'launch.ranks.of'; the nearest valid one is 'launch.ranks'"),
         (["launch.ranks=two"], "launch.ranks=two must be a whole number (launch.local.Local)"),
         (["~launch"], "~launch: a command needs launch; choose local"),

@@ -26,8 +26,9 @@ from rich.console import Console
 
 from configs import ConfigError, RunConfig, as_yaml, compose, expand
 from files.lock import Lock
-from launch import jobs, processes, standstill
-from launch.jobs import Interrupted, Job, Outcome, run_jobs
+from launch import jobs, processes, runner, standstill
+from launch.job import Interrupted, Job, Outcome
+from launch.jobs import run_jobs
 from launch.launcher import Running, Start
 from launch.local import Local
 from launch.processes import cuda_devices, environments, log_path, reported
@@ -357,7 +358,7 @@ def test_two_equal_calls_share_their_jobs(script: Path, job: Callable[..., Job],
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are looked at in every round."""
-    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.0)
 
 
 class Holder:
@@ -456,7 +457,7 @@ def test_a_run_that_hangs_is_named_and_ended_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.1)  # it does not save when it is asked to
+    monkeypatch.setattr("launch.watch.GRACE_SECONDS", 0.1)  # it does not save when it is asked to
     jobs_ = [job(16), job(1)]
     hanging(16)
     threading.Thread(target=(tmp_path / "runs" / "waiting").read_bytes, daemon=True).start()
@@ -537,7 +538,7 @@ def test_devices_are_those_the_driver_lists(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("at_once", "ranks"), [(0, 1), (1, 0)])
 def test_fewer_than_one_at_once_is_refused(at_once: int, ranks: int) -> None:
     with pytest.raises(ConfigError, match=f"at_once={at_once} and ranks={ranks} must be >= 1"):
-        run_jobs([], Local(at_once, ranks))
+        Local(at_once, ranks)
 
 
 @pytest.mark.parametrize(
@@ -703,10 +704,10 @@ def test_what_a_run_directory_is_blamed_for_is_that_jobs_alone(tmp_path: Path) -
         return Outcome(Job("x", ()), tmp_path / "x", "failed", None, words, 1.0, exit_status)
 
     own = failed(f"error: run_dir={tmp_path / 'x'} is in use by process 7")
-    assert not jobs._is_shared([own, own])
-    assert jobs._is_shared([own, failed("error: no data")])
-    assert jobs._is_shared([failed("RuntimeError: no. 1", 1), failed("RuntimeError: no. 2", 1)])
-    assert not jobs._is_shared([failed("RuntimeError: a", 1), failed("RuntimeError: b", 1)])
+    assert not runner.is_shared([own, own])
+    assert runner.is_shared([own, failed("error: no data")])
+    assert runner.is_shared([failed("RuntimeError: no. 1", 1), failed("RuntimeError: no. 2", 1)])
+    assert not runner.is_shared([failed("RuntimeError: a", 1), failed("RuntimeError: b", 1)])
 
 
 @pytest.mark.parametrize("loss", [math.nan, -math.inf, None])

@@ -7,10 +7,12 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,45 @@ def test_a_failure_that_all_runs_would_share_ends_the_search(
     assert len(trials()) == 2  # those that ran at once
 
 
+def test_parameters_that_make_no_run_together_are_a_trial_that_is_refused(
+    formulas: Formulas, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def composed(overrides: Sequence[str]) -> Any:
+        if "seed=1" in overrides and "max_steps=20" in overrides:
+            raise ConfigError("seed=1 has no 20 steps")
+        return compose(overrides)
+
+    space = ["search.space.seed=[1,2]", "search.space.max_steps=[10,20]"]
+    monkeypatch.setattr(search_trials, "compose", composed)
+    assert search(*space, "search.trials=8", "search.pruner=null", fixed=[]) == 0
+    refused = [row for row in trials() if row["state"] == "refused"]
+    assert refused and {row["state"] for row in trials()} == {"finished", "refused"}
+    assert {(row["seed"], row["max_steps"], row["val/loss"]) for row in refused} == {("1", "20", "")}
+    printed = capsys.readouterr().out
+    assert f"refused: trial {refused[0]['trial']}: seed=1 has no 20 steps\n" in printed
+    monkeypatch.setattr(search_trials, "compose", lambda overrides: composed([*overrides, "seed=1", "max_steps=20"]))
+    with pytest.raises(ConfigError, match="seed=1 has no 20 steps"):  # nothing composes any more: no fault of a trial
+        search(*space, "search.trials=9", fixed=[])
+
+
+def test_parameters_that_train_py_does_not_take_are_refused_if_it_has_taken_others(
+    formulas: Formulas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = Formula.ending
+
+    def of_a_model(self: Formula) -> Ending | None:
+        is_bad = self._lr > 3e-3 and any(Path("runs").glob("*/result.json"))
+        return Ending("failed", None, f"error: n_embd={self._lr}", 1.0, 2) if is_bad else ending(self)
+
+    monkeypatch.setattr(Formula, "ending", of_a_model)
+    for _ in range(9):
+        if (status := search(LR, "search.trials=6", "search.pruner=null", launch={"at_once": 1})) != 75:
+            break
+    assert status == 0
+    assert {row["state"] for row in trials()} == {"finished", "refused"}
+    assert all(float(row["optim.lr"]) > 3e-3 for row in trials() if row["state"] == "refused")
+
+
 def test_an_interrupted_search_shows_its_trials_and_the_same_command_continues(
     formulas: Formulas, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +351,8 @@ def test_a_study_of_another_search_is_refused_before_anything_starts(formulas: F
     [
         (["search.trials=0"], "search.trials=0 must be >= 1"),
         (["search.study=a/b"], "search.study=a/b must be a name"),
+        (["search.storage=sqlite://"], "search.storage=sqlite:// would be lost with this command: give sqlite:///FILE"),
+        (["search.storage=sqlite:///:memory:"], "search.storage=sqlite:///:memory: would be lost"),
         (["search.storage=oracle9"], "search.storage=oracle9 cannot be used: "),
         (["search.storage=sqlite:////proc/no.db"], "search.storage=sqlite:////proc/no.db cannot be used: "),
     ],
@@ -319,6 +362,18 @@ def test_what_no_study_can_be_is_one_line(formulas: Formulas, more: list[str], m
         search(LR, *more)
     assert "\n" not in str(caught.value)
     assert formulas.started == []
+
+
+def test_a_storage_of_another_version_of_optuna_is_one_line(formulas: Formulas) -> None:
+    search(LR, "search.trials=1", "search.study=mine")
+    with closing(sqlite3.connect("runs/search-mine/study.db")) as database, database:
+        database.execute("UPDATE version_info SET schema_version=99")
+        database.execute("UPDATE alembic_version SET version_num='v9.9.9'")
+    with pytest.raises(
+        ConfigError, match=r"search.storage=sqlite:.* was made by another version of Optuna than "
+    ) as it:
+        search(LR, "search.trials=1", "search.study=mine")
+    assert "\n" not in str(it.value)
 
 
 def test_the_password_of_a_storage_is_not_shown() -> None:
@@ -342,6 +397,8 @@ def test_without_optuna_one_line_says_what_to_install(
         ({}, "search.space is empty; give what to vary"),
         ({"a": 3}, "search.space.a: 3 must be a range, {low: ..., high: ...}, or a list of choices"),
         ({"a": []}, "search.space.a: the list of choices is empty"),
+        ({"a": ["x", "x"]}, "search.space.a: x is the only choice; give it to all runs, a=x"),
+        ({"a": {"low": 0, "high": 1, "step": 1e-300}}, "search.space.a: step=1e-300 is too small for high - low"),
         ({"a": {"low": 1}}, "search.space.a: high is missing"),
         ({"a": {"low": 1, "hi": 2}}, "search.space.a: a range has no hi; it has low, high, log, step"),
         ({"a": {"low": 2, "high": 2}}, "search.space.a: low=2 must be < high=2"),
@@ -362,13 +419,16 @@ def test_a_space_that_makes_no_sense_is_one_line_for_each_mistake(space: dict[st
 @pytest.mark.parametrize(
     ("space", "fixed", "message"),
     [
-        ({"optim.lrr": [1]}, [], "search.space: unknown key 'optim.lrr'; the nearest valid one is 'optim.lr'"),
+        ({"optim.lrr": [1, 2]}, [], "search.space: unknown key 'optim.lrr'; the nearest valid one is 'optim.lr'"),
         ({"seed": {"low": 0, "high": 1.5}}, [], "search.space: seed=1.5 must be a whole number"),
         (
             {"optim": ["adamw", "lionn"]},
             [],
             "search.space: optim=lionn does not exist; the nearest valid one is 'lion'",
         ),
+        ({"seed": {"low": 1, "high": 3, "step": 0.5}}, [], "search.space: seed=1.5 must be a whole number"),
+        ({"seed": [1, 2]}, ["optim=adamw,lion"], "optim=adamw,lion has several values; give one, or let the search"),
+        ({"data.prompt": ["a", "b"]}, [], "search.space.data.prompt: the result of a run does not depend on"),
         ({"seed": [1, 2]}, ["seed=3"], "search.space.seed: the key is varied; leave out seed=3"),
         ({"seed": [1, 2]}, ["run_dir=x"], "search.space.seed: all runs would write run_dir=x; leave run_dir out"),
         ({"log_every": [1, 2]}, [], "search.space.log_every: the result of a run does not depend on log_every"),

@@ -1,12 +1,14 @@
 """launch=slurm and launch/slurm.sbatch without a SLURM; with one see test_slurm_cluster.py."""
 
+import json
 import math
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ import pytest
 from typing_extensions import override
 
 from configs import ConfigError, compose
-from launch.jobs import Job, run_jobs
+from files.lock import lock_while_open
+from files.writing import write_text
+from launch.job import Job
+from launch.jobs import run_jobs
 from launch.launcher import Launcher, Running, Start
-from launch.slurm import Slurm, SlurmRun
-from launch.slurm_queue import Partition, Queue, _partition, can_see
+from launch.slurm import Slurm
+from launch.slurm_queue import Partition, Queue, QueuedJob, _partition, can_see, said
+from launch.slurm_runs import SlurmRun
 from launch.slurm_task import Task, rank_variables
 
 HERE = socket.gethostname().partition(".")[0]
@@ -62,8 +68,9 @@ def test_srun_gets_the_cpus_that_the_job_has(tmp_path: Path) -> None:
         ({"ranks": 2, "nodes": 2, "runs_per_job": 2}, "launch.runs_per_job=2 shares one node"),
         ({"at_once": 0}, "launch.at_once=0 must be >= 1"),
         ({"minutes": 0}, "launch.minutes=0 must be >= 1"),
-        ({"minutes": 5}, "launch.stop_seconds=300 must be less than launch.minutes=5"),
         ({"gpus_per_rank": -1}, "launch.gpus_per_rank=-1 must be >= 0"),
+        ({"minutes": 5}, "launch.stop_seconds=300 must be less than launch.minutes=5"),
+        ({"options": {"cpus-per-task": 3}}, "launch.options.cpus-per-task is set by launch.cpus_per_rank"),
     ],
 )
 def test_settings_that_make_no_job_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -107,25 +114,248 @@ def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Monk
         run_jobs([Job("one", (f"run_dir={tmp_path / 'run'}",))], Slurm(), show=False)
 
 
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a command on the PATH that does what the lines of a shell say."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def put(name: str, lines: str) -> None:
+        (folder / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (folder / name).chmod(0o755)
+
+    return put
+
+
 @pytest.mark.parametrize(
     ("kind", "node", "srun", "expected"),
     [
-        ("nfs4", "n1", "exit 1", True),
-        ("ext4", HERE, "exit 1", True),
-        ("ext4", "n1", "exit 0", True),
-        ("ext4", "n1", "exit 1", False),
+        ("nfs4", "n1", "echo absent", True),
+        ("ext4", HERE, "echo absent", True),
+        ("ext4", "n1", "echo seen", True),
+        ("ext4", "n1", "echo absent", False),
         ("ext4", "n1", "echo srun: error: Unable to allocate resources >&2; exit 1", None),
+        ("ext4", "n1", "echo srun: error: Invalid account >&2; exit 1", None),
+        ("ext4", "", "echo absent", False),
     ],
 )
 def test_a_folder_of_this_machine_alone_is_told(
-    kind: str, node: str, srun: str, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    node: str,
+    srun: str,
+    expected: bool | None,
+    command: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, text in (("sinfo", f"echo {node}"), ("srun", srun)):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    command("sinfo", f"echo {node}")
+    command("srun", srun)
     monkeypatch.setattr("launch.slurm_queue._file_system", lambda folder: kind)
     assert can_see(tmp_path, "main", []) is expected
+    command("srun", 'while [[ $1 != sh ]]; do shift; done; exec "$@"')
+    monkeypatch.setattr("launch.slurm_queue._file_system", lambda folder: "ext4")
+    command("sinfo", "echo n1")
+    assert (can_see(tmp_path, "main", []), can_see(tmp_path / "no", "main", [])) == (True, False)
+
+
+MAIN = 'echo "main*|2|64|gpu:8|infinite"'
+
+
+@pytest.mark.parametrize(
+    ("sinfo", "squeue", "settings", "message"),
+    [
+        ("echo a >&2; echo no controller >&2; exit 1", "", {}, "launch=slurm: sinfo says no controller"),
+        ("exit 3", "", {}, "launch=slurm: sinfo says nothing, and ends with exit status 3"),
+        ("", "", {}, "launch=slurm: sinfo lists no partition; it says nothing"),
+        ("printf 'a|b|c|d\\n\\xff'", "", {}, "launch=slurm: sinfo lists no partition; it says a|b|c|d"),
+        (MAIN, "echo timed out >&2; exit 1", {}, "launch=slurm: squeue says timed out"),
+        (MAIN, "", {"partition": "main,big"}, "launch.partition=big does not exist; SLURM has main"),
+    ],
+)
+def test_a_slurm_that_does_not_answer_is_one_line(
+    sinfo: str, squeue: str, settings: dict[str, Any], message: str, command: Callable[[str, str], None]
+) -> None:
+    for name, lines in (("sinfo", sinfo), ("squeue", squeue), ("sbatch", "")):
+        command(name, lines)
+    with pytest.raises(ConfigError) as error:
+        Slurm(**settings).check([])
+    assert str(error.value).startswith(message)
+    assert len(str(error.value).splitlines()) == 1
+    command("sinfo", f"echo welcome; {MAIN}")
+    command("squeue", "")
+    Slurm(partition="main,main").check([])
+
+
+def test_a_queue_that_hangs_is_asked_once_in_a_while(
+    command: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("squeue", f"echo >> {tmp_path / 'asked'}; exec sleep 9")
+    monkeypatch.setattr("launch.slurm_queue.said", partial(said, seconds=0.3))
+    queue = Queue(seconds=0.2)
+    assert [queue.job(str(n)) for n in range(50)] == [None] * 50
+    assert "squeue has not answered for 0.3 s" in queue.error
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_the_queue_is_that_of_the_user_whatever_the_environment_says(
+    command: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOGNAME", "somebody"), ("SQUEUE_STATES", "PENDING"), ("SLURM_CONF", "/x")):
+        monkeypatch.setenv(name, value)
+    command(
+        "squeue", f'[[ "$*" == *--user={os.getuid()}* && -z $SQUEUE_STATES && $SLURM_CONF == /x ]] && echo "7|R||n1"'
+    )
+    assert Queue().job("7") == QueuedJob("R", "", "n1")
+
+
+@pytest.fixture
+def submitting(command: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A launcher on a SLURM in which every job waits: sbatch notes its environment, squeue shows job 12 as `queue`."""
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    command("sinfo", MAIN)
+    command("srun", "")
+    command("sbatch", "env >> environment; echo 12 1 x >> submitted; echo Submitted batch job 12")
+    command("squeue", "cat queue")
+    (tmp_path / "queue").write_text("12|PENDING|Priority|\n")
+    launcher = Slurm(gpus_per_rank=0)
+    launcher._queue = Queue(seconds=0.0)
+    return launcher
+
+
+def a_run(tmp_path: Path) -> Start:
+    overrides = (f"run_dir={tmp_path / 'run'}",)
+    return Start(overrides, compose(overrides))
+
+
+def test_while_slurm_does_not_answer_no_run_has_ended_and_none_is_submitted_again(
+    submitting: Slurm, command: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.slurm_runs.SETTLING_SECONDS", 0.0)
+    start = a_run(tmp_path)
+    (run,) = submitting.start([start], SCRIPT)
+    assert isinstance(run, Running)
+    command("squeue", "echo busy >&2; exit 1")
+    assert (run.ending(), submitting.room()) == (None, 0)
+    (again,) = submitting.start([start], SCRIPT)
+    assert isinstance(again, BlockingIOError)
+    (tmp_path / "queue").write_text("")
+    following = SlurmRun(start.run_dir, "13", submitting._queue, before=None, logs=tmp_path)
+    assert (following.ending(), following.note) == (None, "job 13; launch=slurm: squeue says busy")
+    assert len((tmp_path / "submitted").read_text().splitlines()) == 1
+    command("squeue", "cat queue")
+    assert submitting.room() > 0
+    assert [each.ending() is None for each in (run, following)] == [False, False]
+
+
+def test_a_result_counts_if_it_is_not_the_one_before_the_submission(submitting: Slurm, tmp_path: Path) -> None:
+    start, result = a_run(tmp_path), {"status": "stopped", "step": 3, "val/loss": 1.0}
+    start.run_dir.mkdir()
+    write_text(start.run_dir / "result.json", json.dumps(result))
+    submitting.start([start], SCRIPT)
+    for status, expected in (("stopped", None), ("finished", "finished")):
+        if status == "finished":
+            write_text(start.run_dir / "result.json", json.dumps(result | {"status": status}))
+        following = submitting.found(start)  # by another command, which finds the result that came meanwhile
+        assert following is not None
+        (tmp_path / "queue").write_text("")
+        ending = following.ending()
+        assert (ending and ending.status) == expected
+        (tmp_path / "queue").write_text("12|COMPLETING||n1\n")
+
+
+def test_a_job_gets_nothing_of_the_job_from_which_it_is_submitted(
+    submitting: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SBATCH_TIMELIMIT", "SLURM_CONF", "SBATCH_CONSTRAINT"):
+        monkeypatch.setenv(name, "1")
+    submitting.start([a_run(tmp_path)], SCRIPT)
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert {name for name in names if name.startswith(("SLURM_", "SBATCH_"))} == {"SLURM_CONF", "SBATCH_CONSTRAINT"}
+    assert os.environ["SLURM_MEM_PER_NODE"] == "1"
+    monkeypatch.setenv("SBATCH_PARTITION", "long")
+    assert (Slurm().partition, Slurm(partition="short").partition) == ("long", "short")
+
+
+def test_ctrl_c_does_not_end_sbatch_between_submission_and_record(
+    submitting: Slurm, command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("sbatch", "kill -INT $$; echo Submitted batch job 12")
+    (run,) = submitting.start([a_run(tmp_path)], SCRIPT)
+    assert isinstance(run, SlurmRun) and run.job == "12"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_run_that_somebody_else_has_does_not_end_the_others_of_its_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "script.py").write_text(
+        "import json, sys\nfrom pathlib import Path\nrun_dir = Path(sys.argv[1])\nrun_dir.mkdir()\n"
+        "(run_dir / 'result.json').write_text(json.dumps({'status': 'finished', 'step': 1, 'val/loss': 1.0}))"
+    )
+    before, places = signal.getsignal(signal.SIGTERM), [tmp_path / "taken", tmp_path / "free"]
+    with (tmp_path / "taken.log").open("a") as log:
+        assert lock_while_open(log)
+        assert Task(tmp_path / "script.py", [((str(place),), place) for place in places], 1)() == 1
+    signal.signal(signal.SIGTERM, before)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"failed: log {tmp_path / 'taken'}.log: ") and "has just started the run" in first
+    assert second == f"finished: log {tmp_path / 'free'}.log"
+
+
+HANGS = """
+import fcntl, json, os, signal, sys, time
+from pathlib import Path
+run_dir = Path(sys.argv[1])
+run_dir.mkdir()
+if run_dir.name == "hangs":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lock = (run_dir / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (run_dir / "config.yaml").write_text("timeout_seconds: 0.1")
+    (run_dir / "heartbeat").touch()
+    os.utime(run_dir / "heartbeat", (time.time() - 7205,) * 2)
+    signal.pause()
+time.sleep(0.5)
+(run_dir / "result.json").write_text(json.dumps({"status": "finished", "step": 1, "val/loss": 1.0}))
+"""
+
+
+def test_a_run_that_hangs_does_not_end_the_others_of_its_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.watch.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("launch.slurm_task.LOOK_SECONDS", 0.05)
+    (tmp_path / "script.py").write_text(HANGS)
+    before, places = signal.getsignal(signal.SIGTERM), [tmp_path / "hangs", tmp_path / "goes"]
+    assert Task(tmp_path / "script.py", [((str(place),), place) for place in places], 1)() == 1
+    signal.signal(signal.SIGTERM, before)
+    failed, finished = sorted(capsys.readouterr().out.splitlines())
+    assert finished == f"finished: log {tmp_path / 'goes'}.log"
+    assert failed.startswith(f"failed: log {tmp_path / 'hangs'}.log: no progress for 2 h, timeout_seconds=0.1: it was")
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        (None, "job 12_3 has printed nothing in {logs}: it was cancelled before it began, or its node does not see"),
+        ("failed: log {log}: ValueError: no data\nsrun: error: task 0", "ValueError: no data"),
+        ("failed: log {log}x: other\nModuleNotFoundError: No module named 'launch'\nsrun: ended", "No module named"),
+        ("bash: python: command not found", "job 12_3 left SLURM's queue without a result; it printed last, in {logs}"),
+    ],
+)
+def test_a_job_without_a_result_says_why(
+    printed: str | None, message: str, submitting: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.slurm_runs.SETTLING_SECONDS", 0.0)
+    known = {"log": tmp_path / "run.log", "logs": tmp_path}
+    if printed is not None:
+        (tmp_path / "12_3_1_log.out").write_text(printed.format(**known))
+    run = SlurmRun(tmp_path / "run", "12_3", submitting._queue, before=None, logs=tmp_path)
+    ending = run.ending()
+    assert ending is not None and (ending.status, ending.exit_status) == ("failed", 1)
+    assert message.format(**known) in str(ending.message)
 
 
 @pytest.mark.parametrize(
@@ -156,31 +386,6 @@ def test_ranks_meet_by_what_srun_says() -> None:
     assert (found["MASTER_ADDR"], found["MASTER_PORT"], found["OMP_NUM_THREADS"]) == ("10.0.0.1", "23456", "6")
     assert "RANK" not in rank_variables({"SLURM_NTASKS": "1"})
     assert "OMP_NUM_THREADS" not in rank_variables({"OMP_NUM_THREADS": "2"})
-
-
-class EmptyQueue(Queue):
-    @override
-    def job(self, job_id: str) -> None:
-        return None
-
-
-@pytest.mark.parametrize(
-    ("added", "message"),
-    [("error: of this job\n", "error: of this job"), ("", "see log runs/r.log, if there is one, and out/7_*_log.out")],
-)
-def test_a_job_without_a_result_says_why_or_where_to_look(
-    added: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.slurm.SETTLING_SECONDS", 0.0)
-    log = Path("runs/r.log")
-    log.parent.mkdir()
-    log.write_text("error: of an earlier job\n")
-    running = SlurmRun(Path("runs/r"), "7", EmptyQueue(), Path("out"))
-    with log.open("a") as file:
-        file.write(added)
-    ending = running.ending()
-    assert ending is not None and ending.status == "failed" and str(ending.message).endswith(message)
 
 
 class Elsewhere(Launcher):

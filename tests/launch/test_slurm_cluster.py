@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 from configs import ConfigError
-from launch.jobs import Interrupted, Job, Outcome, run_jobs
-from launch.slurm import Slurm, queued
+from launch.job import Interrupted, Job, Outcome
+from launch.jobs import run_jobs
+from launch.slurm import Slurm
 from launch.slurm_queue import Queue, partitions
+from launch.slurm_runs import queued
 from tests.launch import slurm_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +67,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def runs(tmp_path: Path, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of runs on a cluster that is up; what is left in the queue is cancelled."""
     monkeypatch.setenv("SLURM_CONF", str(configuration))
-    monkeypatch.setattr("launch.slurm.SETTLING_SECONDS", 3.0)
+    monkeypatch.setattr("launch.slurm_runs.SETTLING_SECONDS", 3.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "runs").mkdir()
@@ -146,12 +148,12 @@ def test_an_interrupted_command_leaves_its_runs_and_the_next_follows_them(runs: 
         run(runs, 2, slurm())
     thread.join()
     assert [what for what, *_ in events(runs)] == ["start", "start"]
-    (first, second) = queued([runs])
-    assert first.startswith(f"{runs / 'r0'}: job ") and " running on " in second
+    found = queued([runs])
+    assert list(found) == [runs / "r0", runs / "r1"] and all(" running on " in job for job in found.values())
     threading.Timer(1.0, (runs / "go").touch).start()
     assert [outcome.status for outcome in run(runs, 2, slurm())] == ["finished"] * 2
     assert sorted(what for what, *_ in events(runs)) == ["finished"] * 2 + ["start"] * 2
-    assert queued([runs]) == []
+    assert queued([runs]) == {}
 
 
 def test_a_run_that_is_queued_again_is_stopped_and_continued(runs: Path) -> None:
@@ -200,6 +202,16 @@ def test_a_cancelled_run_is_stopped_and_the_same_command_submits_it_again(runs: 
     (outcome,) = run(runs, 1, slurm())
     assert outcome.status == "finished"
     assert [what for what, *_ in events(runs)] == ["start", "stopped", "start", "finished"]
+
+
+def test_a_run_that_fails_on_a_node_says_why_and_so_does_a_job_that_cannot_begin(runs: Path) -> None:
+    (runs.parent / "stand_in.py").write_text("raise ValueError('no data')")
+    outcomes = run(runs, 2, slurm(runs_per_job=2))
+    assert [(outcome.status, outcome.message) for outcome in outcomes] == [("failed", "ValueError: no data")] * 2
+    (outcome,) = run(runs, 1, slurm(setup=["cd /nowhere || exit 1"]))
+    assert outcome.status == "failed"
+    assert "it printed last, in runs/slurm: " in str(outcome.message)
+    assert "cd: /nowhere: No such file or directory" in str(outcome.message)
 
 
 def test_runs_share_a_job_where_nodes_are_given_out_whole(runs: Path) -> None:
@@ -259,7 +271,7 @@ def test_the_templates_run_as_they_stand(template: str, nodes: int, gpus: int, r
         ({"cpus_per_rank": 3}, "wants 3 CPUs of each node; those of partition main have 2"),
         ({"ranks": 2, "nodes": 2, "partition": "small"}, "partition small has 1 nodes"),
         ({"minutes": 61}, "launch.minutes=61 is more than partition main allows: give launch.minutes=60 or less"),
-        ({"options": {"qos": "none", "gres": "gpu:9"}}, "launch=slurm: sbatch refuses the jobs"),
+        ({"options": {"gres": "gpu:9"}}, "launch=slurm: sbatch refuses the jobs"),
     ],
 )
 def test_what_slurm_cannot_run_is_refused_before_anything_is_submitted(

@@ -253,6 +253,9 @@ class Shampoo:
     eigenvalues, which are first shifted by -min(lowest, 0). e = exponent, by default 1 / (2 x sides with a factor):
     1/4, the paper's, for two. A side longer than max_precond_dim has no factor. Vectors have none either and take
     D = X / (sqrt(V / ...) + graft_eps).
+    eigensolver = "qr": after the first root, eigenvalues and eigenvectors of C = L or R, corrected, are instead
+     2a. Q <- columns of Q by descending diagonal of Q^T C Q;  Q <- orthogonal factor of qr(C @ Q)
+     2b. eigenvalues = diagonal of Q^T C Q                          arXiv:2409.11321, Algorithm 4
     """
 
     def __init__(
@@ -267,6 +270,7 @@ class Shampoo:
         exponent: float | None = None,
         grafting: str | None = "adam",
         graft_eps: float = 1e-8,
+        eigensolver: str = "eigh",
         sum_statistics: bool = False,
     ) -> None:
         self.w, self.lr, self.betas, self.eps, self.weight_decay = w.copy(), lr, betas, eps, weight_decay
@@ -277,6 +281,7 @@ class Shampoo:
         sides = self.left + self.right
         self.e = exponent if exponent is not None else 1 / (2 * sides) if sides else 0.0
         self.M, self.V, self.t = np.zeros_like(w), np.zeros_like(w), 0
+        self.tracks, self.QL, self.QR = eigensolver == "qr", np.zeros((0, 0)), np.zeros((0, 0))
         self.PL: Array | None = None
         self.PR: Array | None = None
 
@@ -286,8 +291,10 @@ class Shampoo:
         correction = 1.0 if self.sums else 1 - b2**self.t
         self.update_statistics(g, b2)  # l. 1
         if self.t % self.f == 0 or (self.t == 1 and self.grafting is None):  # l. 2
-            self.PL = self.root(self.L / correction) if self.left else None
-            self.PR = self.root(self.R / correction) if self.right else None
+            if self.left:
+                self.PL, self.QL = self.root(self.L / correction, self.QL)
+            if self.right:
+                self.PR, self.QR = self.root(self.R / correction, self.QR)
         self.M = ema(self.M, g, b1)  # l. 3
         X = self.M / (1 - b1**self.t)
         D = self.PL @ X if self.PL is not None else X  # l. 4
@@ -308,11 +315,17 @@ class Shampoo:
         if self.right:
             self.R = old * self.R + new * g.T @ g
 
-    def root(self, C: Array) -> Array:
-        values, vectors = np.linalg.eigh((C + C.T) / 2)
+    def root(self, C: Array, Q: Array) -> tuple[Array, Array]:
+        """The root and the eigenvectors that it is made of; Q: those of the last root, of size 0 if there was none."""
+        if self.tracks and Q.size:
+            Q = Q[:, np.argsort(-np.diag(Q.T @ C @ Q))]
+            Q = np.linalg.qr(C @ Q)[0]  # l. 2a
+            values = np.diag(Q.T @ C @ Q)  # l. 2b
+        else:
+            values, Q = np.linalg.eigh((C + C.T) / 2)
         values = values - min(values.min(), 0.0)
-        values = values + self.eps * (1.0 if self.sums else values.max())
-        return (vectors * values**-self.e) @ vectors.T
+        shifted = values + self.eps * (1.0 if self.sums else values.max())
+        return (Q * shifted**-self.e) @ Q.T, Q
 
 
 class Adafactor:

@@ -58,6 +58,7 @@ RULES: dict[str, tuple[Callable[..., RuleOptimizer], dict[str, Any]]] = {
     "coap": (COAP, {"rank": 2, "update_interval": 1, "svd_factor": 3, "weight_decay": 0.1}),
     "coap, adafactor": (COAP, {"base": "adafactor", "rank": 2, "update_interval": 2, "svd_factor": 2}),
     "shampoo, alone": (Shampoo, {"precondition_frequency": 2, "grafting": None}),
+    "shampoo, qr": (Shampoo, {"precondition_frequency": 2, "eigensolver": "qr"}),
 }
 
 

@@ -270,6 +270,7 @@ def test_other_settings_for_the_same_groups_are_replaced_by_the_saved_ones() -> 
         ("adafactor", "beta1", [None, 0.9, None]),
         ("adapprox", "beta1", [0.9, None, 0.9]),
         ("shampoo", "grafting", ["adam", None, "adam"]),
+        ("shampoo", "eigensolver", ["eigh", "qr", "eigh"]),
         ("soap", "one_sided", [False, True, False]),
     ],
 )

@@ -51,6 +51,7 @@ def count_factorisations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ("soap", {"precondition_frequency": 3, "max_precond_dim": 8}),
         ("shampoo, alone", {"precondition_frequency": 1}),
         ("shampoo, alone", {"precondition_frequency": 4, "max_precond_dim": 7}),
+        ("shampoo, qr", {"precondition_frequency": 3, "grafting": None}),
     ],
 )
 def test_every_step_costs_the_products_and_factorisations_that_it_does(

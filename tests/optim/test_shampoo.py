@@ -1,5 +1,6 @@
 """Shampoo: the paper's box and today's in float64, what survives failures, and what its users watch."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"weight_decay": 0.1},
     {"grafting": "sgd", "precondition_frequency": 3, "exponent": 0.4, "eps": 1e-6},
     {"grafting": None, "betas": (0.5, 0.9), "precondition_frequency": 4, "eps": 1e-3, "weight_decay": 0.3},
+    {"eigensolver": "qr", "precondition_frequency": 5, "weight_decay": 0.1},  # the first factors have full rank
     {"max_precond_dim": 10, "graft_eps": 1e-3, "precondition_frequency": 2},
 ]
 
@@ -46,8 +48,14 @@ def step(optimizer: Shampoo, param: Tensor, gradient: Array) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("shape", [(6, 6), (7,), *GPT])
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        *product([(6, 6), (7,), *GPT], SETTINGS),
+        ((8, 8), PAPER | {"eigensolver": "qr"}),
+        ((13, 13), {"eigensolver": "qr", "grafting": None, "precondition_frequency": 4, "betas": (0.5, 0.9)}),
+    ],
+)
 def test_it_follows_the_papers_box(shape: tuple[int, ...], settings: dict[str, Any]) -> None:
     optimizer, param = started(shape, **settings)
     start = param.detach().numpy().copy()
@@ -103,11 +111,12 @@ def test_a_root_that_cannot_be_had_leaves_the_last_and_is_counted(monkeypatch: p
     assert param.isfinite().all()
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_roots() -> None:
-    optimizer, param = started((6, 5), precondition_frequency=2)
+@pytest.mark.parametrize("eigensolver", ["eigh", "qr"])
+def test_a_gradient_that_is_not_finite_leaves_the_roots(eigensolver: str) -> None:
+    optimizer, param = started((6, 5), precondition_frequency=2, eigensolver=eigensolver)
     for t, g in enumerate(gradients((6, 5), 9)):
         step(optimizer, param, g * (np.nan if t == 5 else 1))
-    assert all(optimizer.state[param][f"root_{side}"].isfinite().all() for side in ("left", "right"))
+    assert all(state.isfinite().all() for name, state in optimizer.state[param].items() if name[:4] in ("root", "basi"))
     assert optimizer.diagnostics()["kept_roots"] == 2 * 2  # refreshes at steps 6 and 8, two sides
 
 
@@ -160,10 +169,11 @@ def test_a_matrix_without_gradient_stays() -> None:
     assert optimizer.diagnostics()["kept_roots"] == 0  # nothing has failed
 
 
-def test_float32_stays_near_float64() -> None:
+@pytest.mark.parametrize("eigensolver", ["eigh", "qr"])
+def test_float32_stays_near_float64(eigensolver: str) -> None:
     ways = []
     for dtype in (torch.float32, torch.float64):
-        optimizer, param = started((16, 16), dtype, eps=1e-6)
+        optimizer, param = started((16, 16), dtype, eps=1e-6, eigensolver=eigensolver)
         before = param.detach().clone()
         for g in gradients((16, 16), 40):
             step(optimizer, param, g)
@@ -183,6 +193,7 @@ def test_float32_stays_near_float64() -> None:
         ({"max_precond_dim": 1}, r"none of the 2 parameters is a matrix with a side <= max_precond_dim=1 .*\(2, 3\)"),
         ({"exponent": 0.0}, "exponent=0.0 must be > 0"),
         ({"grafting": "adagrad"}, "grafting='adagrad' must be one of None, adam, sgd"),
+        ({"eigensolver": "lu"}, "eigensolver='lu' must be one of eigh, qr"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from configs.runs import plain
-from launch.jobs import Job, Outcome
+from launch.job import Job, Outcome
 from reproduce import protocols
 from reproduce.claim import Claim
 from reproduce.composed import composed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch.jobs import Job
+from launch.job import Job
 from reproduce import reproduction
 from reproduce.atlas import Atlas
 from reproduce.claim import Claim

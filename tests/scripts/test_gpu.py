@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from configs import compose
-from scripts import bench, bench_page, bench_train
+from scripts import bench, bench_optim, bench_page, bench_train
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"1": ["doctor", "pytest", *["train"] * 4], "2": ["optim", "train.py", "train.py", "checkpoint"]}
+PARTS = {"1": ["doctor", "pytest", *["train"] * 4], "2": [*["optim"] * 6, "train.py", "train.py", "checkpoint"]}
 
 
 def dry_run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -46,8 +46,8 @@ def test_the_commands_are_ones_that_the_programs_take(
     if part == "1":
         assert {each.peer for each in taken} == {"/a peer"}
     else:
-        for option in taken[0].optim:
-            compose([f"optim={option}"])
+        for option in (option for each in taken if "optim" in each for option in each.optim):
+            bench_optim.optimizer_node(option)
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -102,7 +102,8 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
     assert "has no train-*.json; bash scripts/gpu.sh writes it" in capsys.readouterr().err
     files = {
         "train-gpt2_small-12": [ours, training("gpt2_small", bench_train.ON_GPU, [0.0286] * 6)],
-        "optim": [optimizer(bench_page.BASELINE, 0.001), optimizer("muon", 0.00535), optimizer("lion:lr=1", 0.001)],
+        "optim-lion": [optimizer(bench_page.BASELINE, 0.001), optimizer("lion:lr=1", 0.001)],
+        "optim-muon": [optimizer(bench_page.BASELINE, 0.001), optimizer("muon", 0.00535)],
     }
     for name, results in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"machine": "an H100, torch 2", "results": results}))
@@ -115,8 +116,9 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
     assert rows[2][1:] == ["nanoGPT's model", "429,650 ± 0%", "37.1%", "20.0", "1.10 (1.10 to 1.10)"]
     # 524,288 tokens take 42.7 times 25 ms, 65,536 5.33 times, and 1 ms of AdamW.
     added = [(0.00535 - 0.001) / (0.025 * tokens / 12_288 + 0.001) for tokens in (524_288, 65_536)]
-    assert rows[5] == ["muon", "5.35 ± 0%", *(f"{each:+.1%}" for each in added), "+3%", "996"]
-    assert rows[6] == ["lion:lr=1", "1.00 ± 0%", "+0.0%", "+0.0%", "", "996"]
+    lion, muon = rows[4:]
+    assert lion == ["lion:lr=1", "1.00 ± 0%", "1.00 (1.00 to 1.00)", "+0.0%", "+0.0%", "", "996"]
+    assert muon == ["muon", "5.35 ± 0%", "5.35 (5.35 to 5.35)", *(f"{each:+.1%}" for each in added), "+3%", "996"]
     page.write_text("no marks")
     assert bench.main(command) == 2
     assert "has not both marks" in capsys.readouterr().err
@@ -128,8 +130,9 @@ def test_the_page_has_what_was_measured_between_its_marks(tmp_path: Path, capsys
         ({"train-a": "{bad"}, "train-a.json is no JSON"),
         ({"train-a": "[]"}, "train-a.json must hold a JSON object, not a list"),
         ({"train-a": "{}"}, "train-a.json has no machine and results"),
-        ({"train-a": figures("a"), "train-b": figures("b")}, "has train-*.json of several machines: a; b"),
-        ({"train-a": figures("a"), "optim": figures("a")}, "optim.json has no 'torch AdamW, fused' for gpt2_small"),
+        ({"train-a": figures("a")}, "has no optim-*.json; bash scripts/gpu.sh writes it"),
+        ({"train-a": figures("a"), "optim-a": figures("b")}, "has figures of several machines: a; b"),
+        ({"train-a": figures("a"), "optim-a": figures("a")}, "optim-*.json has no 'torch AdamW, fused' for gpt2_small"),
     ],
 )
 def test_figures_of_something_else_are_refused(

@@ -116,7 +116,6 @@ def test_a_prune_shows_what_it_would_delete_and_deletes_it_when_told(
 ) -> None:
     bad, good = write_run("bad", "diverged"), write_run("good")
     bad.with_name("bad.log").write_text("its output")
-    bad.with_name("bad.slurm.json").write_text('{"job": "1"}')
     before = contents(tmp_path)
     assert runs.main(["prune=runs", "state=diverged"]) == 0
     printed = capsys.readouterr().out
@@ -162,6 +161,28 @@ def test_what_is_in_use_or_not_ours_stays(write_run: Write, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "it is running" in printed and "it has no env.json, so train.py has not made it" in printed
     assert (used / "config.yaml").is_file() and (foreign / "config.yaml").is_file()
+
+
+def test_what_is_in_slurm_s_queue_is_shown_and_stays(
+    write_run: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, job in (("queued", "12"), ("gone", "3")):
+        run_dir = write_run(name, status="stopped")
+        run_dir.with_name(f"{name}.slurm.json").write_text(json.dumps({"job": job}))
+    (tmp_path / "squeue").write_text('#!/bin/sh\necho "12|PENDING|Priority|"')
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for places in ([], ["runs/q*"], ["runs/queued"]):
+        assert runs.main(places) == 0
+        assert capsys.readouterr().out.endswith("\nruns/queued: job 12 pending (Priority)\n")
+    assert runs.main(["prune=runs", "state=stopped", "--delete"]) == 0
+    assert "runs/queued  it is in SLURM's queue\n" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["queued", "queued.slurm.json"]
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho busy >&2; exit 1")
+    assert runs.main([]) == 0
+    assert "note: which runs are queued is not known: launch=slurm: squeue says busy\n" in capsys.readouterr().out
+    assert runs.main(["prune=runs", "state=stopped", "--delete"]) == 2
+    assert Path("runs/queued").is_dir()
 
 
 def test_what_no_run_makes_stays_and_so_does_a_folder_that_others_lie_in(
