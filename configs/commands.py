@@ -42,7 +42,7 @@ def choose(group: str, arguments: Sequence[str]) -> Chosen:
         if each.key == group:
             option = _option(group, each)
     if option is None:
-        raise ConfigError(f"{own[0].text} is a key of {group}=...; choose {' or '.join(options(group))}, too")
+        raise ConfigError(f"{own[0].text} is a key of {group}=...: add {group}={f' or {group}='.join(options(group))}")
     content, known = _read(group, option)
     for each in own:
         if each.key != group:

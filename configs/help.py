@@ -28,8 +28,9 @@ signs of the grammar is taken as typed where a key holds one.
   --cfg [job]     prints the configuration, resolved
   -m, --multirun  runs every combination of several values, each as a process of its own: optim=adamw,soap seed=0,1, as
                   in Hydra also choice(a,b), range(1,4), sort(...), shuffle(...) and, of a group, glob(*,exclude=soap)
-  launch=...      where runs are started, with -m or without it; with --help beside it, its keys
-  search=optuna   runs the most promising of the values in search.space.*, one after the other, in place of -m
+  launch=local    runs are started on this machine (the default); launch=slurm: by SLURM, with -m or without it
+  search=optuna   Optuna chooses the values of the keys in search.space.*, run by run, in place of -m
+                  (--help launch=slurm and --help search=optuna list the keys of these)
   --at-once N     with -m: launch.at_once=N, runs at a time
   --ranks N       with -m: launch.ranks=N, processes of each run
   -h, --help      this; with group=option also the keys of that option"""

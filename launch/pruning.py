@@ -24,7 +24,7 @@ KINDS = (RUNS, CHECKPOINTS)
 ENDED = ("finished", "diverged")
 OF_A_RUN = {  # all that train.py and the scripts write into a run directory
     *(CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK, CHECKPOINTS, HEARTBEAT, EVALUATION),
-    *("tokenizer.json", "loss.png", "tensorboard", "wandb", "wandb_id"),
+    *("tokenizer.json", "loss.png", "trace.json.gz", "phases.txt", "tensorboard", "wandb", "wandb_id"),
 }
 
 

@@ -104,7 +104,9 @@ class Optuna:
 
         checked, launcher = check(space, fixed), plug_in(launch)
         if launcher.is_elsewhere and launch.get("at_once") is None:
-            raise ConfigError("launch.at_once=... must say how many runs the search has at a time")
+            raise ConfigError(
+                "search=... needs launch.at_once=..., the number of trials in the queue at a time: for example 8"
+            )
         description = {"search.objective": self.objective, **checked.settings}
         description |= {f"search.space.{key}": value for key, value in checked.content.items()}
         name = self.study or hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]

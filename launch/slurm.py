@@ -114,6 +114,7 @@ class Slurm(Launcher):
             raise ConfigError(f"SLURM has no default partition: give launch.partition=, one of {', '.join(names)}")
         if absent := [name for name in wanted.split(",") if name not in names]:  # SLURM takes several
             raise ConfigError(f"launch.partition={absent[0]} does not exist; SLURM has {', '.join(names)}")
+        self._check_ranks(runs)
         self._check_nodes([each for each in found if each.name in wanted.split(",")])
         self._queue.refresh()
         if self._queue.error:
@@ -135,15 +136,31 @@ class Slurm(Launcher):
                 )
             seen.append(folder)
 
+    def _check_ranks(self, runs: Sequence[Start]) -> None:
+        """What train.py would refuse on a node, after the wait in the queue."""
+        for config in [run.config for run in runs] if self.ranks > 1 else []:
+            if config.parallel.get("_target_") == "trainer.Single":
+                raise ConfigError(f"launch.ranks={self.ranks}, but parallel=single: add parallel=ddp or parallel=fsdp2")
+            if config.global_batch % (unit := config.micro_batch * self.ranks):
+                raise ConfigError(
+                    f"global_batch={config.global_batch} must be a multiple of micro_batch * launch.ranks = "
+                    f"{config.micro_batch} * {self.ranks} = {unit}"
+                )
+
     def _check_nodes(self, kinds: Sequence[Partition]) -> None:
         of_node = self.ranks // self.nodes
         what = f"launch.ranks={self.ranks} on launch.nodes={self.nodes} (launch.runs_per_job={self.runs_per_job})"
         for wanted, unit in ((of_node * self.gpus, "gpus"), (of_node * self.cpus, "cpus")):
             if wanted > (most := max(getattr(each, unit) for each in kinds)):
                 raise ConfigError(
-                    f"{what} wants {wanted} {unit.upper()} of each node; those of partition {kinds[0].name} have "
+                    f"{what} wants {wanted} {unit.upper()[:-1]}s of each node; those of partition {kinds[0].name} have "
                     f"{most}: change launch.nodes or launch.{unit}_per_rank"
                 )
+        if self._own["time"] > (longest := max(each.minutes for each in kinds)):
+            raise ConfigError(
+                f"launch.minutes={self._own['time']} is more than partition {kinds[0].name} allows: give "
+                f"launch.minutes={int(longest)} or less; a run that needs longer is saved and queued again"
+            )
         if self.nodes > (there := sum(each.nodes for each in kinds)):
             raise ConfigError(f"{what}: partition {kinds[0].name} has {there} nodes")
 

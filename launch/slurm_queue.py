@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -47,6 +48,7 @@ class Partition(NamedTuple):
     nodes: int
     cpus: int  # of a node
     gpus: int  # of a node
+    minutes: float  # the longest that a job may ask for; infinite without a limit
 
 
 class Queue:
@@ -94,7 +96,7 @@ def partitions() -> list[Partition]:
         raise ConfigError(
             "launch=slurm: there is no SLURM here (no sbatch on the PATH): run this on a login node, or without launch="
         )
-    listed = said("sinfo", "--noheader", "--format=%P|%D|%c|%G")
+    listed = said("sinfo", "--noheader", "--format=%P|%D|%c|%G|%l")
     found: list[Partition] = []
     for line in listed.splitlines():
         with suppress(ValueError):  # a line that a site adds
@@ -183,9 +185,19 @@ def _hosts(partition: str) -> set[str]:
 
 
 def _partition(line: str) -> Partition:
-    name, nodes, cpus, gres = line.split("|")
+    name, nodes, cpus, gres, limit = line.split("|")
     counts = [_gpus(each) for each in gres.split(",") if each.startswith("gpu")]
-    return Partition(name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), sum(counts))
+    return Partition(
+        name.rstrip("*"), name.endswith("*"), int(nodes), int(cpus.rstrip("+")), sum(counts), _minutes(limit)
+    )
+
+
+def _minutes(limit: str) -> float:
+    """The number in 30:00, 12:00:00 or 2-00:00:00; infinite for any other text, such as infinite."""
+    if not (found := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)):
+        return math.inf
+    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
+    return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
 def _gpus(gres: str) -> int:

@@ -18,11 +18,15 @@ CHUNK = 1 << 17  # logits whose fp32 copy stays in a core's cache
 def cross_entropy(logits: Tensor, targets: Tensor, vocab_size: int | None = None) -> Tensor:
     """Returns the mean over N of -log softmax(logits (N, P)[:, :vocab_size])[targets (N,) int64], 0-dim, in nats.
 
-    The loss is fp32 or wider. Targets must lie in [0, vocab_size). Columns from vocab_size on (None: there are none)
-    get a gradient of 0. A second derivative is not promised.
-    On CUDA it has kernels of its own, compiled or not (loss_kernels.py). In eager mode on a CPU it works in cache-sized
-    chunks and writes the gradient over the logits, in their dtype, in the forward pass: the same arithmetic in less
-    time and memory (docs/benchmarks.md). Elsewhere, as for a CPU's compiler or in float64 on CUDA, it is torch's.
+    The loss is fp32 or wider. Columns from vocab_size on (None: there are none) get a gradient of 0. A second
+    derivative is not promised. Which code computes it:
+        CUDA, compiled or not                     kernels of its own (loss_kernels.py)
+        a CPU, eager                              cache-sized chunks; the forward pass writes the gradient over the
+                                                  logits, in their dtype: less time and memory (docs/benchmarks.md)
+        a CPU, compiled; float64 on CUDA; others  torch's cross_entropy of the logits in fp32 or wider
+    Targets must lie in [0, vocab_size), and no code here checks it. One outside makes the loss NaN in the kernels, and
+    raises RuntimeError in the chunks. torch leaves -100 out of the mean; of any other one it raises an error, on CUDA
+    by an assertion on the device. So -100 is no way to leave a token out.
     """
     V = vocab_size or logits.shape[1]
     if HAS_KERNELS and logits.device.type == "cuda" and logits.dtype != torch.float64:

@@ -2,6 +2,8 @@
 
 Torch's own operations make fp32 copies of all logits, and what its compiler makes of them reads and writes rows of odd
 lengths number by number. These read the logits twice, in their dtype, and write the gradient once, in that dtype.
+They read and write rows up to P, the padded length, and not to V: Triton moves several numbers at once only where it
+knows the length to be a multiple of 16, as a padded vocabulary's is. With any other P the results are the same.
 """
 
 from typing import Any
@@ -22,7 +24,7 @@ def _losses(logits, targets, losses, normalizers, stride, V, P, COLUMNS: tl.cons
     largest, total = FAR_BELOW, 0.0
     for first in range(0, V, COLUMNS):
         column = first + tl.arange(0, COLUMNS)
-        x = tl.load(row + column, mask=column < P, other=0.0).to(tl.float32)  # P is even: several at once
+        x = tl.load(row + column, mask=column < P, other=0.0).to(tl.float32)  # P, not V: see above
         x = tl.where(column < V, x, FAR_BELOW)
         higher = tl.maximum(largest, tl.max(x, 0))
         total = total * tl.exp(largest - higher) + tl.sum(tl.exp(x - higher), 0)

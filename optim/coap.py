@@ -21,21 +21,29 @@ EPS = 1e-30  # Adafactor's, and below squared norms of rows whose largest entry 
 class COAP(ProjectedOptimizer):
     """COAP (Xiao et al., CVPR 2025, arXiv:2412.00071, Algorithm 1): a projector that follows the momentum.
 
-    State for a matrix (m, n) with n <= m, or transposed: projector P (n, r) and exp_avg (m, r); with base "adamw"
-    exp_avg_sq (m, r), with "adafactor" exp_avg_sq_row (m) and exp_avg_sq_col (r). Memory: 2mr + nr numbers, or
-    mr + nr + m + r. What is no matrix, or has a shorter side below r, is the base's, without scale. r is rank, or the
-    shorter side divided by rank_ratio, of which one is null.
-    P is first found from a random sketch of the gradient, drawn by seed. Every update_interval steps it takes a step of
-    gradient descent, of rate projector_lr, on the loss mse(G P P^T, G) (1 - mean cosine of the rows of M P^T and G);
-    every update_interval svd_factor steps a small factorisation recomputes it. The moments stay as they are.
-    eps and betas[1] are Adam's alone; beta2_decay and clip_threshold Adafactor's, whose momentum has betas[0].
-    The rate 0.1 and the bound of 1 on the norm of the loss's gradient are the authors' code's. That gradient scales as
-    the squares of G: of a GPT of 4 million parameters, gradients clipped to norm 1, numbers of P, about 0.04, move by
-    less than 3e-9, their rounding error, so that P stays as it was last recomputed.
-    bf16_products: as GaLore's. Differs from the authors' code: matrices with m < n are treated as their transposes,
-    cosines included; the largest entry of a column of a recomputed P is positive; a matrix with n = r has a P, too;
-    decay comes before the update; Adafactor's step is lr, not lr times the parameter's RMS; a gradient of zeros, or
-    whose factorisation fails or is not finite, leaves P, the latter counted; other tensors are the base's.
+    Applies to matrices (m, n) whose shorter side is at least r; every other tensor is updated by the base, without
+    scale. Below n <= m; a matrix with m < n is treated as its transpose. r is rank, or n / rank_ratio; one of the two
+    is null.
+
+    State: projector P (n, r) and exp_avg M (m, r); with base "adamw" exp_avg_sq (m, r), with "adafactor"
+    exp_avg_sq_row (m) and exp_avg_sq_col (r). Memory: 2mr + nr numbers, or mr + nr + m + r.
+
+    How P changes, for the gradient G (m, n); the moments stay as they are:
+        first step                             computed from a random sketch of G, drawn by seed
+        every update_interval steps            a step of gradient descent of rate projector_lr on the loss
+                                               mse(G P P^T, G) (1 - mean cosine of the rows of M P^T and G)
+        every update_interval svd_factor ones  recomputed by a small factorisation, instead
+    The rate 0.1 and the bound of 1 on the norm of that loss's gradient are from the authors' code. That gradient scales
+    with the square of G: with a GPT of 4 million parameters and gradients clipped to norm 1, the entries of P, about
+    0.04, move by less than 3e-9, which is their rounding error, so the step of descent changes nothing there.
+
+    Only Adam has eps and betas[1], only Adafactor beta2_decay and clip_threshold; Adafactor's momentum has betas[0].
+    bf16_products: as GaLore's.
+
+    Differs from the authors' code: the cosines of a matrix with m < n are those of its transpose, too; the largest
+    entry of a column of a recomputed P is positive; a matrix with n = r has a P; decay comes before the update;
+    Adafactor's step is lr, not lr times the parameter's RMS; P stays as it is if G is zero, or if its factorisation
+    fails or is not finite, which is counted; tensors that are no matrices are the base's.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
     """

@@ -63,7 +63,7 @@ NOT_RUN = {
             "start_from=runs/<name>@200",
         )
     },
-    "torchrun --standalone --nproc_per_node=8 train.py parallel=ddp": NotRun(
+    "torchrun --standalone --nproc_per_node=8 train.py parallel=ddp micro_batch=1": NotRun(
         "a longer form of it is run below",
         "tests/test_working_directory.py::test_train_py_trains_in_a_folder_with_files_of_our_packages_names",
     ),
@@ -140,15 +140,15 @@ NOT_RUN = {
         "a server", "tests/test_train.py::test_tensorboard_has_the_rows_of_metrics_jsonl_also_after_a_kill"
     ),
     "torchrun --nnodes=4 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=<host>:29400 --max-restarts=3 "
-    "train.py parallel=fsdp2": NotRun("several machines"),
+    "train.py parallel=fsdp2 model=gpt2_large global_batch=480 micro_batch=3": NotRun("several machines"),
     **{
-        f"sbatch --job-name=gpt2-soap launch/{template}.sbatch data=openwebtext model=gpt2_small optim=soap": NotRun(
-            "SLURM", f"{ON_SLURM}::test_the_templates_run_as_they_stand"
-        )
+        f"sbatch --job-name=gpt2-soap launch/{template}.sbatch data=openwebtext model=gpt2_small optim=soap "
+        "global_batch=480 micro_batch=10": NotRun("SLURM", f"{ON_SLURM}::test_the_templates_run_as_they_stand")
         for template in ("one_node", "slurm")
     },
-    "python train.py launch=slurm launch.ranks=16 launch.nodes=2 parallel=fsdp2 model=gpt2_large data=openwebtext": (
-        NotRun("SLURM", f"{ON_SLURM}::test_ranks_on_two_nodes_meet_and_end_as_under_torchrun")
+    "python train.py launch=slurm launch.ranks=16 launch.nodes=2 parallel=fsdp2 model=gpt2_large data=openwebtext "
+    "global_batch=480 micro_batch=3": NotRun(
+        "SLURM", f"{ON_SLURM}::test_ranks_on_two_nodes_meet_and_end_as_under_torchrun"
     ),
     "python train.py -m launch=slurm launch.at_once=8 optim=adamw,lion 'seed=range(1,9)'": NotRun(
         "SLURM", f"{ON_SLURM}::test_runs_go_through_one_array_over_both_nodes"
@@ -156,9 +156,8 @@ NOT_RUN = {
     "python train.py -m optim.lr=1e-3,2e-3 launch=slurm": NotRun(
         "SLURM", f"{ON_SLURM}::test_runs_go_through_one_array_over_both_nodes"
     ),
-    "python scripts/reproduce.py claim=sophia_2x scale=small launch=slurm launch.ranks=8 launch.at_once=4": NotRun(
-        "SLURM, and hours of eight GPUs"
-    ),
+    "python scripts/reproduce.py claim=sophia_2x scale=small launch=slurm launch.ranks=8 launch.at_once=4 "
+    "parallel=ddp": NotRun("SLURM, and hours of eight GPUs"),
     "pip install -e '.[slurm]'": NotRun("the package index; a part of .[dev]"),
     **{
         f"bash scripts/gpu.sh{part}": NotRun(

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from textwrap import indent
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import train
-from configs import from_command_line
+from configs import compose, from_command_line
 from launch.sweep import sweep
 from scripts import (
     bench,
@@ -62,7 +63,9 @@ FEWER = {
         ),
         *("max_steps=2", "eval_every=1", "launch.at_once=2"),
     ],
-    "python train.py -m optim.lr=1e-3,2e-3 parallel=ddp --ranks 2": ["optim.lr=1e-3", "parallel=ddp", "--ranks=2"],
+    "python train.py -m optim.lr=1e-3,2e-3 parallel=ddp micro_batch=4 --ranks 2": [
+        *("optim.lr=1e-3", "parallel=ddp", "micro_batch=4", "--ranks=2")
+    ],
 }
 
 
@@ -164,6 +167,28 @@ SCRIPTS = of("python scripts/")
 def test_every_command_is_run_or_says_why_not() -> None:
     left = set(COMMANDS) - {*TRAIN, *SWEEPS, *RANKS, *SCRIPTS}
     assert not left, "no test runs these: add a runner, or the reason to NOT_RUN"
+
+
+def ranks_of(command: str) -> int:
+    """How many ranks a command starts; the templates of sbatch have 8 GPUs on each node."""
+    if command.startswith("sbatch"):
+        return 16 if "slurm.sbatch" in command else 8
+    found = re.findall(r"(?:nnodes=|nproc_per_node=|launch\.ranks=|--ranks[ =])(\d+)", command)
+    return prod(map(int, found))
+
+
+WITH_RANKS = sorted(
+    {each for page in PAGES for each in commands_of(page.read_text("utf-8")) if ranks_of(each) > 1}
+    - {each for each in NOT_RUN if "reproduce.py" in each}
+)
+
+
+@pytest.mark.parametrize("command", WITH_RANKS, ids=id_of)
+def test_a_command_with_ranks_shares_its_batch_among_them(command: str) -> None:
+    own = [each for each in shlex.split(command) if re.match(r"parallel=|global_batch=|micro_batch=", each)]
+    config = compose([*["parallel=ddp"] * command.startswith("sbatch"), *own])  # which the templates have
+    assert config.parallel["_target_"] != "trainer.Single"
+    assert config.global_batch % (config.micro_batch * ranks_of(command)) == 0
 
 
 @pytest.mark.parametrize("command", TRAIN, ids=id_of)

@@ -406,7 +406,7 @@ def test_a_sweep_gets_every_combination_and_its_status_ends_the_command(
         (["launch.ranks=two"], "launch.ranks=two must be a whole number (launch.local.Local)"),
         (["~launch"], "~launch: a command needs launch; choose local"),
         (["~launch.ranks"], "~launch.ranks: give launch.ranks another value, or leave it out"),
-        (["search.trials=3"], "search.trials=3 is a key of search=...; choose optuna, too"),
+        (["search.trials=3"], "search.trials=3 is a key of search=...: add search=optuna"),
         (["search=optuna", "search.spase.optim.lr=1"], "unknown key 'search.spase.optim.lr'; the nearest valid one is"),
         (["search=optuna", "search.sampler=cma"], "search.sampler=cma must be tpe or random (launch.search.Optuna)"),
         (

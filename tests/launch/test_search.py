@@ -319,7 +319,7 @@ def test_on_other_machines_the_command_says_how_many_trials_run_at_a_time(
     formulas: Formulas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Formulas, "is_elsewhere", True)
-    with pytest.raises(ConfigError, match="launch.at_once=... must say how many runs the search has at a time"):
+    with pytest.raises(ConfigError, match="search=... needs launch.at_once=..., the number of trials in the queue"):
         search(LR)
     most: list[int] = []
 

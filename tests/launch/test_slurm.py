@@ -1,6 +1,7 @@
 """launch=slurm and launch/slurm.sbatch without a SLURM; with one see test_slurm_cluster.py."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -93,6 +94,20 @@ def test_a_job_asks_for_what_its_ranks_need(settings: dict[str, Any], expected: 
     assert tuple(found[key] for key in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node")) == expected
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "launch.ranks=8, but parallel=single: add parallel=ddp or parallel=fsdp2"),
+        (("parallel=ddp",), r"global_batch=8 must be a multiple of micro_batch \* launch.ranks = 8 \* 8 = 64"),
+    ],
+)
+def test_a_run_that_so_many_ranks_would_refuse_is_refused_before(overrides: tuple[str, ...], message: str) -> None:
+    runs = [Start(each, compose(each)) for each in (("parallel=ddp", "micro_batch=1"), overrides)]
+    Slurm(ranks=8)._check_ranks(runs[:1])
+    with pytest.raises(ConfigError, match=message):
+        Slurm(ranks=8)._check_ranks(runs)
+
+
 def test_without_slurm_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="launch=slurm: there is no SLURM here"):
@@ -144,7 +159,7 @@ def test_a_folder_of_this_machine_alone_is_told(
     assert (can_see(tmp_path, "main", []), can_see(tmp_path / "no", "main", [])) == (True, False)
 
 
-MAIN = 'echo "main*|2|64|gpu:8"'
+MAIN = 'echo "main*|2|64|gpu:8|infinite"'
 
 
 @pytest.mark.parametrize(
@@ -365,10 +380,10 @@ def test_a_job_without_a_result_says_why(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("main*|2|64|(null)", Partition("main", True, 2, 64, 0)),
-        ("gpu|16|128+|gpu:h100:8(S:0-1),nvme:1", Partition("gpu", False, 16, 128, 8)),
-        ("gpu|1|8|gpu:4", Partition("gpu", False, 1, 8, 4)),
-        ("gpu|1|8|gpu", Partition("gpu", False, 1, 8, 1)),
+        ("main*|2|64|(null)|infinite", Partition("main", True, 2, 64, 0, math.inf)),
+        ("gpu|16|128+|gpu:h100:8(S:0-1),nvme:1|2-00:30:00", Partition("gpu", False, 16, 128, 8, 48 * 60 + 30)),
+        ("gpu|1|8|gpu:4|1:00:00", Partition("gpu", False, 1, 8, 4, 60)),
+        ("gpu|1|8|gpu|30:00", Partition("gpu", False, 1, 8, 1, 30)),
     ],
 )
 def test_nodes_are_read_from_sinfo(line: str, expected: Partition) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def slurm(**settings: Any) -> Slurm:
     return made
 
 
-def jobs(runs: Path, n: int) -> list[Job]:
-    return [Job(f"s{i}", (f"seed={i}", f"run_dir={runs / f'r{i}'}")) for i in range(n)]
+def jobs(runs: Path, n: int, own: Sequence[str] = ()) -> list[Job]:
+    return [Job(f"s{i}", (*own, f"seed={i}", f"run_dir={runs / f'r{i}'}")) for i in range(n)]
 
 
 def events(runs: Path) -> list[list[str]]:
@@ -123,8 +123,8 @@ def begun_again(runs: Path, job: str) -> bool:
     return len(events(runs)) > 2
 
 
-def run(runs: Path, n: int, launcher: Slurm) -> list[Outcome]:
-    return run_jobs(jobs(runs, n), launcher, show=False, script=runs.parent / "stand_in.py")
+def run(runs: Path, n: int, launcher: Slurm, own: Sequence[str] = ()) -> list[Outcome]:
+    return run_jobs(jobs(runs, n, own), launcher, show=False, script=runs.parent / "stand_in.py")
 
 
 def test_runs_go_through_one_array_over_both_nodes(runs: Path) -> None:
@@ -267,9 +267,10 @@ def test_the_templates_run_as_they_stand(template: str, nodes: int, gpus: int, r
     ("settings", "message"),
     [
         ({"partition": "big"}, "launch.partition=big does not exist; SLURM has main, small"),
-        ({"ranks": 4, "gpus_per_rank": 1}, "wants 4 GPUS of each node; those of partition main have 2"),
-        ({"cpus_per_rank": 3}, "wants 3 CPUS of each node; those of partition main have 2"),
+        ({"ranks": 4, "gpus_per_rank": 1}, "wants 4 GPUs of each node; those of partition main have 2"),
+        ({"cpus_per_rank": 3}, "wants 3 CPUs of each node; those of partition main have 2"),
         ({"ranks": 2, "nodes": 2, "partition": "small"}, "partition small has 1 nodes"),
+        ({"minutes": 61}, "launch.minutes=61 is more than partition main allows: give launch.minutes=60 or less"),
         ({"options": {"gres": "gpu:9"}}, "launch=slurm: sbatch refuses the jobs"),
     ],
 )
@@ -277,7 +278,7 @@ def test_what_slurm_cannot_run_is_refused_before_anything_is_submitted(
     runs: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        run(runs, 1, slurm(**settings))
+        run(runs, 1, slurm(**settings), own=("parallel=ddp", "micro_batch=1"))
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert not events(runs)
@@ -285,7 +286,7 @@ def test_what_slurm_cannot_run_is_refused_before_anything_is_submitted(
 
 
 def test_partitions_are_read_with_their_gpus(runs: Path) -> None:
-    assert [(each.name, each.is_default, each.nodes, each.cpus, each.gpus) for each in partitions()] == [
-        ("main", True, 2, 2, 2),
-        ("small", False, 1, 2, 2),
+    assert [(each.name, each.is_default, each.nodes, each.cpus, each.gpus, each.minutes) for each in partitions()] == [
+        ("main", True, 2, 2, 2, 60),
+        ("small", False, 1, 2, 2, 60),
     ]
