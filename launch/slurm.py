@@ -16,7 +16,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from configs import ConfigError
+from configs import ConfigError, compose
 from files.errors import one_line
 from files.lock import locked
 from files.paths import expanded
@@ -138,9 +138,15 @@ class Slurm(Launcher):
 
     def _check_ranks(self, runs: Sequence[Start]) -> None:
         """What train.py would refuse on a node, after the wait in the queue."""
-        for config in [run.config for run in runs] if self.ranks > 1 else []:
-            if config.parallel.get("_target_") == "trainer.Single":
-                raise ConfigError(f"launch.ranks={self.ranks}, but parallel=single: add parallel=ddp or parallel=fsdp2")
+        if self.ranks == 1:
+            return
+        of_one_process = compose([]).parallel  # as nothing was given
+        for config in (run.config for run in runs):
+            if config.parallel == of_one_process:
+                raise ConfigError(
+                    f"launch.ranks={self.ranks} wants a strategy for several processes: add parallel=ddp or "
+                    "parallel=fsdp2"
+                )
             if config.global_batch % (unit := config.micro_batch * self.ranks):
                 raise ConfigError(
                     f"global_batch={config.global_batch} must be a multiple of micro_batch * launch.ranks = "

@@ -97,7 +97,7 @@ def test_a_job_asks_for_what_its_ranks_need(settings: dict[str, Any], expected: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((), "launch.ranks=8, but parallel=single: add parallel=ddp or parallel=fsdp2"),
+        ((), "launch.ranks=8 wants a strategy for several processes: add parallel=ddp or parallel=fsdp2"),
         (("parallel=ddp",), r"global_batch=8 must be a multiple of micro_batch \* launch.ranks = 8 \* 8 = 64"),
     ],
 )
