@@ -1,6 +1,7 @@
 """Runs in SLURM's queue, each with a record of its job beside its run directory, by which later commands find it."""
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -49,28 +50,34 @@ class SlurmRun(Running):
             return None
         self._gone_since = self._gone_since or self._queue.answered
         result, found = read_result(self._run_dir), stamp(self._run_dir)
-        is_new = result is not None and found is not None and list(found) != self._before
-        status = str(result["status"]) if result is not None and is_new else "failed"
+        status, message = "failed", ""
+        if result is not None and found is not None and list(found) != self._before:
+            status, message = str(result["status"]), said_in(log_path(self._run_dir))
+        if status not in ("finished", "diverged") and (told := self._told()) is not None:
+            status, message = told  # also where it was stopped before it wrote anything, or hung
         if status not in ("finished", "diverged") and self._queue.answered - self._gone_since < SETTLING_SECONDS:
             return None  # a job that goes back to the queue is in none of its states for a moment
-        message = None
-        if status != "finished":
-            message = said_in(log_path(self._run_dir)) if is_new else self._failure()
-        return Ending(status, result, message, time.monotonic() - self._began, EXIT_STATUS.get(status, FAILED))
+        said = None if status == "finished" else message or self._last_words()
+        return Ending(status, result, said, time.monotonic() - self._began, EXIT_STATUS.get(status, FAILED))
 
-    def _failure(self) -> str:
-        """Why there is no result: what the job's task says of the run, or else what the job printed last."""
-        own = f"failed: log {log_path(self._run_dir.absolute())}: "
-        printed = [end_of(path) for path in sorted(self._logs.glob(f"{self.job}_*_log.out"))]
-        lines = [line for text in printed for line in text.splitlines() if line.startswith(own)]
-        if lines:
-            return lines[-1].removeprefix(own)
-        if not any(printed):
+    def _told(self) -> tuple[str, str] | None:
+        """How the run ended and why, as the job's task printed it last; None if it did not."""
+        begins = re.compile(rf"(stopped|failed): log {re.escape(str(log_path(self._run_dir.absolute())))}(?:: (.*))?")
+        found = [match for line in self._printed().splitlines() if (match := begins.fullmatch(line))]
+        return (found[-1][1], found[-1][2] or "") if found else None
+
+    def _printed(self) -> str:
+        """What the job printed, of every time that it was in the queue."""
+        return "\n".join(end_of(path) for path in sorted(self._logs.glob(f"{self.job}_*_log.out")))
+
+    def _last_words(self) -> str:
+        """What the job printed last, where nothing says why there is no result."""
+        if not (printed := self._printed().strip()):
             return (
                 f"job {self.job} has printed nothing in {self._logs}: it was cancelled before it began, or its node "
                 f"does not see that folder or {ROOT}"
             )
-        last = reported("\n".join(printed))
+        last = reported(printed)
         return f"job {self.job} left SLURM's queue without a result; it printed last, in {self._logs}: {last}"
 
     @override

@@ -358,6 +358,10 @@ def test_a_run_that_hangs_does_not_end_the_others_of_its_job(
 @pytest.mark.parametrize(
     ("printed", "message"),
     [
+        (
+            "stopped: log {log}: stopped; the same command continues\nsubmitit INFO - Exiting",
+            "stopped; the same command",
+        ),
         (None, "job 12_3 has printed nothing in {logs}: it was cancelled before it began, or its node does not see"),
         ("failed: log {log}: ValueError: no data\nsrun: error: task 0", "ValueError: no data"),
         ("failed: log {log}x: other\nModuleNotFoundError: No module named 'launch'\nsrun: ended", "No module named"),
@@ -373,7 +377,8 @@ def test_a_job_without_a_result_says_why(
         (tmp_path / "12_3_1_log.out").write_text(printed.format(**known))
     run = SlurmRun(tmp_path / "run", "12_3", submitting._queue, before=None, logs=tmp_path)
     ending = run.ending()
-    assert ending is not None and (ending.status, ending.exit_status) == ("failed", 1)
+    expected = ("stopped", 75) if message.startswith("stopped") else ("failed", 1)
+    assert ending is not None and (ending.status, ending.exit_status) == expected
     assert message.format(**known) in str(ending.message)
 
 
