@@ -105,8 +105,8 @@ def picture(rows: Sequence[Row], shares: Mapping[str, float], objective: str) ->
     _draw_trials(axes[0], rows, objective)
     if shares:
         names = list(shares)[::-1]
-        axes[1].barh(names, [shares[name] for name in names], color="tab:blue")
-        axes[1].set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
+        axes[1].barh(names, [shares[name] for name in names], height=0.6, color="tab:blue")
+        axes[1].set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1), ylim=(-1, max(2, len(names))))
         axes[1].grid(axis="x", alpha=0.3)
     content = BytesIO()
     figure.savefig(content, dpi=120, format="png")
