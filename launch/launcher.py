@@ -1,11 +1,13 @@
 """Where runs are started: what launch=local, launch=slurm and others are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from configs import RunConfig
+
+T = TypeVar("T")
 
 
 class Ending(NamedTuple):
@@ -77,3 +79,10 @@ class Launcher(ABC):
 
         BlockingIOError: another command has just started it.
         """
+
+    def called(self, what: str, function: Callable[[], T]) -> T:
+        """What a function returns, called on a machine on which runs are, in one process with the share of one rank.
+
+        what: what that is, for the user. Raises: as the function; ValueError: if it could not be called there.
+        """
+        return function()

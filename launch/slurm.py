@@ -10,9 +10,10 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -22,11 +23,14 @@ from files.lock import locked
 from files.paths import expanded
 from files.requirements import missing
 from files.writing import write_text
-from launch.launcher import Launcher, Running, Start
-from launch.processes import stamp
+from launch.launcher import Launcher, Running, Start, T
+from launch.processes import reported, stamp
 from launch.slurm_queue import Partition, Queue, can_see, partitions, undisturbed
-from launch.slurm_runs import SlurmRun, read_record, record_path
-from launch.slurm_task import ROOT, Task
+from launch.slurm_runs import SlurmRun, read_record, record_path, wait_for
+from launch.slurm_task import ROOT, Call, Task
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
 
 MOST_IN_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site has changed it
 SHARED_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # which srun has not taken from the job since 22.05
@@ -94,6 +98,7 @@ class Slurm(Launcher):
                 raise ConfigError(f"launch.options.{name} is set by launch.{key}; leave it out")
         self.at_once, self.ranks, self.nodes, self.runs_per_job = at_once, ranks, nodes, runs_per_job
         self.cpus, self.gpus = (each * runs_per_job for each in (cpus_per_rank, gpus_per_rank))
+        self._of_rank = cpus_per_rank, gpus_per_rank or None
         self.folder = expanded(folder, "launch.folder")
         site = {"partition": partition, "account": account, "qos": qos}
         site = {name: value or os.environ.get(FROM_SBATCH[name]) for name, value in site.items()}
@@ -204,6 +209,23 @@ class Slurm(Launcher):
     def _run(self, run: Start, job: str, record: Mapping[str, Any]) -> SlurmRun:
         return SlurmRun(run.run_dir, job, self._queue, before=record.get("result"), logs=self.folder)
 
+    @override
+    def called(self, what: str, function: Callable[[], T]) -> T:
+        from submitit.core.utils import pickle_load
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        one = {"nodes": 1, "ntasks_per_node": 1, "cpus_per_task": self._of_rank[0], "gpus_per_node": self._of_rank[1]}
+        with undisturbed(), _refused():
+            job = self._executor(one).submit(Call(function))
+        wait_for(what, job.job_id, job.paths.result_pickle, self._queue, self.folder)
+        how, found = pickle_load(job.paths.result_pickle)
+        if how != "success":
+            raise ValueError(f"job {job.job_id} of SLURM failed: {reported(found)}; see {self.folder}")
+        if isinstance(found, ValueError):
+            raise found
+        answer: T = found
+        return answer
+
     def resources(self) -> dict[str, int | None]:
         """What a job asks for: a task for each rank, or, where several runs share a job, one that starts them."""
         of_node = self.ranks // self.nodes
@@ -219,25 +241,36 @@ class Slurm(Launcher):
         """Submits an array with an element for each share of runs; returns the elements' names."""
         if not shares:
             return []
+        at_once = -(-(self.at_once or len(shares)) // self.runs_per_job)
+        executor = self._executor({**self.resources(), "array_parallelism": at_once})
+        with undisturbed(), _refused(), executor.batch():
+            jobs = [executor.submit(Task(script, _described(share), self.ranks)) for share in shares]
+        return [job.job_id for job in jobs]
+
+    def _executor(self, parameters: Mapping[str, Any]) -> "SlurmExecutor":
         from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError
 
         executor = SlurmExecutor(self.folder, max_num_timeout=1_000_000)
         executor.update_parameters(
             job_name="nanodescent",
-            **self.resources(),
-            array_parallelism=-(-(self.at_once or len(shares)) // self.runs_per_job),
             stderr_to_stdout=True,
             srun_args=["--kill-on-bad-exit=1"],  # or the other ranks would wait for one that could not start
             additional_parameters=self._options,
+            **parameters,
             **{name: value for name, value in self._own.items() if value is not None},
         )
-        try:
-            with undisturbed(), executor.batch():
-                jobs = [executor.submit(Task(script, _described(share), self.ranks)) for share in shares]
-            return [job.job_id for job in jobs]
-        except (FailedJobError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"launch=slurm: sbatch refuses the jobs: {one_line(error)}") from None
+        return executor
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Says in one line that sbatch refuses a job. Raises: ConfigError."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        yield
+    except (FailedJobError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"launch=slurm: sbatch refuses the jobs: {one_line(error)}") from None
 
 
 def _there(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from launch.slurm_task import ROOT
 from launch.statuses import EXIT_STATUS, FAILED
 
 RECORD, RECORD_BYTES = ".slurm.json", 1 << 12  # what is added to a run directory's name, and the longest
+POLL_SECONDS = 0.2
 SETTLING_SECONDS = 10.0  # without a job in the queue before a run that has not finished counts as ended
 
 
@@ -89,6 +90,32 @@ class SlurmRun(Running):
     def kill(self) -> None:
         with suppress(ConfigError):
             said("scancel", self.job)
+
+
+def wait_for(what: str, job: str, answer: Path, queue: Queue, logs: Path) -> None:
+    """Waits until a job has written its answer, and shows how it stands; if this is interrupted, the job is cancelled.
+
+    what: what the answer is, for the user. Raises: ValueError: if the job has ended without.
+    """
+    began, gone_since, note = time.monotonic(), math.inf, ""
+    try:
+        while not answer.exists():
+            there = queue.job(job)
+            if there is not None:
+                gone_since = math.inf
+                now = f"runs on {there.nodes}" if there.nodes else f"waits: {there.reason}"
+                if now != note:
+                    print(f"{what}: job {job} {now}", flush=True)
+                note = now
+            elif queue.answered >= began:
+                gone_since = min(gone_since, queue.answered)
+            if queue.answered - gone_since > SETTLING_SECONDS:
+                raise ValueError(f"job {job} of SLURM ended without an answer; see {logs}")
+            time.sleep(POLL_SECONDS)
+    finally:
+        if not answer.exists():
+            with suppress(ConfigError):
+                said("scancel", job)
 
 
 def queued(places: Sequence[Path]) -> dict[Path, str]:

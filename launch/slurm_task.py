@@ -9,7 +9,7 @@ when nobody follows it, and so that the others of its job go on.
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -100,6 +100,20 @@ class Task:
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         for process in self._processes:
             process.ask_to_stop()
+
+
+class Call:
+    """Calls a function; a ValueError, which is an answer, too, it returns as such."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __call__(self) -> Any:
+        """What the function returns, or the ValueError that it raises."""
+        try:
+            return self.function()
+        except ValueError as error:
+            return error
 
 
 def rank_variables(slurm: Mapping[str, str]) -> dict[str, str]:

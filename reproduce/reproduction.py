@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ from reproduce.surroundings import surroundings
 RESULTS, STEP_TIMES, ATLAS = "results.json", "step_times.json", "atlas"
 RunJobs = Callable[[Sequence[Job]], list[Outcome]]
 TimeArms = Callable[[Claim[Any]], Ratios]
+Timed = tuple[Ratios, Any]
+Call = Callable[[str, Callable[[], Timed]], Timed]
+
+
+def _in_this_process(what: str, function: Callable[[], Timed]) -> Timed:
+    return function()
 
 
 class ReproductionError(ValueError):
@@ -57,11 +64,13 @@ def reproduce(
     atlas: Path | None = None,
     run: RunJobs = run_jobs,
     time_arms: TimeArms | None = None,
+    call: Call = _in_this_process,
 ) -> Results:
     """The results of the claim, which are also written to the folder, with the report.
 
     atlas: the folder of all claims' runs, beside the folder if not given. run: runs jobs, by their own rules skipping
-    those that are done. time_arms: step times beside the baselines', if not measured as the claim's kind does.
+    those that are done. time_arms: step times beside the baselines', if not measured as the claim's kind does. call:
+    calls that where runs are.
 
     Raises: ReproductionError: if the folder holds something else.
     RunsFailedError: if runs crashed; nothing final is written.
@@ -71,7 +80,7 @@ def reproduce(
     if wanted := protocols.of(claim):
         root = atlas or folder.parent / ATLAS
         runs = run_all(wanted, root, run, drop_checkpoints=claim.fields.drop_checkpoints)
-        ratios, note, timed_on = step_times(claim, folder, time_arms or claim.kind.time_arms)
+        ratios, note, timed_on = step_times(claim, folder, time_arms or claim.kind.time_arms, call)
         found = findings.of_training(
             [each.comparison(runs, ratios) for each in wanted],
             lambda each, evidence: surroundings(each, evidence, Atlas(root, each.claim), folder.parent),
@@ -129,7 +138,9 @@ def run_all(
     return done
 
 
-def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ratios, str, str | None]:
+def step_times(
+    claim: Claim[Any], folder: Path, time_arms: TimeArms, call: Call = _in_this_process
+) -> tuple[Ratios, str, str | None]:
     """Seconds per step of the arms beside each other's, measured once per folder and set of arms; or why not.
 
     And the device on which they were measured, None if that is not known or none was.
@@ -140,16 +151,21 @@ def step_times(claim: Claim[Any], folder: Path, time_arms: TimeArms) -> tuple[Ra
     known = read_json(path) or {}
     if known.get("key") != key:
         try:
-            ratios = time_arms(claim)
+            ratios, device = call("step times", partial(_timed, time_arms, claim))
         except ValueError as error:
             return {}, f"Nothing is known in seconds: {error}", None
-        known = {"key": key, DEVICE: here()[DEVICE]}
+        known = {"key": key, DEVICE: device}
         known |= {"ratios": [[*pair, *map(number, interval)] for pair, interval in ratios.items()]}
         write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
     rows = known.get("ratios")
     ratios = dict(_ratio(row, path) for row in (rows if isinstance(rows, list) else [rows]))
     timed_on = known.get(DEVICE)
     return ratios, "", timed_on if ratios and isinstance(timed_on, str) else None
+
+
+def _timed(time_arms: TimeArms, claim: Claim[Any]) -> tuple[Ratios, Any]:
+    """The ratios, and the device on which they were measured."""
+    return time_arms(claim), here()[DEVICE]
 
 
 def _ratio(row: Any, path: Path) -> tuple[tuple[str, str], Interval]:

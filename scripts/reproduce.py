@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
@@ -64,7 +64,6 @@ ROOT, LEDGER, ATLAS, PUBLISHED = Path(__file__).resolve().parents[1], "docs/clai
 COUNTS, PATHS, GPU = ("jobs", "ranks", "seeds"), ("out", "atlas", "ledger"), ("gpu", "mfu")
 OWN = ("claim", "scale", "runs", *PATHS, *COUNTS, *GPU)
 USUAL_MFU = 0.3
-THERE = "the same command without launch=, given on such a machine, measures step times there"
 MOST = 9999
 COPIED = (
     "report.md",
@@ -202,16 +201,15 @@ def _one(request: Request, claim: Claim[Any]) -> int:
         return _dry(request, claim)
     from reproduce import published, reproduction  # import torch
 
-    folder, is_elsewhere = request.folder(claim.id), plug_in(request.launch).is_elsewhere
-    if is_elsewhere and not claim.kind.protocols(claim):
-        raise ClaimError(f"{claim.id} trains nothing and measures on this machine: {THERE}")
+    folder, launcher = request.folder(claim.id), plug_in(request.launch)
+    if launcher.is_elsewhere and not claim.kind.protocols(claim):
+        raise ClaimError(f"{claim.id} trains nothing and measures where it is started: leave out launch=")
     if request.takes_published and claim.kind.protocols(claim):
         n_put = published.take(claim, request.atlas or folder.parent / ATLAS, ROOT / LEDGER / PUBLISHED)
         print(f"{n_put} published runs taken", flush=True)
     try:
         again, runs = request.command(claim.id), _Runs(request, claim)
-        time_arms = _not_here if is_elsewhere else None
-        results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs, time_arms=time_arms)
+        results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs, call=launcher.called)
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
         return FAILED
@@ -223,11 +221,6 @@ def _one(request: Request, claim: Claim[Any]) -> int:
             print(f"  {in_words(row)}: {row.verdict}")
     print(f"\nreport  {folder / 'report.html'}")
     return 0
-
-
-def _not_here(claim: Claim[Any]) -> NoReturn:
-    """In place of step times. Raises: ValueError."""
-    raise ValueError(f"the runs were on other machines than this one: {THERE} and trains nothing again")
 
 
 class _Runs:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,16 @@ def test_runs_share_a_job_where_nodes_are_given_out_whole(runs: Path) -> None:
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     records = [json.loads((runs / f"r{i}.slurm.json").read_text())["job"].partition("_")[2] for i in range(3)]
     assert records == ["0", "0", "1"]
+
+
+def test_a_function_is_called_on_a_node(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = slurm(folder=str(runs / "jobs"))
+    assert launcher.called("a power", partial(pow, 2, 3)) == 8
+    assert "a power: job " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"invalid literal for int\(\) with base 10: 'x'"):
+        launcher.called("a number", partial(int, "x"))
+    with pytest.raises(ValueError, match=r"job \d+ of SLURM failed: ZeroDivisionError: .*; see "):
+        launcher.called("a quotient", partial(divmod, 1, 0))
 
 
 def test_ranks_on_two_nodes_meet_and_end_as_under_torchrun(runs: Path, tiny: list[str]) -> None:

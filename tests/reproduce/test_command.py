@@ -106,7 +106,7 @@ def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verd
     assert {path.name for path in folder.iterdir()} == set(simulation.started)
 
 
-def test_step_times_are_not_this_machines_where_the_runs_are_on_others(
+def test_step_times_are_measured_where_the_runs_are(
     monkeypatch: pytest.MonkeyPatch,
     write_claim: Callable[..., Path],
     simulate: Any,
@@ -114,15 +114,15 @@ def test_step_times_are_not_this_machines_where_the_runs_are_on_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: pytest.fail("step times are measured here"))
+    monkeypatch.setattr("launch.slurm.Slurm.called", lambda self, what, function: ({}, f"a node, for {what}"))
     monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
     simulation = simulate(2.0)
     monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, launcher, **how: simulation(jobs))
     assert reproduced(monkeypatch, write_claim(**SHORT), f"out={tmp_path / 'out'}", "launch=slurm") == 0
-    notes = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
-    assert any("Nothing is known in seconds: the runs were on other machines" in note for note in notes)
+    assert json.loads((tmp_path / "out" / "step_times.json").read_text())["device"] == "a node, for step times"
     monkeypatch.undo()
     assert command.main(["claim=smmf_96", "scale=nano", f"out={tmp_path / 'b'}", "launch=slurm"]) == 2
-    assert "error: smmf_96 trains nothing and measures on this machine: the same" in capsys.readouterr().err
+    assert "error: smmf_96 trains nothing and measures where it is started" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_checks_that_are_known_before_and_leaves_nothing_on_disk(
