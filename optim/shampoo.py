@@ -110,16 +110,13 @@ class Shampoo(KroneckerOptimizer):
 
     @override
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:
-        found, refreshes = (
-            steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp)),
-            self.refreshes(hp, steps),
-        )
+        refreshes = self.refreshes(hp, steps)
         anew = min(1, refreshes) if hp.eigensolver == "qr" else refreshes
+        found = steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp))
         for n in (shape[axis] for axis in self.sides(shape, hp).values()):
             found += anew * eigen_flops(n) + refreshes * 2.0 * n**3  # of a root: half @ half^T
-            found += (refreshes - anew) * (
-                orthonormal_flops(n, n) + 4.0 * n**3
-            )  # of bases before and after: basis @ factor
+            # Of both bases the product with the factor, and the new one's orthonormal rows.
+            found += (refreshes - anew) * (4.0 * n**3 + orthonormal_flops(n, n))
         return found
 
     @override
