@@ -163,7 +163,7 @@ NOT_RUN = {
         f"bash scripts/gpu.sh{part}": NotRun(
             "a GPU", "tests/scripts/test_gpu.py::test_the_commands_are_ones_that_the_programs_take"
         )
-        for part in ("", " 1", " 2")
+        for part in ("", " 1")
     },
     "python scripts/bench.py page benchmarks": NotRun(
         "it changes the checkout", "tests/scripts/test_gpu.py::test_the_page_has_what_was_measured_between_its_marks"

@@ -15,7 +15,12 @@ from configs import compose
 from scripts import bench, bench_optim, bench_page, bench_train
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"1": ["doctor", "pytest", *["train"] * 4], "2": [*["optim"] * 6, "train.py", "train.py", "checkpoint"]}
+PARTS = {
+    "1": ["doctor", "pytest", *["train"] * 4],
+    "2": ["optim"] * 6,
+    "3": ["train.py", "train.py", "checkpoint"],
+}
+SECONDS = 600  # of a part
 
 
 def dry_run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +39,9 @@ def test_the_commands_are_ones_that_the_programs_take(
         monkeypatch.setitem(bench.BENCHMARKS, name, benchmark._replace(run=taken.append))
     done, found = dry_run(part, str(tmp_path), PEER="/a peer"), []
     assert done.returncode == 0
-    for _, program, *arguments in map(shlex.split, done.stdout.splitlines()):
+    lines = list(map(shlex.split, done.stdout.splitlines()))
+    assert sum(int(seconds) for seconds, *_ in lines) <= SECONDS
+    for _, _, program, *arguments in lines:
         name = Path(program).name
         if name == "bench.py":
             assert bench.main(arguments) == 0
@@ -51,8 +58,8 @@ def test_the_commands_are_ones_that_the_programs_take(
 
 
 def test_an_unknown_part_is_refused() -> None:
-    done = dry_run("3")
-    assert (done.returncode, done.stderr) == (2, "error: the part is 1, 2 or all, not 3\n")
+    done = dry_run("4")
+    assert (done.returncode, done.stderr) == (2, "error: the part is 1, 2, 3 or all, not 4\n")
 
 
 @pytest.mark.slow
