@@ -5,7 +5,8 @@
 #   3  profiles of runs, checkpoints; with several devices also ranks
 # Processes start and torch compiles for most of that time; a second call finds what was compiled.
 # Figures go to FOLDER (benchmarks); python scripts/bench.py page FOLDER then writes docs/benchmarks.md.
-# DRY=1 prints the commands alone, each after the seconds that it may take. A command that fails or takes too long does not stop the others; the status says so.
+# DRY=1 prints the commands alone, each after the seconds that it may take. One that fails or takes longer does not stop
+# the others; the status says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 part=${1:-all} out=${2:-benchmarks} status=0
