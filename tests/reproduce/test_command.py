@@ -84,19 +84,25 @@ def test_a_failure_that_all_runs_would_share_ends_the_claim(
     assert "more were not started, as they would fail in the same way" in printed
 
 
+@pytest.fixture
+def simulation(monkeypatch: pytest.MonkeyPatch, simulate: Any) -> Any:
+    """Runs that are done, in place of those of the command."""
+    found = simulate(2.0)
+    monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
+    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, launcher, **how: found(jobs))
+    return found
+
+
 @pytest.mark.usefixtures("quick", "without_report")
 def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verdict(
     monkeypatch: pytest.MonkeyPatch,
     write_claim: Callable[..., Path],
-    simulate: Any,
+    simulation: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("reproduce.preconditions.check", lambda claim, **how: pytest.fail("the data are checked"))
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: {})
-    monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
-    simulation = simulate(2.0)
-    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, launcher, **how: simulation(jobs))
     arguments = [f"out={tmp_path / 'out'}", f"atlas={tmp_path / 'shared'}"]
     assert reproduced(monkeypatch, write_claim(**SHORT), *arguments) == 0
     printed = capsys.readouterr().out.split("\n\n")
@@ -106,18 +112,15 @@ def test_a_claim_whose_runs_are_done_needs_no_data_and_ends_with_tuning_and_verd
     assert {path.name for path in folder.iterdir()} == set(simulation.started)
 
 
+@pytest.mark.usefixtures("quick", "without_report", "simulation")
 def test_step_times_are_measured_where_the_runs_are(
     monkeypatch: pytest.MonkeyPatch,
     write_claim: Callable[..., Path],
-    simulate: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("reproduce.timing.ratios", lambda claim, **how: pytest.fail("step times are measured here"))
     monkeypatch.setattr("launch.slurm.Slurm.called", lambda self, what, function: ({}, f"a node, for {what}"))
-    monkeypatch.setattr("launch.jobs.unfinished", lambda jobs: [])
-    simulation = simulate(2.0)
-    monkeypatch.setattr("launch.jobs.run_jobs", lambda jobs, launcher, **how: simulation(jobs))
     assert reproduced(monkeypatch, write_claim(**SHORT), f"out={tmp_path / 'out'}", "launch=slurm") == 0
     assert json.loads((tmp_path / "out" / "step_times.json").read_text())["device"] == "a node, for step times"
     monkeypatch.undo()
