@@ -208,7 +208,7 @@ def _one(request: Request, claim: Claim[Any]) -> int:
         n_put = published.take(claim, request.atlas or folder.parent / ATLAS, ROOT / LEDGER / PUBLISHED)
         print(f"{n_put} published runs taken", flush=True)
     try:
-        again, runs = request.command(claim.id), _Runs(request, claim)
+        again, runs = request.command(claim.id), _Runs(launcher, claim)
         results = reproduction.reproduce(claim, folder, again, atlas=request.atlas, run=runs, call=launcher.called)
     except reproduction.RunsFailedError as error:
         print(f"error: {error}\nthe same command tries these again", file=sys.stderr)
@@ -226,18 +226,17 @@ def _one(request: Request, claim: Claim[Any]) -> int:
 class _Runs:
     """Runs jobs; before the first that is not finished, checks device, data and tokenizer."""
 
-    def __init__(self, request: Request, claim: Claim[Any]) -> None:
-        self._request, self._claim, self._is_checked = request, claim, False
+    def __init__(self, launcher: "Launcher", claim: Claim[Any]) -> None:
+        self._launcher, self._claim, self._is_checked = launcher, claim, False
 
     def __call__(self, jobs: Sequence["Job"]) -> "list[Outcome]":
         from launch.jobs import run_jobs, unfinished
         from reproduce import preconditions
 
-        launcher = plug_in(self._request.launch)
         if not self._is_checked and unfinished(jobs):
-            preconditions.check(self._claim, is_elsewhere=launcher.is_elsewhere)
+            preconditions.check(self._claim, is_elsewhere=self._launcher.is_elsewhere)
             self._is_checked = True
-        return run_jobs(jobs, launcher, alike=True)
+        return run_jobs(jobs, self._launcher, alike=True)
 
 
 def _dry(request: Request, claim: Claim[Any]) -> int:
