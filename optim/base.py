@@ -7,7 +7,7 @@ It turns the rule's direction u into param <- (1 - lr weight_decay) param - lr u
 * the format of the state (formats.py, coding.py);
 * the execution (engine.py): on which pieces (pieces.py, stacks.py), and eager or compiled from the same lines
   (execution.py), unless there is no compiler; on CUDA refreshes of several parameters at once (streams.py);
-* ranks (sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
+* ranks (shared.py, sharding.py): under FSDP2 by itself, under DDP where distribute(group) was called;
 * skipping parameters without gradient or without numbers, closures, and messages about bad values.
 
 Memory of a step beyond state: eager, a few pieces of pieces.CACHED numbers for elementwise rules, otherwise what
@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 
 from . import groups
+from .changes import Changes
 from .engine import Engine
 from .execution import uncompiled
 from .foreign import step_where
 from .grouped import Params
-from .ranges import within
-from .rule import Hyper, Shape, Spec, State, working_dtype
+from .hyper import Hyper, Shape, Spec, State, working_dtype
+from .ranges import one_of, within
 from .sharding import ALL_ROWS
 
-__all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "within", "working_dtype"]
+__all__ = ["Hyper", "Params", "RuleOptimizer", "Shape", "Spec", "State", "one_of", "within", "working_dtype"]
 
 
 class RuleOptimizer(Engine):
@@ -66,7 +67,7 @@ class RuleOptimizer(Engine):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._changes = {}
+        self._changes = Changes()
         is_compiled = self._is_compiled()
         for hp, params in self._due():
             self._advance(params, hp, is_compiled)
@@ -97,12 +98,8 @@ class RuleOptimizer(Engine):
         only if `measures` was true, and 0 if the step did not move. Rules add their own. All ranks must call this, and
         get the same.
         """
-        nothing = torch.zeros(2, device=self.device)
-        sums = {
-            role: self.total(torch.stack(found).sum(0) if found else nothing.clone())
-            for role, found in self._changes.items()
-        }
-        return {f"update_ratio/{role}": (s[0] / s[1].clamp(min=1e-30)).sqrt() for role, s in sums.items()}
+        ratios = self._changes.ratios(self.total, self.device)
+        return {f"update_ratio/{role}": ratio for role, ratio in ratios.items()}
 
     def hints(self, diagnostics: Mapping[str, float]) -> list[str]:
         """Sentences for the user about diagnostics out of their usual range."""

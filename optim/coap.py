@@ -7,12 +7,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from .adafactor import AdafactorRule
-from .base import Hyper, Params, State, within
-from .kronecker import eigen, eigen_flops, orthonormal_flops, orthonormal_rows
+from .base import Hyper, Params, State, one_of, within
+from .kronecker import eigen_flops, orthonormal_flops
 from .moments import AdamBesideUncorrectedRoot
 from .noise import SEEDS, gaussians, key_of
-from .projection import ProjectedOptimizer, upright, with_signs
+from .projected import ProjectedOptimizer
+from .projection import upright
 from .rule import Rule
+from .subspace import principal, scaled
 
 BASES: dict[str, Rule] = {"adamw": AdamBesideUncorrectedRoot(), "adafactor": AdafactorRule()}
 EPS = 1e-30  # Adafactor's, and below squared norms of rows whose largest entry is 1
@@ -79,8 +81,7 @@ class COAP(ProjectedOptimizer):
     @override
     def check(self, hp: Hyper) -> None:
         super().check(hp)
-        if hp.base not in BASES:
-            raise ValueError(f"COAP: base={hp.base!r} must be one of {', '.join(BASES)}")
+        one_of(self, "base", hp.base, BASES)
         within(self, "eps", hp.eps, 0, math.inf)
         within(self, "beta2_decay", hp.beta2_decay, -math.inf, 0)
         within(self, "clip_threshold", hp.clip_threshold, 0, math.inf, open_low=True)
@@ -121,18 +122,6 @@ class COAP(ProjectedOptimizer):
         return again * (products + factorisations) + (self.renewals(hp, steps) - again) * slope
 
 
-def principal(grad: Tensor, start: Tensor) -> Tensor | None:
-    """The right singular vectors (n, r) of Q^T G, for Q of the reduced QR of G P: of grad (m, n) and start P (n, r).
-
-    None if the factorisation fails.
-    """
-    small = orthonormal_rows((grad @ start).mT) @ grad  # Q^T G (r, n)
-    span = orthonormal_rows(small)  # of its rows (r, n), in which its vectors are those of a matrix (r, r)
-    inside = (small @ span.mT).double()
-    found = eigen(inside.mT @ inside)
-    return None if found is None else with_signs(span.mT @ found[1].flip(1).to(grad.dtype))
-
-
 def loss_gradient(projector: Tensor, moment: Tensor, grad: Tensor) -> Tensor:
     """The derivative of COAP's loss by P (n, r), for the projected momentum M (m, r) and the gradient G (m, n).
 
@@ -146,14 +135,9 @@ def loss_gradient(projector: Tensor, moment: Tensor, grad: Tensor) -> Tensor:
     error = ((squares * energy).sum() - 2 * energy.trace() + grad.square().sum()).clamp(min=0) / (m * n)
     shifted = squares - 2 * torch.eye(len(squares), dtype=grad.dtype, device=grad.device)
     error_slope = (grad.mT @ image @ shifted + projector @ energy) * (2 / (m * n))
-    units, rows = _scaled_rows(grad), _scaled_rows(moment)
+    units, rows = scaled(grad, 1), scaled(moment, 1)
     units = units / units.square().sum(1, keepdim=True).clamp(min=EPS).sqrt()  # u
     rows = rows / ((rows @ squares) * rows).sum(1, keepdim=True).clamp(min=EPS).sqrt()  # x
     cosines = (rows * (units @ projector)).sum(1, keepdim=True)
     cosine_slope = (units.mT @ rows - projector @ (rows.mT @ (cosines * rows))) / m
     return (1 - cosines.mean()) * error_slope - error * cosine_slope
-
-
-def _scaled_rows(matrix: Tensor) -> Tensor:
-    """The matrix, each row divided by its largest magnitude, so that no square is too small to be a number."""
-    return matrix / matrix.abs().amax(1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)

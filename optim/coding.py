@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .execution import copies, restore
 from .formats import MAXIMA, Place, coded, decoded, encode
+from .hyper import working_dtype
 from .pieces import Piece
-from .rule import working_dtype
 
 Decode = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]  # decode_all, compiled or not
 Encode = Callable[..., None]  # encode_all

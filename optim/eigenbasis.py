@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kronecker import eigen, mirrored, nearer_rows, product
-from .rule import State
+from .hyper import State
+from .kronecker import copy_finite, eigen, mirrored, nearer_rows, product
 
 
 class Refreshed(NamedTuple):
@@ -64,8 +64,7 @@ def _first_basis(factor: Tensor, basis: Tensor) -> Tensor | bool:
 def _next_basis(product: Tensor, values: Tensor, basis: Tensor, v: Tensor, axis: int) -> Tensor:
     """A step of power iteration, in order of eigenvalues, into basis and the order of v; whether it was not finite."""
     fresh, order = nearer_rows(product, values, basis)
-    is_finite = fresh.isfinite().all()
-    basis.copy_(torch.where(is_finite, fresh, basis))
+    is_finite = copy_finite(basis, fresh)
     v.copy_(torch.where(is_finite, v.index_select(axis, order), v))
     return is_finite.logical_not()
 

@@ -8,12 +8,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from . import groups
+from .changes import Changes
 from .coding import decode_all, encode_all, keep, opened
 from .execution import EXECUTIONS, Compiled, as_tensors, copies, restore, update_pieces
 from .formats import narrow, widened
 from .grouped import Params
+from .hyper import Hyper, working_dtype
 from .pieces import PACKED_BELOW, Piece, flat_pieces
-from .rule import Hyper, Rule, working_dtype
+from .ranges import one_of
+from .rule import Rule
 from .saving import SavedRule
 from .sharding import is_sharded
 from .stacks import STACKED_BELOW, owned_tensors, stacked_tensors, unstacked
@@ -27,12 +30,11 @@ class Engine(SavedRule):
 
     def __init__(self, params: Params, defaults: dict[str, Any], execution: str, state_format: str) -> None:
         super().__init__(params, defaults, state_format)
-        if execution not in EXECUTIONS:
-            raise ValueError(f"{type(self).__name__}: execution={execution!r} must be one of {', '.join(EXECUTIONS)}")
+        one_of(self, "execution", execution, EXECUTIONS)
         self.execution = execution
         self.measures = False  # whether steps note what diagnostics() then says about updates
         self.found_inf: Tensor | None = None  # as torch's fused optimizers: a step does nothing where it is not 0
-        self._changes: dict[str, list[Tensor]] = {}  # by role: sums of squares of update and parameter, (2,) each
+        self._changes = Changes()
         self._compiled: dict[Callable[..., Any], Compiled] = {}
 
     @override
@@ -53,7 +55,7 @@ class Engine(SavedRule):
         is_compiled = is_compiled and not (self.splits_rows and is_sharded(params[0]))
         update = self._update(hp, is_compiled)
         if self.measures:
-            update = self._measured(update, getattr(hp, groups.ROLE, "all"))
+            update = self._changes.measured(update, getattr(hp, groups.ROLE, "all"))
         for kept in self._pieces(params, is_compiled):
             pieces = opened(kept, self._fast(decode_all, is_compiled), elementwise=self.elementwise)
             if self._refreshes_state:
@@ -131,19 +133,6 @@ class Engine(SavedRule):
         lr, shrink, found_inf = settings.pop("lr"), settings.pop("shrink"), self.found_inf
         visible = Hyper(settings)
         return lambda pieces: function(self, pieces, visible, lr, shrink, found_inf)
-
-    def _measured(self, update: Callable[[Sequence[Piece]], None], role: str) -> Callable[[Sequence[Piece]], None]:
-        """The step of some pieces that also notes how far it went, at the cost of a copy of them."""
-        found = self._changes.setdefault(role, [])
-
-        def measured(pieces: Sequence[Piece]) -> None:
-            before = [piece.param.to(working_dtype(piece.param), copy=True) for piece in pieces]
-            sizes = [torch.linalg.vector_norm(tensor) for tensor in before]
-            update(pieces)
-            for piece, tensor, size in zip(pieces, before, sizes, strict=True):
-                found.append(torch.stack([torch.linalg.vector_norm(tensor.sub_(piece.param)), size]).square())
-
-        return measured
 
     def _is_compiled(self) -> bool:
         if not all(each.works for each in self._compiled.values()):

@@ -37,8 +37,7 @@ class Exchange:
         All ranks must iterate over the same plan to the end.
         """
         first = next((param for by_rank in plan for own in by_rank for param in own), None)
-        is_split = first is not None and is_sharded(first)
-        return self._sharded_rounds(plan) if is_split else self._replicated_rounds(plan)
+        return self._sharded_rounds(plan) if first is not None and is_sharded(first) else self._replicated_rounds(plan)
 
     def _replicated_rounds(self, plan: Plan) -> Iterator[list[Full]]:
         unfinished = None
@@ -54,7 +53,8 @@ class Exchange:
     def _send_to_all(self, by_rank: Sequence[Sequence[Tensor]]) -> tuple[dist.Work, Tensor]:
         most = max(sum(p.numel() * p.element_size() for p in own) for own in by_rank)
         mine = torch.zeros(most, dtype=torch.uint8, device=self._device)
-        _copy_into(mine, [_bytes(param.detach()) for param in by_rank[self.rank]])
+        for part, place in _beside(mine, [_bytes(param.detach()) for param in by_rank[self.rank]]):
+            place.copy_(part)
         gathered = mine.new_empty(self.world_size * most)
         work = all_gather_single(gathered, mine, group=self.group, async_op=True)
         return work, gathered.view(self.world_size, most)
@@ -63,7 +63,8 @@ class Exchange:
         work.wait()
         for rank, own in enumerate(by_rank):
             if rank != self.rank:
-                _copy_out_of(gathered[rank], [_bytes(param.detach()) for param in own])
+                for part, source in _beside(gathered[rank], [_bytes(param.detach()) for param in own]):
+                    part.copy_(source)
 
     def _sharded_rounds(self, plan: Plan) -> Iterator[list[Full]]:
         """Rows go to the owner and come back; a round's rows travel while the round before is computed."""
@@ -111,13 +112,15 @@ class Exchange:
     def _receive_back(self, by_rank: Sequence[Sequence[Tensor]], work: dist.Work, received: Sequence[Tensor]) -> None:
         work.wait()
         for own, part in zip(by_rank, received, strict=True):
-            _copy_out_of(part, [_bytes(local(param.detach())) for param in own])
+            for rows, source in _beside(part, [_bytes(local(param.detach())) for param in own]):
+                rows.copy_(source)
 
     def _exchange(self, parts: Sequence[Sequence[Tensor]], incoming: Sequence[int]) -> tuple[dist.Work, list[Tensor]]:
         """Starts sending parts[r] to rank r and receiving incoming[r] bytes from it."""
         outgoing = [sum(len(part) for part in own) for own in parts]
         sent = torch.empty(sum(outgoing), dtype=torch.uint8, device=self._device)
-        _copy_into(sent, [part for own in parts for part in own])
+        for part, place in _beside(sent, [part for own in parts for part in own]):
+            place.copy_(part)
         received = sent.new_empty(sum(incoming))
         work = dist.all_to_all_single(received, sent, list(incoming), outgoing, group=self.group, async_op=True)
         return work, list(torch.split(received, list(incoming)))
@@ -139,15 +142,9 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def _copy_into(buffer: Tensor, parts: Sequence[Tensor]) -> None:
+def _beside(buffer: Tensor, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each part and as much of the buffer, from its start, one after the other."""
     at = 0
     for part in parts:
-        buffer[at : at + len(part)] = part
-        at += len(part)
-
-
-def _copy_out_of(buffer: Tensor, parts: Sequence[Tensor]) -> None:
-    at = 0
-    for part in parts:
-        part.copy_(buffer[at : at + len(part)])
+        yield part, buffer[at : at + len(part)]
         at += len(part)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .formats import narrow, widened
+from .hyper import Hyper, State, working_dtype
 from .pieces import Piece
-from .rule import Hyper, Rule, State, working_dtype
+from .rule import Rule
 
 EXECUTIONS = ("auto", "eager", "compiled")
 VARIANTS = 64  # of compiled code per optimizer: dtypes, numbers of pieces, shapes with a side of 1

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rule import Shape, Spec, State
+from .hyper import Shape, Spec, State
 from .sharding import Rows
 
 SQUARES = "exp_avg_sq"  # the name of what is factored, unless a rule factors something else too

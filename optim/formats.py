@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .hyper import Spec, State
 from .noise import mixed
-from .rule import Spec, State
 
 FORMATS = ("fp32", "bf16", "int8", "int8_stochastic")
 BLOCK = 256  # numbers of a block, at most

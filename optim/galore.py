@@ -8,7 +8,8 @@ from typing_extensions import override
 from .base import Hyper, Params, State, within
 from .kronecker import eigen, eigen_flops
 from .moments import AdamBesideUncorrectedRoot
-from .projection import ProjectedOptimizer, with_signs
+from .projected import ProjectedOptimizer
+from .projection import with_signs
 from .rule import Rule
 
 ADAM = AdamBesideUncorrectedRoot()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from .curvature import Curvature, ForwardBackward
-from .rule import widened
+from .hyper import widened
 from .sampling import Batch, draw_labels, uniforms
 
 

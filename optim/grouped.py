@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from . import groups
 from .groups import Group
-from .rule import Hyper, Rule
+from .hyper import Hyper
+from .rule import Rule
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 

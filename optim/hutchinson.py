@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing_extensions import override
 
 from .curvature import Curvature, ForwardBackward, TakesCurvature
+from .hyper import widened
 from .noise import SEEDS, gaussians, key_of
-from .rule import widened
 from .sampling import Batch, hashed
 from .sharding import is_sharded
 

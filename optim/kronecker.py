@@ -65,6 +65,29 @@ def eigen_flops(n: int) -> float:
     return 9.0 * n**3
 
 
+def eigen_near(factor: Tensor, basis: Tensor | None, *, is_first: bool) -> tuple[Tensor, Tensor] | None:
+    """As eigen; with a basis (n, n), an eigenvector of an earlier factor in each row, by one step from there.
+
+    It becomes the eigenvectors, unless they are not finite. is_first: it is none yet, and becomes eigen's.
+    """
+    if basis is None or is_first:
+        found = eigen(factor)
+        if basis is not None and found is not None:
+            copy_finite(basis, found[1].mT.flip(0))
+        return found
+    product = basis @ factor
+    rows, _ = nearer_rows(product, (product * basis).sum(1), basis)
+    copy_finite(basis, rows)
+    return ((rows @ factor) * rows).sum(1), rows.mT
+
+
+def copy_finite(old: Tensor, fresh: Tensor) -> Tensor:
+    """Copies fresh into old, unless it is not finite; whether it is, 0-dim."""
+    is_finite = fresh.isfinite().all()
+    old.copy_(torch.where(is_finite, fresh, old))
+    return is_finite
+
+
 def nearer_rows(product: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """A step of orthogonal iteration (SOAP, arXiv:2409.11321, Algorithm 4): rows (n, n) nearer to eigenvectors.
 

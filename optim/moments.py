@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from .rule import Hyper, Rule, Shape, Spec, State
+from .hyper import Hyper, Shape, Spec, State
+from .rule import Rule
 
 
 def moments_spec(shape: Shape) -> dict[str, Spec]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, one_of, within
 from .newton_schulz import orthogonal, orthogonal_flops
 
 SCALES = ("rms", "shape")
@@ -73,8 +73,7 @@ class Muon(RuleOptimizer):
         within(self, "beta2", hp.beta2, 0, 1)
         within(self, "eps", hp.eps, 0, math.inf, open_low=True)
         within(self, "newton_schulz_steps", hp.newton_schulz_steps, 1, 100)
-        if hp.scale not in SCALES:
-            raise ValueError(f"Muon: scale={hp.scale!r} must be one of {', '.join(SCALES)}")
+        one_of(self, "scale", hp.scale, SCALES)
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .formats import coded
-from .rule import State
+from .hyper import State
 from .sharding import Rows, is_sharded, local, rows_of
 
 PACKED_BELOW = 1 << 16  # numbers; a shorter tensor costs more to launch than to copy

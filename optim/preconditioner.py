@@ -12,6 +12,13 @@ from .base import Hyper, Params, Shape, State, within
 from .kronecker import add_outer, outer_flops
 from .refreshing import RefreshingOptimizer
 
+SIDES = {"left": 0, "right": 1}  # the axis of each
+
+
+def of_sides(*names: str) -> tuple[str, ...]:
+    """The names of tensors that each side has."""
+    return tuple(f"{name}_{side}" for name in names for side in SIDES)
+
 
 class KroneckerOptimizer(RefreshingOptimizer):
     """Preconditions the sides of matrices that are at most max_precond_dim long, every precondition_frequency steps.
@@ -39,8 +46,7 @@ class KroneckerOptimizer(RefreshingOptimizer):
 
     def sides(self, shape: Shape, hp: Hyper) -> dict[str, int]:
         """The sides with a factor, and their axes."""
-        axes = {"left": 0, "right": 1} if len(shape) == 2 else {}
-        return {side: axis for side, axis in axes.items() if shape[axis] <= hp.max_precond_dim}
+        return {side: n for side, n in SIDES.items() if len(shape) == 2 and shape[n] <= hp.max_precond_dim}
 
     def add_statistics(self, grad: Tensor, state: State, hp: Hyper, keep: float, weight: float) -> None:
         """factor <- keep factor + weight g gᵀ on every side of grad; in refresh. Where hp.taken is false, they stay."""

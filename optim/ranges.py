@@ -1,6 +1,7 @@
 """Kinds and ranges of hyperparameters."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 
@@ -45,3 +46,9 @@ def of_kind(owner: object, name: str, value: Any, usual: Any) -> None:
         wanted = "a whole number"
     if not is_right:
         raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be {wanted}")
+
+
+def one_of(owner: object, name: str, value: Any, allowed: Collection[str | None]) -> None:
+    """Raises ValueError unless value is one of those allowed."""
+    if value not in tuple(allowed):
+        raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be one of {', '.join(map(str, allowed))}")

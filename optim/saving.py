@@ -13,7 +13,7 @@ from typing_extensions import override
 from . import groups, saved_groups
 from .execution import uncompiled
 from .groups import Group
-from .rule import Shape, State
+from .hyper import Shape, State
 from .state import StatefulRule
 
 
@@ -29,13 +29,8 @@ class SavedRule(StatefulRule):
         Not what others put on this very object, as torch's schedulers do with a step() that steps it for ever: their
         methods and, as torch does, hooks. Ranks are of this process.
         """
-        own = {
-            name: value
-            for name, value in vars(self).items()
-            if not (
-                callable(getattr(type(self), name, None)) or name.startswith("_optimizer_") or name == "_opt_called"
-            )
-        }
+        others = {name for name in vars(self) if callable(getattr(type(self), name, None))} | {"_opt_called"}
+        own = {n: v for n, v in vars(self).items() if n not in others and not n.startswith("_optimizer_")}
         return {**own, "_group": None, "_owners": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

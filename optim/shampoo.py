@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, Params, Shape, Spec, State, within
-from .kronecker import eigen, eigen_flops, mirrored, nearer_rows, orthonormal_flops
+from .base import Hyper, Params, Shape, Spec, State, one_of, within
+from .kronecker import copy_finite, eigen_flops, eigen_near, mirrored, orthonormal_flops
 from .moments import move_average
-from .preconditioner import KroneckerOptimizer
+from .preconditioner import KroneckerOptimizer, of_sides
 
 GRAFTINGS = (None, "adam", "sgd")
 EIGENSOLVERS = ("eigh", "qr")
@@ -39,7 +39,7 @@ class Shampoo(KroneckerOptimizer):
     """
 
     kept = "kept_roots"
-    read_only = ("factor_left", "factor_right", "root_left", "root_right", "basis_left", "basis_right", kept)
+    read_only = (*of_sides("factor", "root", "basis"), kept)
 
     def __init__(
         self,
@@ -61,9 +61,8 @@ class Shampoo(KroneckerOptimizer):
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "exponent": exponent}
         settings |= {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
-        settings |= {"grafting": grafting, "graft_eps": graft_eps, "sum_statistics": sum_statistics}
-        settings |= {"eigensolver": eigensolver}
-        super().__init__(params, settings, execution, state)
+        settings |= {"grafting": grafting, "graft_eps": graft_eps, "eigensolver": eigensolver}
+        super().__init__(params, settings | {"sum_statistics": sum_statistics}, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:
@@ -71,10 +70,8 @@ class Shampoo(KroneckerOptimizer):
         within(self, "graft_eps", hp.graft_eps, 0, math.inf)
         if hp.exponent is not None:
             within(self, "exponent", hp.exponent, 0, math.inf, open_low=True)
-        if hp.grafting not in GRAFTINGS:
-            raise ValueError(f"Shampoo: grafting={hp.grafting!r} must be one of None, adam, sgd")
-        if hp.eigensolver not in EIGENSOLVERS:
-            raise ValueError(f"Shampoo: eigensolver={hp.eigensolver!r} must be one of {', '.join(EIGENSOLVERS)}")
+        one_of(self, "grafting", hp.grafting, GRAFTINGS)
+        one_of(self, "eigensolver", hp.eigensolver, EIGENSOLVERS)
 
     @override
     def state_spec(self, shape: Shape, hp: Hyper) -> dict[str, Spec]:
@@ -94,14 +91,15 @@ class Shampoo(KroneckerOptimizer):
 
     @override
     def refresh(self, grad: Tensor, param: Tensor, state: State, hp: Hyper) -> None:
-        sides, (keep, weight) = self.sides(tuple(grad.shape), hp), _weights(hp)
-        self.add_statistics(grad, state, hp, keep, weight)
+        sides, beta = self.sides(tuple(grad.shape), hp), hp.betas[1]
+        self.add_statistics(grad, state, hp, *((1.0, 1.0) if hp.sum_statistics else (beta, 1 - beta)))
         if sides and self.is_due(hp):
             with self._refreshes:
                 for side in sides:
                     exponent = 1 / (2 * len(sides)) if hp.exponent is None else hp.exponent
-                    found = _eigen(state, side, is_first=self.refreshes(hp, hp.t) == 1)
-                    state[self.kept].add_(True if found is None else _refresh_root(state, side, *found, exponent, hp))
+                    factor, basis = mirrored(state[f"factor_{side}"]), state.get(f"basis_{side}")
+                    found = eigen_near(factor, basis, is_first=self.refreshes(hp, hp.t) == 1)
+                    state[self.kept].add_(found is None or _refresh_root(state[f"root_{side}"], *found, exponent, hp))
 
     @override
     def refreshes(self, hp: Hyper, steps: int) -> int:
@@ -115,8 +113,7 @@ class Shampoo(KroneckerOptimizer):
         found = steps * (self.outer_flops(shape, hp) + self.product_flops(shape, hp))
         for n in (shape[axis] for axis in self.sides(shape, hp).values()):
             found += anew * eigen_flops(n) + refreshes * 2.0 * n**3  # of a root: half @ half^T
-            # Of both bases the product with the factor, and the new one's orthonormal rows.
-            found += (refreshes - anew) * (4.0 * n**3 + orthonormal_flops(n, n))
+            found += (refreshes - anew) * (4.0 * n**3 + orthonormal_flops(n, n))  # old and new basis @ factor, rows
         return found
 
     @override
@@ -138,48 +135,16 @@ class Shampoo(KroneckerOptimizer):
         return grafted + graft * (size == 0).to(d.dtype)
 
 
-def _weights(hp: Hyper) -> tuple[float, float]:
-    """The weights of the old and of the new statistics."""
-    return (1.0, 1.0) if hp.sum_statistics else (hp.betas[1], 1 - hp.betas[1])
-
-
 def _correction(hp: Hyper) -> float:
     """What makes an average of t steps, from zero, unbiased."""
     return 1.0 if hp.sum_statistics else 1 / (1 - hp.betas[1] ** hp.t)
 
 
-def _eigen(state: State, side: str, *, is_first: bool) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues (n) and eigenvectors (n, n), in columns, of a side's factor, or what is near them; None if none.
-
-    A basis, where there is one, becomes the eigenvectors, unless they are not finite.
-    """
-    factor, basis = mirrored(state[f"factor_{side}"]), state.get(f"basis_{side}")
-    if basis is None:
-        return eigen(factor)
-    if is_first:
-        if (found := eigen(factor)) is not None:
-            _renew(basis, found[1].mT.flip(0))
-        return found
-    product = basis @ factor
-    fresh, _ = nearer_rows(product, (product * basis).sum(1), basis)
-    _renew(basis, fresh)
-    return ((fresh @ factor) * fresh).sum(1), fresh.mT
-
-
-def _renew(old: Tensor, fresh: Tensor) -> Tensor:
-    """Copies fresh into old, unless it is not finite; whether it is."""
-    is_finite = fresh.isfinite().all()
-    old.copy_(torch.where(is_finite, fresh, old))
-    return is_finite
-
-
-def _refresh_root(state: State, side: str, values: Tensor, vectors: Tensor, exponent: float, hp: Hyper) -> Tensor:
-    """(factor + eps I)^-exponent into its root, unless the factor is zero; whether that failed."""
+def _refresh_root(root: Tensor, values: Tensor, vectors: Tensor, exponent: float, hp: Hyper) -> Tensor:
+    """(factor + eps I)^-exponent into root, unless the factor is zero; whether that failed."""
     values = values * _correction(hp)
     values = values - values.min().clamp(max=0)  # rounding errors make some negative
     largest = values.max()
     values = values + hp.eps * (1.0 if hp.sum_statistics else largest)
     half = vectors * values.pow(-exponent / 2)
-    is_finite = _renew(state[f"root_{side}"], half @ half.mT)
-    has_failed: Tensor = is_finite.logical_not() & (largest != 0)
-    return has_failed
+    return copy_finite(root, half @ half.mT).logical_not().logical_and(largest != 0)

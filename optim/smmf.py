@@ -55,15 +55,8 @@ class SMMF(RuleOptimizer):
         execution: str = "auto",
         state: str = "fp32",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "beta1": beta1,
-            "growth_rate": growth_rate,
-            "beta2_decay": beta2_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, defaults, execution, state)
+        settings = {"lr": lr, "beta1": beta1, "growth_rate": growth_rate, "beta2_decay": beta2_decay}
+        super().__init__(params, {**settings, "eps": eps, "weight_decay": weight_decay}, execution, state)
 
     @override
     def check(self, hp: Hyper) -> None:

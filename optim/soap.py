@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .base import Hyper, Params, Shape, Spec, State, within
+from .base import Hyper, Params, Shape, Spec, State, one_of, within
 from .eigenbasis import refresh_bases, rotate, rotate_back
 from .kronecker import eigen_flops, orthonormal_flops
 from .moments import AdamBesideUncorrectedRoot
-from .preconditioner import KroneckerOptimizer
+from .preconditioner import KroneckerOptimizer, of_sides
 
 ADAM = AdamBesideUncorrectedRoot()
 FIRST_STEPS = ("skip", "adam")
@@ -40,10 +40,7 @@ class SOAP(KroneckerOptimizer):
 
     decays_after_update = True
     kept = "kept_bases"
-    read_only = (
-        *(f"{what}_{side}" for what in ("factor", "basis", "off_diagonal") for side in ("left", "right")),
-        kept,
-    )
+    read_only = (*of_sides("factor", "basis", "off_diagonal"), kept)
 
     def __init__(
         self,
@@ -72,8 +69,7 @@ class SOAP(KroneckerOptimizer):
         super().check(hp)
         if hp.shampoo_beta is not None:
             within(self, "shampoo_beta", hp.shampoo_beta, 0, 1)
-        if hp.first_step not in FIRST_STEPS:
-            raise ValueError(f"SOAP: first_step={hp.first_step!r} must be one of {', '.join(FIRST_STEPS)}")
+        one_of(self, "first_step", hp.first_step, FIRST_STEPS)
 
     @override
     def sides(self, shape: Shape, hp: Hyper) -> dict[str, int]:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .hyper import Shape, State
 from .owners import Owners
 from .pieces import PACK, Piece, handed_on, piece_of
-from .rule import Shape, State
 
 STACKED_BELOW = 1 << 25  # numbers; a longer matrix, or stack, keeps a device busy alone
 Seen = Callable[[Shape], Shape]  # in which shape a rule sees a parameter

@@ -1,68 +1,34 @@
-"""A rule's parameter groups and state: which tensors each parameter has, and which rank keeps them."""
+"""A rule's state: which tensors each parameter has."""
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from typing_extensions import override
 
 from . import groups
 from .formats import FORMATS, MAXIMA, Place, coded, decoded, encode, kept
-from .grouped import GroupedRule, Params
+from .grouped import Params
 from .groups import Group
-from .owners import Owners
-from .rule import Spec, State, working_dtype
-from .sharding import Rows, group_of, groups_of, is_sharded, local, rows_of, total, zeros
+from .hyper import Spec, State, working_dtype
+from .ranges import one_of
+from .sharding import Rows, local, rows_of, zeros
+from .shared import SharedRule
 
-COST_STEPS = 1000  # whose mean work decides which rank computes a parameter
 
-
-class StatefulRule(GroupedRule):
-    """A GroupedRule that knows the state of its parameters. state_format: one of FORMATS."""
+class StatefulRule(SharedRule):
+    """A SharedRule that knows the state of its parameters. state_format: one of FORMATS."""
 
     def __init__(self, params: Params, defaults: dict[str, Any], state_format: str) -> None:
-        if state_format not in FORMATS:
-            raise ValueError(f"{type(self).__name__}: state={state_format!r} must be one of {', '.join(FORMATS)}")
+        one_of(self, "state", state_format, FORMATS)
         self.state_format = state_format
-        self._owners: Owners | None = None
         self._followed: dict[int, dict[str, Any]] = {}  # settings by group, as of the last step
-        self._group: dist.ProcessGroup | None = None  # of ranks with the same plain parameters and gradients
         super().__init__(params, defaults)
-
-    @override
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        if self._owners is not None:
-            group = self.param_groups[-1]
-            self._owners.add({param: self._cost(param, group) for param in group["params"]})
-
-    def distribute(self, group: dist.ProcessGroup | None) -> None:
-        """Shares the work among the ranks of a group that have the same plain parameters and gradients, as under DDP.
-
-        Only for rules that are neither elementwise nor split rows: each parameter's owner alone keeps its state and
-        computes. To be called before there is any state. FSDP2's parameters know their ranks themselves.
-        """
-        self._group = group
 
     def init_state(self) -> None:
         """Makes the state of every parameter that has none yet, as the first step would."""
         for group in self.param_groups:
             for param in group["params"]:
                 self._state_of(param, group)
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks that keep parts of the state; where this rank keeps all, the tensor itself."""
-        owners, sharded = self.owners(), self._first_sharded()
-        ranks = None if sharded is None else group_of(sharded)
-        return total(tensor, ranks if owners is None else owners.group)
-
-    def total_of_all(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks that train these parameters, those with copies of the same state included."""
-        sharded = self._first_sharded()
-        for ranks in [self._group] if sharded is None else groups_of(sharded):
-            tensor = total(tensor, ranks)
-        return tensor
 
     def _follow_settings(self, number: int, group: Group) -> None:
         """Makes the state that settings changed since the last step call for (a momentum, say), and drops the rest.
@@ -89,26 +55,6 @@ class StatefulRule(GroupedRule):
                     found[param] = {n: t for n, t in (self._new_state(param, group) | state).items() if n in names}
         self.state.update(found)
         self._followed[number] = settings
-
-    def owners(self) -> Owners | None:
-        """Who computes what, where ranks share parameters that the rule needs in full."""
-        if self._owners is None and not (self.elementwise or self.splits_rows):
-            sharded = self._first_sharded()
-            ranks = self._group if sharded is None else group_of(sharded)
-            if ranks is not None:
-                self._owners = Owners(self.costs(), ranks)
-        return self._owners
-
-    def costs(self) -> dict[Tensor, float]:
-        """The work of a step of each parameter, in operations, to the precision that sharing it needs."""
-        return {param: self._cost(param, group) for group in self.param_groups for param in group["params"]}
-
-    def _first_sharded(self) -> Tensor | None:
-        """A parameter of which ranks hold different rows, if there are any."""
-        return next((param for group in self.param_groups for param in group["params"] if is_sharded(param)), None)
-
-    def _cost(self, param: Tensor, group: Group) -> float:
-        return param.numel() + self.flops(tuple(param.shape), self._hyper(group), COST_STEPS) / COST_STEPS
 
     def _state_of(self, param: Tensor, group: Group) -> State:
         if not self.state[param]:
@@ -153,10 +99,6 @@ class StatefulRule(GroupedRule):
         """Of rows of a parameter in a step, for stochastic rounding; None where numbers go to the nearest."""
         first = 0 if rows is None else rows.first
         return Place(first, step) if self.state_format == "int8_stochastic" else None
-
-    def _keeps_state_of(self, param: Tensor) -> bool:
-        owners = self.owners()
-        return owners is None or owners.owns(param)
 
     def _spec(self, param: Tensor, group: Group) -> dict[str, Spec]:
         """The state of a parameter, dtypes filled in."""

@@ -1,13 +1,14 @@
-"""Approximation of a matrix by one of low rank: randomised subspace iteration, from random numbers that come again."""
+"""Approximations of a matrix by one of low rank: subspace iteration, from random numbers that come again or a guess."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .kronecker import orthonormal_flops, orthonormal_rows
+from .kronecker import eigen, orthonormal_flops, orthonormal_rows
 from .noise import SEEDS, gaussians, key_of
 from .precision import FullFp32
+from .projection import with_signs
 from .sampling import hashed
 
 
@@ -21,6 +22,18 @@ def low_rank(v: Tensor, k: int, iterations: int, seed: int, step: float | Tensor
         q, u = _apart(v, k, iterations, seed, step)
         return q, u
     return _low_rank(v, k, iterations, seed, int(step))
+
+
+def principal(grad: Tensor, start: Tensor) -> Tensor | None:
+    """The right singular vectors (n, r) of Q^T G, for Q of the reduced QR of G P: of grad (m, n) and start P (n, r).
+
+    None if the factorisation fails.
+    """
+    small = orthonormal_rows((grad @ start).mT) @ grad  # Q^T G (r, n)
+    span = orthonormal_rows(small)  # of its rows (r, n), in which its vectors are those of a matrix (r, r)
+    inside = (small @ span.mT).double()
+    found = eigen(inside.mT @ inside)
+    return None if found is None else with_signs(span.mT @ found[1].flip(1).to(grad.dtype))
 
 
 def low_rank_flops(m: int, n: int, k: int, iterations: int) -> float:
@@ -38,14 +51,17 @@ def _low_rank(v: Tensor, k: int, iterations: int, seed: int, step: int) -> tuple
     u = gaussian(v.shape[-1], k, seed, step, v.device).to(v.dtype)
     with FullFp32():
         for _ in range(iterations):
-            q = orthonormal_rows(_scaled(v @ _scaled(u)).mT).mT
+            q = orthonormal_rows(scaled(v @ scaled(u)).mT).mT
             u = v.mT @ q
     return q.contiguous(), u
 
 
-def _scaled(x: Tensor) -> Tensor:
-    """Matrices with 1 as their largest magnitude: products of squared gradients are below float32's range."""
-    return x / x.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+def scaled(x: Tensor, dims: int | tuple[int, ...] = (-2, -1)) -> Tensor:
+    """x with 1 as the largest magnitude of each part that dims span: squares, and products of them, may be too small.
+
+    Zeros stay zeros.
+    """
+    return x / x.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 # Of the package's name, as factored.stored. Compiled code has neither generators nor, in torch 2.13, geqrf.

@@ -111,3 +111,8 @@ def test_the_optimizers_need_nothing_but_torch() -> None:
             assert top in {"torch", "typing_extensions", "optim"} or top in sys.stdlib_module_names, (
                 f"{path.relative_to(ROOT)} imports {name}"
             )
+
+
+def test_every_file_of_the_optimizers_is_read_in_one_go() -> None:
+    longest = max(files("optim"), key=lambda path: len(path.read_text().splitlines()))
+    assert len(longest.read_text().splitlines()) <= 150, longest.relative_to(ROOT)

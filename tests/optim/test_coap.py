@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optim import COAP
-from optim.coap import loss_gradient, principal
+from optim.coap import loss_gradient
 from optim.noise import gaussians, key_of
+from optim.subspace import principal
 
 SHAPES = [(7, 5), (5, 7), (6, 6), (11,), (1,), (2, 3, 4), (1, 9), (9, 1), (24, 8), (8, 32)]
 SETTINGS: list[dict[str, Any]] = [

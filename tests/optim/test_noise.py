@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from optim.hyper import Shape
 from optim.noise import MASK, gaussians, key_of, mixed
-from optim.rule import Shape
 
 CPU = torch.device("cpu")
 
