@@ -1,14 +1,14 @@
 """Optimizers, one file per paper; needs torch and the standard library only.
 
 Writing one: rule.py (what its author writes), base.py (what its users see: a step), engine.py (how one is taken).
-Settings and state: ranges.py, groups.py, grouped.py, state.py, saving.py, saved_groups.py; formats.py, coding.py (bf16,
-int8). How a rule gets its tensors: pieces.py, stacks.py, execution.py, streams.py; across ranks: sharding.py,
-owners.py, exchange.py. Shared by several papers: moments.py, factored.py, kronecker.py, preconditioner.py,
-projection.py, refreshing.py, precision.py, noise.py, subspace.py; of Sophia alone: curvature.py, gauss_newton.py,
-hutchinson.py, sampling.py, curvature_average.py, and in loops of others curvature_pass.py, user_batches.py,
-curvature_callback.py; of SOAP: eigenbasis.py; of Muon: newton_schulz.py. Using several: nodes.py, build.py (YAML to
-optimizers), ensemble.py, saved_set.py (a model's optimizers as one), member.py, foreign.py (what it asks of each),
-memory.py (bytes of state).
+Settings and state: hyper.py, ranges.py, groups.py, grouped.py, state.py, saving.py, saved_groups.py; formats.py,
+coding.py (bf16, int8). How a rule gets its tensors: pieces.py, stacks.py, execution.py, streams.py; across ranks:
+shared.py, sharding.py, owners.py, exchange.py; how far a step went: changes.py. Used by several papers: moments.py,
+factored.py, kronecker.py, preconditioner.py, projected.py, projection.py, refreshing.py, precision.py, noise.py,
+subspace.py; by Sophia alone: curvature.py, gauss_newton.py, hutchinson.py, sampling.py, curvature_average.py, and in
+loops of others curvature_pass.py, user_batches.py, curvature_callback.py; by SOAP: eigenbasis.py; by Muon:
+newton_schulz.py. Using several: nodes.py, build.py (YAML to optimizers), ensemble.py, saved_set.py (a model's
+optimizers as one), member.py, foreign.py (what it asks of each), memory.py (bytes of state).
 """
 
 from .adafactor import Adafactor
