@@ -1,5 +1,6 @@
 """What rules share that keep a matrix's statistics by row and by column."""
 
+import math
 from typing import Any
 
 import torch
@@ -72,6 +73,15 @@ def column_sums(matrix: Tensor) -> Tensor:
         return matrix.sum(-2)
     in_blocks = matrix[..., : blocks * BLOCK, :].view(*matrix.shape[:-2], blocks, BLOCK, matrix.shape[-1])
     return in_blocks.sum(-2).sum(-2) + matrix[..., blocks * BLOCK :, :].sum(-2)
+
+
+def column_maxima(x: Tensor) -> Tensor:
+    """x.amax(0) of a tensor (m, n, ...), (n, ...), computed in blocks of rows, as column_sums; -inf where m is 0."""
+    blocks = len(x) // BLOCK
+    if blocks == 0:
+        return x.amax(0) if len(x) else x.new_full(x.shape[1:], -math.inf)
+    in_blocks = x[: blocks * BLOCK].view(blocks, BLOCK, *x.shape[1:])
+    return torch.cat([in_blocks.amax(1), x[blocks * BLOCK :]]).amax(0)
 
 
 def computed_once(small: Tensor) -> Tensor:

@@ -55,12 +55,11 @@ class Rows:
             return tensor.mean()
         return self.sum(tensor.sum()) / (self.n * math.prod(tensor.shape[1:]))
 
-    def max(self, tensor: Tensor) -> Tensor:
-        """The maxima over the rows, (n, ...), of a tensor (rows, n, ...) with the parameter's rows.
+    def max(self, part: Tensor) -> Tensor:
+        """Maxima over this rank's rows, made those over the rows of all ranks, in place.
 
         Every rank of the group must call this.
         """
-        part = tensor.amax(0) if len(tensor) else tensor.new_full(tensor.shape[1:], -math.inf)
         return largest(part, self.group)
 
 

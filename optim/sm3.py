@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Hyper, Params, RuleOptimizer, Shape, Spec, State, within
+from .factored import column_maxima
 
 
 class SM3(RuleOptimizer):
@@ -61,7 +62,7 @@ class SM3(RuleOptimizer):
             mu[0].copy_(nu)
         else:
             mu[0].copy_(nu.flatten(1).amax(1))  # l. 9
-            slices = hp.rows.max(nu)  # (n, ...)
+            slices = hp.rows.max(column_maxima(nu))  # (n, ...)
             for axis in range(slices.ndim):
                 others = [each for each in range(slices.ndim) if each != axis]
                 mu[axis + 1].copy_(slices.amax(others) if others else slices)

@@ -13,6 +13,7 @@ from configs import compose
 from optim import SOAP
 from optim.build import build
 from optim.ensemble import OptimizerSet
+from optim.factored import BLOCK, column_maxima
 from optim.sharding import ALL_ROWS
 from reproduce.timing import TimingError, step_times
 
@@ -66,5 +67,13 @@ def test_rows_that_this_rank_holds_alone_are_all_rows() -> None:
     assert ALL_ROWS.sum(sums) is sums and ALL_ROWS.count(matrix) == 5
     torch.testing.assert_close(ALL_ROWS.mean(matrix), matrix.mean())
     torch.testing.assert_close(ALL_ROWS.mean(matrix[:, 0]), matrix[:, 0].mean())
-    assert torch.equal(ALL_ROWS.max(matrix), matrix.amax(0))
-    assert ALL_ROWS.max(matrix[:0]).eq(-math.inf).all()  # as of a rank that holds none
+    assert ALL_ROWS.max(sums) is sums
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (BLOCK, 2), (2 * BLOCK + 3, 4), (BLOCK + 1, 2, 3)])
+def test_maxima_in_blocks_are_those_of_all_rows(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape)
+    assert torch.equal(column_maxima(tensor), tensor.amax(0))
+    tensor[-1].view(-1)[0] = math.nan
+    torch.testing.assert_close(column_maxima(tensor), tensor.amax(0), rtol=0, atol=0, equal_nan=True)
+    assert column_maxima(tensor[:0]).eq(-math.inf).all()  # as of a rank that holds none
