@@ -43,7 +43,7 @@ from files.reading import MIB, read_json
 from interchange import layout_named
 from trainer import schedule
 from trainer.checkpoint import CheckpointError, Saved
-from trainer.manifest import checkpoints_in
+from trainer.manifest import checkpoints_in, step_of
 from trainer.run_directory import CHECKPOINTS, CONFIG, ENVIRONMENT, RunDirectory
 
 MOST_LISTED = 20  # steps, in a message
@@ -86,9 +86,9 @@ def origin_in(config: RunConfig, precision: str, directory: RunDirectory) -> Ori
     before, path = recorded(directory.path), directory.path / CONFIG
     if not own:
         return origin_of(config, precision, before)
-    if not _is_longer(config, path) or _has_learning_rates_of(path, config, _step(own[-1])):
+    if not _is_longer(config, path) or _has_learning_rates_of(path, config, step_of(own[-1])):
         return before
-    before = before or Origin(ITSELF, _step(own[-1]), exact=False)
+    before = before or Origin(ITSELF, step_of(own[-1]), exact=False)
     longer = str(Difference("max_steps", config.max_steps, read_config(path)["max_steps"]))
     return replace(before, exact=False, changed=(*before.changed, longer))
 
@@ -233,7 +233,7 @@ def _may_differ(key: str) -> bool:
 
 def _chosen_step(config: RunConfig, folder: Path, step: int | None) -> int:
     """The step of the trunk's checkpoint; None: of the newest. Raises: BranchError: if there is none to go on from."""
-    steps, what = list(map(_step, checkpoints_in(folder / CHECKPOINTS))), f"start_from={shown(config.start_from)}"
+    steps, what = list(map(step_of, checkpoints_in(folder / CHECKPOINTS))), f"start_from={shown(config.start_from)}"
     if not steps or step not in (None, *steps):
         listed = ", ".join(map(str, steps[-MOST_LISTED:])) or "none yet"
         wanted = "" if step is None else f" of step {step}"
@@ -246,10 +246,6 @@ def _chosen_step(config: RunConfig, folder: Path, step: int | None) -> int:
             "or begin at step 0 with its weights alone: start=weights"
         )
     return steps[-1]
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _is_longer(config: RunConfig, path: Path) -> bool:

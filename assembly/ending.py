@@ -10,6 +10,7 @@ from data import read_tokenizer
 from launch.statuses import EXIT_STATUS
 from model.generation import Sampling, stream
 from trainer.checkpoint import parameters_sha256
+from trainer.manifest import step_of
 from trainer.metrics import read_rows
 from trainer.plot import plot_loss
 from trainer.run_directory import TOKENIZER, RunDirectory
@@ -65,9 +66,20 @@ def print_summary(run: Run, status: str, continuation: str) -> None:
         print(f"stopped after {run.step} steps; the same command continues")
     else:
         print(diverged(run), file=sys.stderr)
+    if status == "finished" and (newest := newest_step(run)) != run.step:
+        there = "there is none" if newest is None else f"the newest is of step {newest}"
+        print(
+            f"hint: the checkpoint of the last step could not be written, {there}; to have it, free disk space, delete "
+            f"{path / 'result.json'} and give the same command"
+        )
     for hint in run.hints:
         print(f"hint: {hint}")
     print(f"run directory  {path}\nloss curve     {path / 'loss.png'}", flush=True)
+
+
+def newest_step(run: Run) -> int | None:
+    """Returns the step of the newest checkpoint, None if there is none."""
+    return step_of(paths[-1]) if (paths := run.store.paths()) else None
 
 
 def diverged(run: Run) -> str:

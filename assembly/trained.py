@@ -18,6 +18,7 @@ from files.paths import expanded
 from files.reading import MIB, opened
 from model import LanguageModel
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
+from trainer.manifest import step_of
 from trainer.run_directory import CHECKPOINTS, CONFIG, TOKENIZER
 
 RUN = "run directory; its newest checkpoint is read, RUN@STEP: that of a step"  # what scripts say of run=
@@ -85,11 +86,6 @@ def checkpoints_of(folder: Path) -> tuple[CheckpointStore, dict[int, Path]]:
         raise CheckpointError(f"run={folder} has no checkpoint yet")
     check_files([folder / TOKENIZER, *(file for path in paths.values() for file in path.glob("*"))])
     return store, paths
-
-
-def step_of(checkpoint: Path) -> int:
-    """Returns the step of a checkpoint by its folder's name."""
-    return int(checkpoint.name.removeprefix("step_"))
 
 
 def check_files(paths: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ from interchange import layout_named
 from interchange.fitting import load
 from model import LanguageModel
 from trainer.checkpoint import CheckpointError, CheckpointStore, Saved
+from trainer.manifest import name_at
 from trainer.run_directory import CHECKPOINTS, TOKENIZER
 
 
@@ -48,7 +49,7 @@ def checkpoint_of(store: CheckpointStore, origin: Origin, what: str) -> Saved:
     what: the key that names it, for messages. Raises: CheckpointError: if it is damaged, or has been deleted meanwhile.
     """
     try:
-        return store.read(Path(origin.run) / CHECKPOINTS / f"step_{origin.step:06d}")
+        return store.read(Path(origin.run) / CHECKPOINTS / name_at(origin.step))
     except CheckpointError as error:
         raise CheckpointError(f"{what}: {error}; choose another step") from None
 

@@ -29,6 +29,7 @@ from scripts.benchmarking import Round, a_count, a_path, in_words, median_and_sp
 from trainer import Single, environment
 from trainer.allocator import tune_allocator
 from trainer.checkpoint import Checkpoint, CheckpointStore
+from trainer.manifest import name_at
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -94,7 +95,7 @@ def _seconds(step: Round, tensors: Mapping[str, Tensor], folder: Path, rounds: i
         while not beside or _is_writing():
             beside.append(_clocked(step))
         stores[True].wait()
-        if not all((store.folder / f"step_{n:06d}").is_dir() for store in stores.values()):
+        if not all((store.folder / name_at(n)).is_dir() for store in stores.values()):
             raise ValueError(f"--folder {folder.parent} did not take a checkpoint, see above; name another")
         if n:
             for key in saves:

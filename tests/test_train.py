@@ -30,6 +30,7 @@ from assembly.data import data_path
 from assembly.run import Run
 from configs import RunConfig, compose
 from data import TokenLoader
+from trainer.checkpoint import CheckpointStore
 from trainer.metrics import read_rows
 from trainer.ranks import Ranks
 from trainer.run_directory import RunDirectory
@@ -74,6 +75,30 @@ def test_a_run_leaves_what_it_promises(
     printed = capsys.readouterr().out
     assert f"val/loss {found['val/loss']:.4f}" in printed
     assert str(folder / "loss.png") in printed
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_says_so_and_how_to_have_it(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, complete = tmp_path / "a", CheckpointStore._complete
+
+    def full_at_the_end(self: CheckpointStore, path: Path, *arguments: Any) -> None:
+        if path.name == "step_000008":
+            raise OSError(28, "No space left on device")
+        complete(self, path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "_complete", full_at_the_end)
+        assert run("a", "max_steps=8", "save_every=4") == 0
+    assert f"the newest is of step 4; to have it, free disk space, delete {folder / 'result.json'} and" in (
+        capsys.readouterr().out
+    )
+    before = result(folder)
+    (folder / "result.json").unlink()
+    assert run("a", "max_steps=8", "save_every=4") == 0
+    assert (folder / "checkpoints" / "step_000008").is_dir()
+    assert result(folder)["params_sha256"] == before["params_sha256"]
+    assert "hint: the checkpoint" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("limit", "clipped"), [("1e-3", 12), ("1e3", 0), ("null", 0)])

@@ -37,7 +37,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from files.reading import read_json
 from files.writing import fsync_folder, write_json
 from trainer.heartbeat import Watch
-from trainer.manifest import MANIFEST, STATE, checkpoints_in, damage_of, digest_of, read_manifest
+from trainer.manifest import MANIFEST, STATE, checkpoints_in, damage_of, digest_of, name_at, read_manifest, step_of
 from trainer.ranks import Ranks, is_lost_rank
 from trainer.tensor_files import StreamingWriter, WatchedReader
 
@@ -139,7 +139,7 @@ class CheckpointStore:
         checkpoints before it stay as they are.
         """
         self.wait()
-        path = self.folder / f"step_{checkpoint.state['step']:06d}"
+        path = self.folder / name_at(checkpoint.state["step"])
         if self._ranks.from_main(path.is_dir):  # it was verified at the start; a run reaches a step in one state only
             return
         started = time.perf_counter()
@@ -278,7 +278,7 @@ class CheckpointStore:
         temporary.rename(path)
         fsync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
-            step = int(old.name.removeprefix("step_"))
+            step = step_of(old)
             is_multiple = self.permanent_every is not None and step % self.permanent_every == 0
             if not is_multiple and step not in self.permanent_at:
                 old.rename(_temporary(old))  # first, so that nobody reads a checkpoint that is half deleted

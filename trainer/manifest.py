@@ -19,14 +19,23 @@ from files.reading import leads_out, read_json
 STATE, MANIFEST = "state.json", "manifest.json"
 DIGEST = "xxh3_128"  # of what is written now
 DIGESTS: dict[str, Callable[[], Any]] = {DIGEST: xxhash.xxh3_128, "sha256": hashlib.sha256}
-NAME = re.compile(r"step_(\d{6,})")
+NAME = re.compile(r"step_\d{6,}")
 UNREADABLE = (OSError, KeyError, AttributeError, TypeError, ValueError, RecursionError, SafetensorError)
+
+
+def name_at(step: int) -> str:
+    """Returns the name of the folder of a checkpoint after so many steps."""
+    return f"step_{step:06d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns the step of a checkpoint by its folder's name."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Returns the folders of all complete checkpoints in a run's folder of checkpoints, oldest first."""
-    found = [(int(m[1]), path) for path in folder.glob("step_*") if (m := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("step_*") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
