@@ -23,10 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from files.requirements import check_installed
 
 if __name__ == "__main__":
+    from launch.stopping import exit_at_once
+
     check_installed("train")  # before what is imported from it
+    exit_at_once()  # a process that measures has nothing to say when Ctrl-C ends it with the one that has started it
 
 from configs import ConfigError, answer
-from launch.stopping import leave
+from launch.stopping import interruptible, leave
 from scripts import (
     bench_checkpoint,
     bench_data,
@@ -91,7 +94,8 @@ def main(arguments: list[str]) -> int:
         benchmark.add_arguments(command)
         command.add_argument("--json", type=a_path, help="a file for all figures")
     doc = commands.choices.get(arguments[0] if arguments else "", parser).format_help()
-    return answer(arguments, doc, lambda given: _benchmark(parser, given))
+    with interruptible():
+        return answer(arguments, doc, lambda given: _benchmark(parser, given))
 
 
 def _benchmark(parser: argparse.ArgumentParser, arguments: list[str]) -> int:

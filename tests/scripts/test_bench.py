@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -92,6 +93,18 @@ def test_a_variant_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
     script.write_text("raise SystemExit(1)")
     with pytest.raises(RuntimeError, match="ended early"):
         interleaved(script, {"a": {"warmup": 0}}, rounds=1)
+
+
+def test_a_process_that_measures_ends_without_a_word_when_it_is_interrupted() -> None:
+    optim = json.dumps({"_target_": "torch.optim.SGD"})
+    settings = {"benchmark": "tensors", "optim": optim, "side": 2, "count": 1, "steps": 1, "warmup": 0}
+    command = [sys.executable, "scripts/bench.py", "worker", json.dumps(settings)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=world.ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "")
+    assert process.returncode == 75
 
 
 def test_the_figures_are_the_median_and_the_relative_half_width_of_the_middle_half() -> None:
