@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from files.requirements import check_installed
 
 if __name__ == "__main__":
+    check_installed("train")  # before what is imported from it
+
     from launch.stopping import exit_at_once
 
-    check_installed("train")  # before what is imported from it
     exit_at_once()  # a process that measures has nothing to say when Ctrl-C ends it with the one that has started it
 
 from configs import ConfigError, answer
