@@ -31,8 +31,8 @@ class Changes:
 
     def ratios(self, total: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, Tensor]:
         """The RMS of updates over that of the parameters before them, 0-dim, by role; total: the sum over ranks."""
-        nothing = torch.zeros(2, device=device)
         sums = {
-            role: total(torch.stack(found).sum(0) if found else nothing.clone()) for role, found in self._found.items()
+            role: total(torch.stack(found).sum(0) if found else torch.zeros(2, device=device))
+            for role, found in self._found.items()
         }
         return {role: (s[0] / s[1].clamp(min=1e-30)).sqrt() for role, s in sums.items()}
