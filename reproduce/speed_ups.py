@@ -26,7 +26,10 @@ IN_STEPS = "speed-up in steps"  # the quantity of what others published that is 
 
 
 class Scatter(NamedTuple):
-    """unit: L(T/2) - L(T) of the baseline, mean over seeds, nats. sd: of a run over T over seeds, pooled over arms."""
+    """unit: L(T/2) - L(T) of the baseline, mean over seeds, nats. sd: of a run over T over seeds, nats.
+
+    Pooled over the arms that a part of the claim is about: one that is only shown beside them fails no check.
+    """
 
     unit: float | None
     sd: float | None
@@ -37,8 +40,8 @@ def scatter(found: Comparison[Any]) -> Scatter:
     claim, budget = found.claim, found.claim.fields.budget
     half, full = (records.losses(found.compared, claim.baseline.name, n) for n in (steps_of(claim, HALF), budget))
     gains = [loss - end for seed, loss in half.items() if loss is not None and (end := full.get(seed)) is not None]
-    arms = []
-    for arm in claim.arms:
+    names, arms = claim.kind.arms_of_parts(claim), []
+    for arm in (each for each in claim.arms if each.name in names):
         known = {s: loss for s, loss in records.losses(found.compared, arm.name, budget).items() if loss is not None}
         arms += [known] if len(known) > 1 else []
     return Scatter(sum(gains) / len(gains) if gains else None, pooled_sd(arms) if arms else None)

@@ -75,6 +75,16 @@ def test_the_unit_is_what_the_baseline_gains_from_half_to_all_and_the_sd_is_pool
     assert found.sd == pytest.approx(math.sqrt((0.01**2 + 0.03**2) / 2))  # seeds at -1, 0 and 1 have an sd of 1
 
 
+def test_an_arm_that_is_only_shown_adds_no_scatter(claim: Claim, walk: Walk) -> None:
+    def loss(run: Planned) -> float:
+        return at(run.steps) + (0.01 if run.arm == "a" else 0.5) * run.seed
+
+    row = replace(claim.fields.comparisons[0], claims={}, half_budget=None)
+    found = scatter(walk(replace(claim, fields=replace(claim.fields, comparisons=[row])), loss).comparison())
+    assert found.sd == pytest.approx(0.01)
+    assert scatter(walk(claim, loss).comparison()).sd == pytest.approx(math.sqrt((0.01**2 + 0.5**2) / 2))
+
+
 def test_a_diverged_run_leaves_the_scatter_of_the_others(claim: Claim, walk: Walk) -> None:
     def loss(run: Planned) -> float | None:
         return None if (run.arm, run.seed) == ("a", 2) else at(run.steps) + 0.01 * run.seed
