@@ -11,7 +11,7 @@ import json
 import lzma
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,17 +80,25 @@ def publish(folder: Path, published: Path) -> int:
     Raises: PublishedError: if those were trained on other data. ReadingError: if a run or an archive is damaged.
     """
     place = published / folder.name
-    runs = {run.config_hash: run for run in _all(place)}
+    before = list(_all(place))
+    runs = {run.config_hash: run for run in before}
     runs |= {run.config_hash: run for run in map(_packed, sorted(folder.glob("*/"))) if run is not None}
     if len({json.dumps(run.data, sort_keys=True) for run in runs.values()}) > 1:
         raise PublishedError(f"{place} would hold runs of different data; they do not compare")
-    by_arm: dict[str, list[PublishedRun]] = {}
-    for run in sorted(runs.values()):
-        by_arm.setdefault(run.name.partition("-")[0], []).append(run)
-    for arm, own in by_arm.items():
+    known = _by_arm(before)
+    for arm, own in _by_arm(runs.values()).items():
+        if own == known.get(arm):
+            continue  # compressing takes seconds
         lines = "".join(f"{json.dumps(run._asdict())}\n" for run in own)
         write_bytes(place / f"{arm}{ENDING}", lzma.compress(lines.encode(), preset=9))
     return len(runs)
+
+
+def _by_arm(runs: Iterable[PublishedRun]) -> dict[str, list[PublishedRun]]:
+    found: dict[str, list[PublishedRun]] = {}
+    for run in sorted(runs):
+        found.setdefault(run.name.partition("-")[0], []).append(run)
+    return found
 
 
 def checksums_here(claim: Claim[Any]) -> dict[str, str]:

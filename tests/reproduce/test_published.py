@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_what_was_published_stays_when_an_atlas_without_it_is_published(archive:
     (tmp_path / theirs.name).mkdir()
     assert publish(tmp_path / theirs.name, archive) == sum(1 for _ in theirs.iterdir())
     assert {path.name: path.read_bytes() for path in archive.glob("*/*")} == before
+
+
+def test_only_an_arm_with_new_runs_is_written(archive: Path, tmp_path: Path) -> None:
+    (theirs,) = (tmp_path / "theirs" / "atlas").iterdir()
+    places = [archive / theirs.name / f"{arm}.jsonl.xz" for arm in "ab"]
+    before = [place.stat().st_mtime_ns for place in places]
+    (run, *_) = theirs.glob("b-*")
+    shutil.copytree(run, run.with_name("b-160-s9-0123456789abcdef"))
+    n_runs = publish(theirs, archive)
+    after = [place.stat().st_mtime_ns for place in places]
+    assert after[0] == before[0] and after[1] != before[1]
+    assert publish(theirs, archive) == n_runs and [place.stat().st_mtime_ns for place in places] == after
 
 
 def test_runs_that_have_not_ended_are_not_published(archive: Path, tmp_path: Path) -> None:
