@@ -26,9 +26,11 @@ class Flora(AdafactorRule, RuleOptimizer):
     epoch begins, and the sketch becomes M A A^T A' for the new draw A'.
     What is averaged is Adafactor's update, as in the authors' code; the paper's box, which leaves the rule open, has
     the gradient. relative_step: as Adafactor's.
-    Differs from the authors' code: the update is the sketched momentum, as in the box, where theirs takes the current
-    update's part in it without the sketch; clipping comes before the momentum, as Adafactor's does, not after; and all
-    parameters of a shape have the same sketch.
+    exact_update: the step has the current update as it is, and only older ones come through the sketch, as in the
+    authors' code; False: as in the box all come through it, whose noise is sqrt((n + 1) / r) times as large as what it
+    passes on.
+    Differs from the authors' code: clipping comes before the momentum, as Adafactor's does, not after; every kappa
+    steps the step takes the sketch of the new A, not of the old; and all parameters of a shape have the same sketch.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
     """
@@ -49,6 +51,7 @@ class Flora(AdafactorRule, RuleOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         *,
+        exact_update: bool = False,
         relative_step: bool = False,
         execution: str = "auto",
         state: str = "fp32",
@@ -56,6 +59,7 @@ class Flora(AdafactorRule, RuleOptimizer):
         settings = {"lr": lr, "rank": rank, "rank_ratio": rank_ratio, "kappa": kappa, "eps": eps}
         settings |= {"beta1": beta1, "beta2_decay": beta2_decay, "clip_threshold": clip_threshold}
         settings |= {"weight_decay": weight_decay, "seed": seed, "relative_step": relative_step}
+        settings |= {"exact_update": exact_update}
         super().__init__(params, settings, execution, state)
 
     @override
@@ -97,8 +101,11 @@ class Flora(AdafactorRule, RuleOptimizer):
         if "sketch" not in state:
             return super().direction(grad, param, state, hp)
         u, a = self.scaled_update(grad, state, hp), _drawn(grad, state, hp)
-        m = state["sketch"].mul_(hp.beta1).add_((1 - hp.beta1) * project(u, a))  # M <- beta M + (1 - beta) G A
-        return self.of_relative_size(project_back(m, a, grad.shape), param, hp)  # M A^T
+        m = state["sketch"].mul_(hp.beta1)
+        older = project_back(m, a, grad.shape) if hp.exact_update else None
+        m.add_((1 - hp.beta1) * project(u, a))  # M <- beta M + (1 - beta) G A
+        u = project_back(m, a, grad.shape) if older is None else older + (1 - hp.beta1) * u  # M A^T
+        return self.of_relative_size(u, param, hp)
 
     @override
     def flops(self, shape: Shape, hp: Hyper, steps: int) -> float:

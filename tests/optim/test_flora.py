@@ -20,6 +20,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"rank": 5, "kappa": 1, "beta1": 0.5, "weight_decay": 0.3, "clip_threshold": 0.5, "seed": 3},
     {"rank": None, "rank_ratio": 3, "kappa": 16, "beta2_decay": -0.5, "eps": (1e-3, 0.5), "relative_step": True},
     {"rank": None, "rank_ratio": 1, "kappa": 30, "beta1": 0.0},
+    {"rank": 2, "kappa": 7, "exact_update": True},
+    {"rank": None, "rank_ratio": 2, "kappa": 16, "beta1": 0.6, "relative_step": True, "exact_update": True},
 ]
 
 
@@ -30,9 +32,10 @@ class Oracle:
     1. b2 = 1 - t^beta2_decay; R <- EMA_b2(R, row means of g^2 + eps1); C <- EMA_b2(C, column means of it)
     2. u = g / sqrt(R C / mean(R));  u <- u / max(1, rms(u) / d)
     3. if t > 1 and (t - 1) mod kappa = 0: M <- M @ A_e^T @ A_e+1;  e <- e + 1
-    4. M <- EMA_b1(M, u @ A_e)
-    5. alpha = lr, with relative_step max(eps2, rms(W)) min(lr, 1 / sqrt(t))
-    6. W <- (1 - lr weight_decay) W - alpha M @ A_e^T
+    4. with exact_update, the authors' code: D = b1 M @ A_e^T + (1 - b1) u
+    5. M <- EMA_b1(M, u @ A_e);  without: D = M @ A_e^T
+    6. alpha = lr, with relative_step max(eps2, rms(W)) min(lr, 1 / sqrt(t))
+    7. W <- (1 - lr weight_decay) W - alpha D
     With m < n, the same of the transposed W. Anything else: M <- EMA_b1(M, u) and alpha M; what is no matrix has
     V <- EMA_b2(V, g^2 + eps1) for R C / mean(R).
     """
@@ -49,7 +52,9 @@ class Oracle:
         clip_threshold: float = 1.0,
         weight_decay: float = 0.0,
         relative_step: bool = False,
+        exact_update: bool = False,
     ) -> None:
+        self.exact_update = exact_update
         self.w, self.lr, self.A, self.kappa, self.beta1 = w.copy(), lr, sketch, kappa, beta1
         self.beta2_decay, self.eps, self.d, self.weight_decay = beta2_decay, eps, clip_threshold, weight_decay
         self.relative_step, self.is_turned = relative_step, w.ndim == 2 and w.shape[0] < w.shape[1]
@@ -66,11 +71,12 @@ class Oracle:
             if self.t > 1 and (self.t - 1) % self.kappa == 0:  # l. 3
                 self.M = self.M @ self.A(self.e).T @ self.A(self.e + 1)
                 self.e += 1
-            self.M = ema(self.M, u @ self.A(self.e), self.beta1)  # l. 4
-            out = self.M @ self.A(self.e).T
+            older = self.M @ self.A(self.e).T if self.t > 1 else 0 * u
+            self.M = ema(self.M, u @ self.A(self.e), self.beta1)  # l. 5
+            out = ema(older, u, self.beta1) if self.exact_update else self.M @ self.A(self.e).T  # l. 4, 5
         relative = max(self.eps[1], rms(self.w)) * min(self.lr, self.t**-0.5)
-        alpha = relative if self.relative_step else self.lr  # l. 5
-        self.w = (1 - self.lr * self.weight_decay) * self.w - alpha * (out.T if self.is_turned else out)  # l. 6
+        alpha = relative if self.relative_step else self.lr  # l. 6
+        self.w = (1 - self.lr * self.weight_decay) * self.w - alpha * (out.T if self.is_turned else out)  # l. 7
 
     def update(self, g: Array) -> Array:
         b2, square = 1 - float(self.t) ** self.beta2_decay, g * g + self.eps[0]
@@ -169,6 +175,19 @@ def test_shapes_without_a_sketch_are_adafactors_with_momentum(shape: tuple[int, 
         step(adafactor, theirs, g)
     assert torch.equal(ours, theirs)
     assert flora.state[ours].keys() == adafactor.state[theirs].keys()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
+def test_with_exact_updates_the_sketch_has_the_older_ones_alone(shape: tuple[int, int]) -> None:
+    settings: dict[str, Any] = {"lr": 0.03, "weight_decay": 0.1, "relative_step": True}
+    for beta1, steps in ((0.0, 9), (0.9, 1)):  # without momentum, or before there is any, Adafactor
+        flora, ours = started(shape, rank=1, kappa=2, beta1=beta1, exact_update=True, **settings)
+        theirs = ours.detach().clone().requires_grad_()
+        adafactor = Adafactor([theirs], beta1=beta1, **settings)
+        for g in gradients(shape, steps):
+            step(flora, ours, g)
+            step(adafactor, theirs, g)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
 
 
 def test_the_sketch_is_drawn_anew_every_kappa_steps_and_the_same_in_between() -> None:
