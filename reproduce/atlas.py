@@ -18,7 +18,7 @@ from launch import run_files
 from launch.job import Job
 from reproduce import records
 from reproduce.claim import Claim
-from reproduce.composed import composed
+from reproduce.composed import settings_of
 from reproduce.plans import Planned
 from reproduce.records import Record, RecordsError
 
@@ -91,10 +91,6 @@ class Atlas:
 
 
 def _regime(claim: Claim[Any]) -> str:
-    settings = configs.identity(composed((*claim.common, *claim.baseline.overrides)))
-    own = {
-        key: value
-        for key, value in settings.items()
-        if any(belongs(key, each) for each in REGIME) and key not in OTHERS
-    }
+    settings = settings_of((*claim.common, *claim.baseline.overrides))  # the same when a class gets another argument
+    own = {key: each for key, each in settings.items() if any(belongs(key, one) for one in REGIME) and key not in OTHERS}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
