@@ -92,5 +92,7 @@ class Atlas:
 
 def _regime(claim: Claim[Any]) -> str:
     settings = settings_of((*claim.common, *claim.baseline.overrides))  # the same when a class gets another argument
-    own = {key: each for key, each in settings.items() if any(belongs(key, one) for one in REGIME) and key not in OTHERS}
+    own = {
+        key: each for key, each in settings.items() if any(belongs(key, one) for one in REGIME) and key not in OTHERS
+    }
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]

@@ -42,3 +42,9 @@ def test_claims_are_configured_as_they_were(claim: str) -> None:
 def test_every_golden_file_is_of_something_that_exists() -> None:
     assert {path.stem for path in (HERE / "losses").iterdir()} == set(options())
     assert {path.stem for path in (HERE / "configs").iterdir()} == set(claims.names())
+
+
+def test_published_runs_are_where_a_claim_looks_for_them() -> None:
+    found = [scale for file in (HERE / "configs").iterdir() for scale in json.loads(file.read_text()).values()]
+    published = {place.name for place in (HERE.parents[1] / "docs/claims/published").iterdir()}
+    assert published and published <= {name for scale in found for name in scale["atlases"]}

@@ -55,17 +55,20 @@ def losses(option: str, folder: Path) -> list[float]:
 
 
 def configs_of(claim: str) -> dict[str, Any]:
-    """By scale and arm, the settings that differ from those of `train.py` without arguments, and the planned runs."""
+    """By scale, where the runs lie and which are planned; by arm, what differs from `train.py` without arguments."""
     from configs import compose, flat
     from reproduce import claims, protocols
+    from reproduce.atlas import Atlas
 
     usual = flat(compose([]))
     found: dict[str, Any] = {}
     for scale in claims.scales(claim):
         loaded = claims.load(claim, scale)
-        runs = protocols.expected(protocols.of(loaded))
+        several = protocols.of(loaded)
+        runs = protocols.expected(several)
         arms = {arm.name: flat(compose([*loaded.common, *arm.overrides])) for arm in loaded.arms}
         found[scale] = {
+            "atlases": sorted({Atlas(Path(), each.claim).folder.name for each in several}),
             "arms": {name: _difference(settings, usual) for name, settings in arms.items()},
             "runs": [f"{run.name} {run.config_hash}" for run in runs],
         }

@@ -45,6 +45,14 @@ def test_a_second_claim_reuses_what_the_first_one_has_run(
     assert (second.protocols[0].measures, len(second.runs)) == (first.protocols[0].measures, len(first.runs))
 
 
+def test_an_argument_that_has_its_default_is_no_other_atlas(claim: Claim, write_claim: Write, tmp_path: Path) -> None:
+    """As of a class that gets another argument."""
+    said, changed = (
+        load("twice", "nano", [f"model.bf16_residual={x}"], folder=write_claim()) for x in ("false", "true")
+    )
+    assert Atlas(tmp_path, said).folder == Atlas(tmp_path, claim).folder != Atlas(tmp_path, changed).folder
+
+
 def test_a_claim_with_a_further_arm_runs_that_arm_alone(
     claim: Claim, write_claim: Write, simulate: Any, tmp_path: Path
 ) -> None:
