@@ -301,12 +301,13 @@ def test_r10_a_much_larger_batch_of_the_paper_asks_for_a_second_one(
     assert _before(claim)["R10"].passed is (True if paper == 2560 else None)
 
 
-@pytest.mark.parametrize(("power", "passed"), [(0.8, True), (0.79, False)])
+@pytest.mark.parametrize(("power", "value"), [(0.8, "0.80"), (0.29, "0.29"), (0.7999, "0.79"), (1.0, "1.00")])
 def test_r11_a_true_claim_that_would_seldom_be_reproduced_fails(
-    power: float, passed: bool, claim: Claim, walk: Walk
+    power: float, value: str, claim: Claim, walk: Walk
 ) -> None:
     found = walk(claim).comparison()
-    assert checks(found, power=power)["R11"].passed is passed
+    check = checks(found, power=power)["R11"]
+    assert (check.passed, check.value) == (power >= 0.8, value)
     assert "R11" not in checks(found, power=None)
 
 
