@@ -10,6 +10,11 @@ BITS = 24  # of a draw: as many as fp32 tells apart
 MASK = 0xFFFFFFFF
 SEEDS = MASK + 1
 STEP = 0x1E3779B9  # odd, below 2^31; added, as mixed() leaves 0 as it is
+# erf^-1(x) / x for w = -log(1 - x^2), highest power first: in w - 2.5 for w below 5, otherwise in sqrt(w) - 3.
+CENTRE = [2.81022636e-8, 3.43273939e-7, -3.5233877e-6, -4.39150654e-6, 2.1858087e-4]
+CENTRE += [-1.25372503e-3, -4.17768164e-3, 0.246640727, 1.50140941]
+TAIL = [-2.00214257e-4, 1.00950558e-4, 1.34934322e-3, -3.67342844e-3, 5.73950773e-3]
+TAIL += [-7.6224613e-3, 9.43887047e-3, 1.00167406, 2.83297682]
 
 
 def mixed(numbers: Tensor) -> Tensor:
@@ -34,4 +39,23 @@ def gaussians(shape: Sequence[int], key: Tensor, dtype: torch.dtype, device: tor
     drawn = mixed(mixed(places) + key) >> (32 - BITS)
     # The middle of one of 2^BITS equal parts of (-1, 1), exactly.
     uniform = (2 * drawn + 1 - (1 << BITS)).to(dtype) * (1 / (1 << BITS))
-    return (uniform.erfinv() * math.sqrt(2)).view(*shape)
+    return (inverse_erf(uniform) * math.sqrt(2)).view(*shape)
+
+
+def inverse_erf(x: Tensor) -> Tensor:
+    """The inverse of erf for x in (-1, 1); of fp32 with a relative error below 3e-7, by Giles (2011), single precision.
+
+    M. Giles, "Approximating the erfinv function", GPU Computing Gems 2. A CPU computes torch's own number by number, in
+    eight times as long.
+    """
+    if x.dtype != torch.float32:
+        return x.erfinv()
+    w = -((1 - x) * (1 + x)).log()
+    return torch.where(w < 5, _polynomial(CENTRE, w - 2.5), _polynomial(TAIL, w.sqrt() - 3)) * x
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    found = x * coefficients[0] + coefficients[1]
+    for each in coefficients[2:]:
+        found = found * x + each
+    return found

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from optim.hyper import Shape
-from optim.noise import MASK, gaussians, key_of, mixed
+from optim.noise import BITS, MASK, gaussians, inverse_erf, key_of, mixed
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,14 @@ def test_gaussians_have_the_normal_distribution(dtype: torch.dtype) -> None:
     assert found.dtype == dtype and found.isfinite().all()
     assert stats.kstest(found.flatten().double().numpy(), "norm").pvalue > 0.01
     torch.testing.assert_close(found, drawn((500, 200), 1, 2, 3).to(dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_the_inverse_of_erf_is_as_exact_as_fp32_where_uniform_numbers_are_drawn() -> None:
+    places = torch.cat([torch.arange(0, 1 << BITS, 61), torch.arange(1 << 12), (1 << BITS) - 1 - torch.arange(1 << 12)])
+    x = (2 * places + 1 - (1 << BITS)).double() / (1 << BITS)
+    for dtype, error in ((torch.float32, 3e-7), (torch.float64, 1e-13)):
+        found, expected = inverse_erf(x.to(dtype)).double().numpy(), special.erfinv(x.numpy())
+        assert np.abs(found / expected - 1).max() < error
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
