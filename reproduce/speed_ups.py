@@ -40,9 +40,9 @@ def scatter(found: Comparison[Any]) -> Scatter:
     claim, budget = found.claim, found.claim.fields.budget
     half, full = (records.losses(found.compared, claim.baseline.name, n) for n in (steps_of(claim, HALF), budget))
     gains = [loss - end for seed, loss in half.items() if loss is not None and (end := full.get(seed)) is not None]
-    names, arms = claim.kind.arms_of_parts(claim), []
-    for arm in (each for each in claim.arms if each.name in names):
-        known = {s: loss for s, loss in records.losses(found.compared, arm.name, budget).items() if loss is not None}
+    arms = []
+    for name in sorted(claim.kind.arms_of_parts(claim)):
+        known = {s: loss for s, loss in records.losses(found.compared, name, budget).items() if loss is not None}
         arms += [known] if len(known) > 1 else []
     return Scatter(sum(gains) / len(gains) if gains else None, pooled_sd(arms) if arms else None)
 
