@@ -11,15 +11,17 @@ def collected_on_request() -> Iterator[None]:
     """Leaves collecting to collect_garbage(), and what there is by now out of it; then as it was.
 
     Python itself collects when it has made so many objects, on each rank at another time; the others then wait for it.
+    Where the caller has frozen objects, all stay frozen at the end, as Python cannot tell its from ours.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, had_frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not had_frozen:
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
 
