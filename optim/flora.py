@@ -29,8 +29,10 @@ class Flora(AdafactorRule, RuleOptimizer):
     exact_update: the step has the current update as it is, and only older ones come through the sketch, as in the
     authors' code; False: as in the box all come through it, whose noise is sqrt((n + 1) / r) times as large as what it
     passes on.
-    Differs from the authors' code: clipping comes before the momentum, as Adafactor's does, not after; every kappa
-    steps the step takes the sketch of the new A, not of the old; and all parameters of a shape have the same sketch.
+    Differs from the authors' code: clipping comes before the momentum, as Adafactor's does, not after; A is renewed
+    before a step, as in the box, not after it, so that the update of every kappa-th step passes through the old A and
+    the new, theirs through the new alone; and all parameters of a shape have the same sketch.
+    seed stays as in the first step: a sketch read by the draws of another seed is noise for some steps.
 
     Raises: ValueError: if a setting is out of its range, or not exactly one of rank and rank_ratio is null.
     """

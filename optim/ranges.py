@@ -40,7 +40,7 @@ def of_kind(owner: object, name: str, value: Any, usual: Any) -> None:
         is_right = isinstance(value, tuple) and len(value) == len(usual)
         wanted = f"{len(usual)} numbers, as {usual}"
     elif isinstance(usual, bool):
-        is_right, wanted = value in (False, True), "true or false"
+        is_right, wanted = isinstance(value, bool), "true or false"
     else:
         is_right = not (isinstance(usual, int) and isinstance(value, float) and value % 1)
         wanted = "a whole number"

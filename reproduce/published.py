@@ -86,11 +86,14 @@ def publish(folder: Path, published: Path) -> int:
     if len({json.dumps(run.data, sort_keys=True) for run in runs.values()}) > 1:
         raise PublishedError(f"{place} would hold runs of different data; they do not compare")
     known = _by_arm(before)
-    for arm, own in _by_arm(runs.values()).items():
+    found = _by_arm(runs.values())
+    for arm, own in found.items():
         if own == known.get(arm):
             continue  # compressing takes seconds
         lines = "".join(f"{json.dumps(run._asdict())}\n" for run in own)
         write_bytes(place / f"{arm}{ENDING}", lzma.compress(lines.encode(), preset=9))
+    for arm in known.keys() - found.keys():  # all its runs have another arm's name by now
+        (place / f"{arm}{ENDING}").unlink()
     return len(runs)
 
 

@@ -323,6 +323,7 @@ RANGES: list[tuple[Callable[..., RuleOptimizer], dict[str, Any], str]] = [
     (AdamW, {"betas": 0.9}, r"AdamW: betas=0.9 must be 2 numbers, as \(0.9, 0.999\)"),
     (Adafactor, {"eps": (1e-30,)}, r"Adafactor: eps=\(1e-30,\) must be 2 numbers, as \(1e-30, 0.001\)"),
     (Adafactor, {"relative_step": "false"}, "Adafactor: relative_step='false' must be true or false"),
+    (Adafactor, {"relative_step": 1}, "Adafactor: relative_step=1 must be true or false"),
     (GaLore, {"update_interval": 1.5}, "GaLore: update_interval=1.5 must be a whole number"),
     (AdamW, {"eps": -1e-8}, "AdamW: eps=-1e-08 must be >= 0"),
     (AdamW, {"weight_decay": -0.1}, "AdamW: weight_decay=-0.1 must be >= 0"),

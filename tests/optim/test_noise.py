@@ -30,10 +30,14 @@ def test_gaussians_have_the_normal_distribution(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, drawn((500, 200), 1, 2, 3).to(dtype), rtol=1e-5, atol=1e-5)
 
 
+def test_a_number_without_dimensions_is_drawn_too() -> None:
+    assert torch.equal(drawn((), 1, 2, 3), drawn((1,), 1, 2, 3)[0])
+
+
 def test_the_inverse_of_erf_is_as_exact_as_fp32_where_uniform_numbers_are_drawn() -> None:
     places = torch.cat([torch.arange(0, 1 << BITS, 61), torch.arange(1 << 12), (1 << BITS) - 1 - torch.arange(1 << 12)])
     x = (2 * places + 1 - (1 << BITS)).double() / (1 << BITS)
-    for dtype, error in ((torch.float32, 3e-7), (torch.float64, 1e-13)):
+    for dtype, error in ((torch.float32, 4e-7), (torch.float64, 1e-13)):
         found, expected = inverse_erf(x.to(dtype)).double().numpy(), special.erfinv(x.numpy())
         assert np.abs(found / expected - 1).max() < error
 

@@ -103,6 +103,14 @@ def test_only_an_arm_with_new_runs_is_written(archive: Path, tmp_path: Path) -> 
     assert publish(theirs, archive) == n_runs and [place.stat().st_mtime_ns for place in places] == after
 
 
+def test_an_arm_that_has_another_name_by_now_is_published_once(archive: Path, tmp_path: Path) -> None:
+    (theirs,) = (tmp_path / "theirs" / "atlas").iterdir()
+    for place in theirs.glob("a-*"):
+        place.rename(theirs / f"c{place.name[1:]}")
+    assert publish(theirs, archive) == sum(1 for _ in theirs.iterdir())
+    assert sorted(path.name for path in archive.glob("*/*")) == ["b.jsonl.xz", "c.jsonl.xz"]
+
+
 def test_runs_that_have_not_ended_are_not_published(archive: Path, tmp_path: Path) -> None:
     (theirs,) = (tmp_path / "theirs" / "atlas").iterdir()
     next(theirs.glob("a-*/result.json")).unlink()
