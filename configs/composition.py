@@ -57,9 +57,9 @@ ARGUMENTS = {  # by group; what stands in a seam is checked when the configurati
 class Composed(NamedTuple):
     """A configuration, and what runs are named by.
 
-    config: with the defaults of constructors. settings: its identity(), less the arguments that nobody set, or an override
-    to their defaults where the option's file does not list them; so they stay the same when a constructor gets another
-    argument, or an override says what is so anyway.
+    config: with the defaults of constructors. settings: its identity(), less the arguments that nobody set, or that an
+    override sets to their defaults and the option's file does not list; so they stay the same when a constructor gets
+    another argument, or an override says what is so anyway.
     """
 
     config: RunConfig

@@ -7,6 +7,7 @@ from report.results import Measure
 MISSING, NOT_MEASURED = "–", "not measured"
 NATS = "nats per token"  # the unit of losses
 TIMES = ("x", "×")  # the unit of ratios
+LONGEST = 9  # decimals
 
 
 def in_words(measure: Measure) -> str:
@@ -57,6 +58,13 @@ def interval(measure: Measure) -> str:
     low, high = known_bounds(measure)
     says_nothing_new = low == high or (measure.censored and _limit(measure) in (low, high))
     return "" if says_nothing_new else f"{measure.bounds} {bounds(measure)}"
+
+
+def told_from(limit: float, number: float, decimals: int) -> str:
+    """A number with so many decimals, and as many more as tell it from the limit that it is held against."""
+    while number != limit and f"{number:.{decimals}f}" == f"{limit:.{decimals}f}" and decimals < LONGEST:
+        decimals += 1
+    return f"{number:.{decimals}f}"
 
 
 def bounds(measure: Measure) -> str:

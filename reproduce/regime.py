@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inference.verdicts import NO_EFFECT, OUT_OF_REGIME, UNDECIDED
+from report import numbers
 from report.results import Check, Measure
 from reproduce import averages, records, speed_ups
 from reproduce.claim import Claim
@@ -146,7 +147,7 @@ def _seeds(found: Comparison[Any], scatter: Scatter) -> Check:
     if scatter.sd is None:
         return Check("R2", label, wanted, "not known", None, "needs two seeds")
     share = scatter.sd / scatter.unit
-    value = f"{share:.2f} units: {scatter.sd:.4f} nats of {scatter.unit:.3f}"
+    value = f"{numbers.told_from(SD, share, 2)} units: {scatter.sd:.4f} nats of {scatter.unit:.3f}"
     return Check("R2", label, wanted, value, share <= SD)
 
 
@@ -169,8 +170,9 @@ def _inside(found: Comparison[Any], scatter: Scatter) -> Check | None:
     problems = [f"{', '.join(labels)}: {problem}" for problem, labels in by_problem.items()]
     worst = max(excesses, key=excesses.__getitem__, default="")
     if worst and excesses[worst] > EXCESS:
-        problems.append(f"{worst} is {excesses[worst]:.2f} units above its optimum")
-    inside = f"; {worst} is at most {excesses[worst]:.3f} units above its optimum" if worst else ""
+        problems.append(f"{worst} is {numbers.told_from(EXCESS, excesses[worst], 2)} units above its optimum")
+    largest = numbers.told_from(EXCESS, excesses[worst], 3) if worst else ""
+    inside = f"; {worst} is at most {largest} units above its optimum" if worst else ""
     value = "; ".join(problems) or f"all inside{inside}"
     wanted = (
         f"inside the bracket; rates beside it worse by 2 standard errors; at most {EXCESS:g} units above the optimum"
@@ -210,7 +212,8 @@ def _warm_up(found: Comparison[Any], scatter: Scatter) -> Check | None:
     if not gains:
         return averages.memories(found.claim)
     name = max(gains, key=gains.__getitem__)
-    value = f"{found.claim.arm(name).label} gains {max(0.0, gains[name]):.2f} units beyond {steps[name]:.0f} steps"
+    gain = numbers.told_from(WARM_UP_GAIN, max(0.0, gains[name]), 2)
+    value = f"{found.claim.arm(name).label} gains {gain} units beyond {steps[name]:.0f} steps"
     return Check("R5", label, wanted, value, gains[name] <= WARM_UP_GAIN)
 
 
@@ -268,12 +271,12 @@ def _bigram(found: Comparison[Any], bigram: tuple[float, int] | None) -> Check:
 def _tokens(claim: Claim[TrainingFields], tokens: int | None) -> Check:
     from reproduce.sizes import sizes  # torch comes with it
 
-    numbers, per_step = sizes(claim)
+    n_parameters, per_step = sizes(claim)
     seen = per_step * claim.fields.budget
-    ratio = seen / numbers
-    value = f"{ratio:.1f} tokens a parameter"
+    ratio = seen / n_parameters
+    value = f"{numbers.told_from(TOKENS_PER_PARAMETER, ratio, 1)} tokens a parameter"
     epochs = None if tokens is None else seen / tokens
-    value += "" if epochs is None else f", {epochs:.2f} epochs"
+    value += "" if epochs is None else f", {numbers.told_from(EPOCHS, epochs, 2)} epochs"
     wanted = f"at least {TOKENS_PER_PARAMETER} tokens per parameter of the blocks, at most {EPOCHS} epochs"
     return Check("R8", "length", wanted, value, ratio >= TOKENS_PER_PARAMETER and (epochs is None or epochs <= EPOCHS))
 
@@ -291,21 +294,23 @@ def _counts(found: Comparison[Any], evidence: Evidence) -> Check | None:
     )
 
 
-def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdict: str) -> Check | None:
+def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdict: str) -> Check:
     from reproduce.sizes import sizes
 
-    paper = claim.fields.paper_batch_tokens
-    if paper is None:
-        return None
-    times = paper / sizes(claim)[1]
     label, wanted = (
         "a second batch size",
         f"the same verdict, where the paper's batch is over {LARGER_BATCH} times ours",
     )
-    if times <= LARGER_BATCH:
-        return Check("R10", label, wanted, f"the paper's is {times:.1f} times ours", True)
+    paper = claim.fields.paper_batch_tokens
+    times = None if paper is None else paper / sizes(claim)[1]
+    if times is not None and times <= LARGER_BATCH:
+        return Check(
+            "R10", label, wanted, f"the paper's is {numbers.told_from(LARGER_BATCH, times, 1)} times ours", True
+        )
     if second is None:
-        return Check("R10", label, wanted, f"not run; the paper's is {times:.0f} times ours", None)
+        ratio = "" if times is None else numbers.told_from(LARGER_BATCH, times, 0)
+        theirs = f"the paper's is {ratio} times ours" if ratio else "the claim's file does not say the paper's"
+        return Check("R10", label, wanted, f"not run; {theirs}", None)
     other, factor = second
     value = f"{other} with {factor:g} times the batch"
     says = {other, verdict}.isdisjoint((UNDECIDED, OUT_OF_REGIME))
@@ -315,7 +320,5 @@ def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdi
 def _power(power: float | None) -> Check | None:
     if power is None:
         return None
-    value = f"{math.floor(100 * power + 1e-9) / 100:.2f}"  # never more than it is: 0.797 fails
-    return Check(
-        "R11", "a true claim would be reproduced", f"with probability {POWER:g} or more", value, power >= POWER
-    )
+    wanted, value = f"with probability {POWER:g} or more", numbers.told_from(POWER, power, 2)
+    return Check("R11", "a true claim would be reproduced", wanted, value, power >= POWER)

@@ -161,6 +161,7 @@ def figure(claim: Claim[Any], rows: Sequence[tuple[str, str, SpeedUp]], size: fl
         low, estimate, high = drawn(each)
         series.append(Series(f"{label}, here", [size], [estimate], [low], [high], arm))
     published = [each for each in claim.fields.evidence if each.quantity == IN_STEPS and each.parameters]
+    others = " Hollow: published by others, see the table." if published else ""
     for arm in dict.fromkeys(each.arm for each in published):
         series.append(_published(claim, arm, [each for each in published if each.arm == arm]))
     return Figure(
@@ -170,7 +171,7 @@ def figure(claim: Claim[Any], rows: Sequence[tuple[str, str, SpeedUp]], size: fl
         Axis("parameters of the model", log=True),
         Axis("speed-up in steps", log=True),
         series,
-        caption="Filled: measured here, with its 95 % interval. Hollow: published by others, see the table.",
+        caption=f"Filled: measured here, with its 95 % interval.{others}",
         hline=claimed,
         hline_label="claimed" if claimed is not None else "",
     )

@@ -74,9 +74,10 @@ def _table(scale: str, standings: Sequence[Standing]) -> Table:
         for each in standings
     ]
     note = (
-        "Mean final loss over the seeds of the comparison, which tuning never saw. State is that of GPT-2 124M with "
-        f"these settings. Step time is over {REFERENCE}'s, measured by taking turns; of small matrices on a CPU, where "
-        "what an optimizer costs weighs more than in a large model."
+        "Mean final loss over the seeds of the comparison, which tuning never saw. Where claims were run on several "
+        "machines, each tuned by itself; of an optimizer that was, the lowest mean is shown. State is that of GPT-2 "
+        f"124M with these settings. Step time is over {REFERENCE}'s, measured by taking turns; of small matrices on a "
+        "CPU, where what an optimizer costs weighs more than in a large model."
     )
     return Table(f"Optimizers at {scale}, all tuned by the same rule", columns, rows, note)
 

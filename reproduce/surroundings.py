@@ -48,7 +48,7 @@ def best_known(found: Comparison[Any], atlas: Atlas) -> dict[str, dict[int, floa
         is_alike = _classes(settings) == _classes(ours) and _others(settings) == _others(ours)
         is_whole = settings.get("max_steps") == claim.fields.budget and (origin is None or origin.get("exact") is True)
         if is_alike and is_whole and known.record.loss is not None:
-            losses.setdefault(_named(settings), {})[int(settings["seed"])] = known.record.loss
+            losses.setdefault(_named(settings, ours), {})[int(settings["seed"])] = known.record.loss
     return losses
 
 
@@ -98,7 +98,7 @@ def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith(TUNABLE) and key not in OF_EACH_RUN}
 
 
-def _named(settings: Mapping[str, Any]) -> str:
-    """The settings of optimizer and schedule in words: those of one run but for the seed."""
-    keys = [key for key in settings if key.startswith(TUNABLE)]
-    return " ".join(f"{key}={settings[key]}" for key in sorted(keys))
+def _named(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """In words, what of a run's optimizer and schedule is not as usual."""
+    keys = [key for key in sorted(settings) if key.startswith(TUNABLE) and settings[key] != usual.get(key)]
+    return " ".join(f"{key}={settings[key]}" for key in keys) or "the usual settings"

@@ -37,7 +37,7 @@ class Tuned(Protocol[T]):
         return (
             f"every arm tuned alike (bracket and vertex over {axes} at {fields.budget:,} steps, seeds "
             f"{fields.tuning_seeds}), then compared with seeds {fields.seeds} over "
-            f"{len(fields.fractions)} lengths, branches of one run"
+            f"{len(fields.fractions)} lengths, less those that end in an arm's warm-up, branches of one run"
         )
 
     @override

@@ -350,7 +350,7 @@ def _lengths_figure(found: Comparison[SpeedUpFields]) -> Figure:
         Axis(f"{exhibits.STEPS}, each run with its own full schedule"),
         Axis(exhibits.LOSS),
         series,
-        caption="Mean over seeds, and the extremes. A candidate as fast as claimed meets the dashed line left of T.",
+        caption="Mean over seeds, and the extremes. A candidate meets the dashed line at T over its speed-up.",
         hline=level,
         hline_label=f"{claim.baseline.label}, {claim.fields.budget:,} steps" if level is not None else "",
     )

@@ -102,3 +102,17 @@ def test_only_numbers_py_spells_numbers() -> None:
             or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("format", "round"))
         ]
         assert bool(found) == (path.name == "numbers.py"), f"{path.name}: lines {found}"
+
+
+@pytest.mark.parametrize(
+    ("limit", "number", "decimals", "text"),
+    [
+        (0.1, 0.1014, 2, "0.101"),
+        (0.1, 0.1, 2, "0.10"),
+        (0.1, 0.25, 2, "0.25"),
+        (10, 10.04, 0, "10.04"),
+        (10, 9.96, 1, "9.96"),
+    ],
+)
+def test_a_number_beside_its_limit_reads_as_another(limit: float, number: float, decimals: int, text: str) -> None:
+    assert numbers.told_from(limit, number, decimals) == text

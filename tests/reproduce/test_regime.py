@@ -49,8 +49,9 @@ def with_arm(claim: Claim, name: str, **changes: Any) -> Claim:
 
 
 def test_a_comparison_that_passes_everything_names_its_checks_in_order(claim: Claim, walk: Walk) -> None:
+    claim = replace(claim, fields=replace(claim.fields, paper_batch_tokens=1.0))
     found = checks(walk(claim).comparison())
-    assert list(found) == ["R1", "R2", "R3", "R4", "R5", "R5b", "R7", "R8", "R11"]
+    assert list(found) == ["R1", "R2", "R3", "R4", "R5", "R5b", "R7", "R8", "R10", "R11"]
     assert all(check.passed for check in found.values())
     assert all(check.label and check.threshold and check.value for check in found.values())
 
@@ -286,6 +287,7 @@ def test_r9_counts_before_the_end_of_warm_up_fail(
 @pytest.mark.parametrize(
     ("paper", "second", "passed"),
     [
+        (None, None, None),  # the claim's file does not say
         (2560.0, None, True),  # ten times ours
         (2561.0, None, None),
         (2561.0, (REPRODUCED, 4.0), True),
@@ -294,14 +296,22 @@ def test_r9_counts_before_the_end_of_warm_up_fail(
     ],
 )
 def test_r10_a_much_larger_batch_of_the_paper_asks_for_a_second_one(
-    paper: float, second: tuple[str, float] | None, passed: bool | None, claim: Claim, walk: Walk
+    paper: float | None, second: tuple[str, float] | None, passed: bool | None, claim: Claim, walk: Walk
 ) -> None:
     claim = replace(claim, fields=replace(claim.fields, paper_batch_tokens=paper))
     assert checks(walk(claim).comparison(), second_batch=second)["R10"].passed is passed
     assert _before(claim)["R10"].passed is (True if paper == 2560 else None)
 
 
-@pytest.mark.parametrize(("power", "value"), [(0.8, "0.80"), (0.29, "0.29"), (0.7999, "0.79"), (1.0, "1.00")])
+@pytest.mark.parametrize(("paper", "said"), [(2561.0, "10.004 times"), (25_610.0, "100 times"), (None, "does not say")])
+def test_r10_says_how_large_the_papers_batch_is(paper: float | None, said: str, claim: Claim) -> None:
+    value = _before(replace(claim, fields=replace(claim.fields, paper_batch_tokens=paper)))["R10"].value
+    assert said in value
+
+
+@pytest.mark.parametrize(
+    ("power", "value"), [(0.8, "0.80"), (0.29, "0.29"), (0.7999, "0.7999"), (0.797, "0.797"), (1.0, "1.00")]
+)
 def test_r11_a_true_claim_that_would_seldom_be_reproduced_fails(
     power: float, value: str, claim: Claim, walk: Walk
 ) -> None:
@@ -329,7 +339,7 @@ def test_checks_that_pass_or_are_not_known_leave_the_verdict() -> None:
 
 
 def test_what_is_known_before_any_run_is_the_memories_averages_length_and_batch(claim: Claim) -> None:
-    assert list(_before(claim)) == ["R8"]
+    assert list(_before(claim)) == ["R8", "R10"]
     arm = {"memories": ("optim.betas.1",), "itself": (ItselfFields(label="m", beta="optim.betas.1"),)}
     full = with_arm(replace(claim, fields=replace(claim.fields, paper_batch_tokens=1e6)), "b", **arm)
     found = _before(full)
