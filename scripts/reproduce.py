@@ -1,7 +1,7 @@
 """Re-runs a paper's claim: python scripts/reproduce.py claim=sophia_2x scale=nano [key=value ...].
 
 claim    one of those below, or all
-scale    nano (two CPU cores, 1 to 2 hours; less if other claims have run), micro (hours), gpu (one device, 25
+scale    nano (two CPU cores, 2 to 8 hours; less if other claims have run), micro (hours), gpu (one device, 25
          minutes), small, medium, large (the papers' size, GPUs)
 jobs     runs at once; as many as there are CUDA devices, or cores; under SLURM as it has room
 ranks    processes of each run, 1

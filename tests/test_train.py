@@ -123,6 +123,7 @@ def test_a_validation_set_with_fewer_sequences_is_evaluated_as_a_whole_and_a_lin
     assert results[0]["val/loss"] == results[1]["val/loss"]
 
 
+@pytest.mark.usefixtures("undrawn")
 @few_fast("optimizer", few=FEWEST)
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     run: Callable[..., int], tmp_path: Path, optimizer: str
