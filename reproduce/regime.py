@@ -308,8 +308,9 @@ def _batch(claim: Claim[TrainingFields], second: tuple[str, float] | None, verdi
             "R10", label, wanted, f"the paper's is {numbers.told_from(LARGER_BATCH, times, 1)} times ours", True
         )
     if second is None:
-        ratio = "" if times is None else numbers.told_from(LARGER_BATCH, times, 0)
-        theirs = f"the paper's is {ratio} times ours" if ratio else "the claim's file does not say the paper's"
+        theirs = "the claim's file does not say the paper's"
+        if times is not None:
+            theirs = f"the paper's is {numbers.told_from(LARGER_BATCH, times, 0)} times ours"
         return Check("R10", label, wanted, f"not run; {theirs}", None)
     other, factor = second
     value = f"{other} with {factor:g} times the batch"

@@ -100,8 +100,8 @@ def test_training_goes_the_same_way(worlds: Worlds, n: int, placement: str, opti
 
     Those magnify the order of sums over ranks: gradients differ in their last bits (1e-7), and directions of
     rank-deficient factors that no gradient has reached are those bits, normalised; Muon rounds to bfloat16. How far
-    that leads is measured on one process, with noise of that size put on its gradients; ranks may lead ten times as
-    far, and 1e-5 as all others: losses can agree in all bits of fp32 with noise, and not with ranks.
+    that leads is measured on one process, with noise of that size put on its gradients; ranks may not lead farther
+    than ten times that. A loss tells no less apart than the last bit of fp32, which by chance noise may leave alone.
     """
     steps = 20
     expected = alone("of_training", option, steps)
@@ -109,8 +109,10 @@ def test_training_goes_the_same_way(worlds: Worlds, n: int, placement: str, opti
     allowed = {"parameters": 1e-5, "losses": 1e-5}
     if option in SENSITIVE:
         noisy = apart(alone("of_training", option, steps, 1e-7), expected)
-        allowed = {what: max(allowed[what], 10 * size) for what, size in noisy.items()}
-    assert all(size <= allowed[what] for what, size in apart(found, expected).items())
+        last_bit = torch.finfo(torch.float32).eps
+        allowed = {"parameters": 10 * noisy["parameters"], "losses": 10 * max(noisy["losses"], last_bit)}
+    for what, size in apart(found, expected).items():
+        assert size <= allowed[what], what
 
 
 @pytest.mark.parametrize("placement", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
