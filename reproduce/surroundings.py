@@ -21,6 +21,7 @@ from reproduce.sizes import sizes
 from reproduce.tables import tables
 
 TUNABLE = ("optim.", "schedule.", "grad_clip")  # how the keys of hyperparameters begin
+USUAL = "the usual settings"
 OF_EACH_RUN = ("seed", "max_steps", "eval_every")
 
 
@@ -99,6 +100,7 @@ def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """In words, what of a run's optimizer and schedule is not as usual."""
-    keys = [key for key in sorted(settings) if key.startswith(TUNABLE) and settings[key] != usual.get(key)]
-    return " ".join(f"{key}={settings[key]}" for key in keys) or "the usual settings"
+    """In words, what of a run's optimizer and schedule is not as usual; other settings have another name."""
+    other = [f"{key}={settings[key]}" for key in sorted(settings) if key not in usual or settings[key] != usual[key]]
+    missing = [f"~{key}" for key in sorted(usual.keys() - settings)]
+    return " ".join(each for each in (*other, *missing) if each.removeprefix("~").startswith(TUNABLE)) or USUAL

@@ -62,3 +62,11 @@ def test_results_that_cannot_be_read_are_none_of_a_second_batch_size(
     (tmp_path / "twice-nano_x4").mkdir()
     (tmp_path / "twice-nano_x4" / "results.json").write_text(content)
     assert surroundings.second_batch(claim, tmp_path) is None
+
+
+def test_a_run_is_named_by_what_is_not_as_usual_and_no_two_alike() -> None:
+    usual = {"optim.lr": 0.1, "optim.fused": True, "model.n_layer": 2}
+    others = [{}, {"optim.lr": 0.2}, {"optim.betas": None}, {"model.n_layer": 3}]
+    names = [surroundings._named({**usual, **each}, usual) for each in others]
+    assert names == ["the usual settings", "optim.lr=0.2", "optim.betas=None", "the usual settings"]
+    assert surroundings._named({"optim.lr": 0.2}, usual) == "optim.lr=0.2 ~optim.fused"
